@@ -1,0 +1,2 @@
+//! scadles
+fn main() {}

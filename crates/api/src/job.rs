@@ -1,0 +1,564 @@
+//! The job file: `ScadlesJob`, only the fields that work.
+//!
+//! A field or enum value enters together with the code that honours it. Optional fields are `Option`: their defaults are
+//! resolved by `scadles-control::validate`, never by serde, so that a stored object never changes its meaning.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::ByteSize;
+
+/// A streaming training job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ScadlesJob {
+    /// Always `scadles.io/v1alpha1`.
+    pub api_version: String,
+    /// Always `ScadlesJob`.
+    pub kind: String,
+    /// Name, and the namespace that the topics' names carry.
+    pub metadata: Metadata,
+    /// What to train, on which streams, how.
+    pub spec: ScadlesJobSpec,
+}
+
+/// The part of Kubernetes' object metadata that a job file uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    /// A DNS label of at most 30 characters.
+    pub name: String,
+    /// Defaults to `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Free labels; not used by scadles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Free annotations; not used by scadles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// What to train, on which streams, how.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ScadlesJobSpec {
+    /// The network.
+    pub model: ModelSpec,
+    /// Optimiser, batch base, learning rate, aggregation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingSpec>,
+    /// How samples become batches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamSpec>,
+    /// Where the streams live. Left out: the local body starts an embedded broker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSpec>,
+    /// The devices: one stream and one worker each.
+    pub devices: DevicesSpec,
+    /// Simulated streams: sends a real data set at a rate of its own to every device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub producer: Option<ProducerSpec>,
+    /// When and where training state is saved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointSpec>,
+    /// Held-out evaluation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationSpec>,
+    /// When the job is done: exactly one member.
+    pub completion: CompletionSpec,
+    /// Restarts, deadlines, patience.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_policy: Option<RunPolicySpec>,
+}
+
+/// Built-in networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum ModelName {
+    /// Three convolution blocks (34 thousand parameters at 3×32×32, 10 classes): trains on a laptop's CPU.
+    Cnn,
+    /// Two hidden layers of 128 units.
+    Mlp,
+    /// ResNet-18 with a 3×3 stem for small images (11.2 million parameters).
+    ResNet18,
+}
+
+/// Normalisation between layers. Batch statistics are not offered before they can be agreed between ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Normalization {
+    /// GroupNorm: no statistics shared between samples or ranks.
+    Group,
+}
+
+/// The network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ModelSpec {
+    /// Which network.
+    pub name: ModelName,
+    /// Default `Group`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
+    /// Number of labels, 2 to 10000. Default 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_classes: Option<u32>,
+    /// Channels, height, width of one sample. Default [3, 32, 32].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_shape: Option<[u32; 3]>,
+}
+
+/// How the learning rate follows the global batch Σb (paper §IV).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum LearningRateScaling {
+    /// η stays as given.
+    None,
+    /// η·Σb/B with B = baseBatchSize × devices.
+    Linear,
+}
+
+/// How local gradients are combined (paper Eqn 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Aggregation {
+    /// By samples: w_i = b_i/Σb.
+    Weighted,
+    /// Every device that took part counts the same.
+    Uniform,
+}
+
+/// Optimiser, batch base, learning rate, aggregation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TrainingSpec {
+    /// At most this many samples per forward pass; larger batches are split, the result is the same. Default 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<u32>,
+    /// SGD with momentum.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<OptimizerSpec>,
+    /// Per device: B = baseBatchSize × devices is the batch that `learningRate` is meant for. Default 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_batch_size: Option<u32>,
+    /// Default `Linear`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate_scaling: Option<LearningRateScaling>,
+    /// Default `Weighted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aggregation: Option<Aggregation>,
+    /// Samples that make an epoch, all devices together. Default: the size of the producer's data set, else 50000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch_samples: Option<u64>,
+    /// Seed of initialisation, augmentation, producers and drawn rates. Default 1234.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
+
+/// SGD with momentum; weight decay is added after aggregation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct OptimizerSpec {
+    /// η at the base global batch. Default 0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// μ in [0, 1). Default 0.9.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// λ ≥ 0. Default 0.0001.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// After each of these epochs η is multiplied by `gamma`. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub milestone_epochs: Option<Vec<f64>>,
+    /// Factor at each milestone, in (0, 1]. Default 0.2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gamma: Option<f64>,
+}
+
+/// Layout of one record's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum RecordFormat {
+    /// One label byte, then channels × height × width bytes (3,073 for CIFAR-10, 785 for Fashion-MNIST).
+    CifarBinary,
+}
+
+/// Where a stream is read from when there is no checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum StartFrom {
+    /// The oldest record that the broker still has.
+    Earliest,
+    /// Only what arrives after the start.
+    Latest,
+}
+
+/// What happens to samples that no batch has taken (paper §II-C, §IV).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum StreamPolicy {
+    /// Keep all until trained.
+    Persistence,
+    /// After a batch, keep only the newest second's worth.
+    Truncation,
+}
+
+/// When a step starts and how large a device's batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum BatchRuleName {
+    /// Conventional: the same batch everywhere; the step waits for the slowest stream.
+    Fixed,
+    /// The paper's: what arrived in one window.
+    StreamRate,
+    /// Batches follow rate and compute time; no device waits for another's stream.
+    LineRate,
+}
+
+/// How samples become batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StreamSpec {
+    /// Default `CifarBinary`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<RecordFormat>,
+    /// Default `Earliest`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_from: Option<StartFrom>,
+    /// Default `Persistence`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<StreamPolicy>,
+    /// Default `LineRate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchSpec>,
+    /// Applied to every training sample; normalisation also to evaluation samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transform: Option<TransformSpec>,
+    /// Memory per device for samples that wait in the worker; what does not fit waits at the broker. Default 64Mi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffer_bytes: Option<ByteSize>,
+    /// Share of undecodable records above which the job fails, in [0, 1]. Default 0.01.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rejected_share: Option<f64>,
+}
+
+/// The batch rule and its bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BatchSpec {
+    /// Which rule.
+    pub rule: BatchRuleName,
+    /// Below this a device sits a step out. Default 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// Never more than this in one step. Default 1024.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
+    /// Steps that a device may sit out in a row before it takes part with 2 samples or more. Default 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_skip: Option<u32>,
+    /// `StreamRate` only: length of a window in seconds. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_seconds: Option<f64>,
+    /// `Fixed` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<FixedBatchSpec>,
+}
+
+/// Settings of the rule `Fixed`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FixedBatchSpec {
+    /// Samples per device and step. Default 64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u32>,
+}
+
+/// Normalisation and augmentation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TransformSpec {
+    /// Per channel, of values in [0, 1]. Default: of the producer's data set, else 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f64>>,
+    /// Per channel, above 0. Default: of the producer's data set, else 0.25.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f64>>,
+    /// Zero padding around the picture before a random crop to its size; 0 = no crop. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_crop_padding: Option<u32>,
+    /// Mirror half of the samples. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub horizontal_flip: Option<bool>,
+}
+
+/// Where the streams live.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSpec {
+    /// Comma-separated `host:port` list.
+    pub bootstrap_servers: String,
+    /// Topics of the devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topics: Option<TopicsSpec>,
+}
+
+/// Who makes the topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum TopicManagement {
+    /// scadles creates what is missing.
+    Operator,
+    /// Topics must exist; nothing is created or changed.
+    External,
+}
+
+/// Topics of the devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TopicsSpec {
+    /// Default `Operator`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub management: Option<TopicManagement>,
+    /// Default `{namespace}.{job}.{device}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name_template: Option<String>,
+    /// Partitions per device. Default: 1, with the embedded broker what its limits need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u32>,
+    /// Copies of each partition. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<u32>,
+}
+
+/// The devices: exactly one member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DevicesSpec {
+    /// This many devices, named `device-0`, `device-1`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// Devices by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named: Option<Vec<NamedDevice>>,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct NamedDevice {
+    /// A DNS label of at most 18 characters, unique in the job.
+    pub name: String,
+    /// Its topic. Default: from the template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+}
+
+/// Data sets that can be sent and evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum DatasetName {
+    /// 50,000 + 10,000 colour pictures of 32×32, 10 classes.
+    Cifar10,
+    /// 60,000 + 10,000 grey pictures of 28×28, 10 classes.
+    FashionMnist,
+    /// Your own records, as described by `files`.
+    Files,
+}
+
+/// A data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DatasetSpec {
+    /// Which.
+    pub name: DatasetName,
+    /// `Files` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesSpec>,
+}
+
+/// Own records.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FilesSpec {
+    /// A file of records of the stream's format, one after another without separators.
+    pub path: String,
+}
+
+/// How a data set is spread over the devices (paper §II-B).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum PartitionName {
+    /// Evenly at random.
+    Iid,
+    /// Every device gets only a few labels.
+    LabelSkew,
+}
+
+/// Simulated streams.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ProducerSpec {
+    /// What is sent.
+    pub dataset: DatasetSpec,
+    /// How fast, per device, in samples per second.
+    pub rates: RatesSpec,
+    /// Default `Iid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<PartitionName>,
+    /// `LabelSkew` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_skew: Option<LabelSkewSpec>,
+}
+
+/// Settings of the partition `LabelSkew`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct LabelSkewSpec {
+    /// Labels per device. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels_per_device: Option<u32>,
+}
+
+/// Stream rates in samples per second: exactly one member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct RatesSpec {
+    /// One rate per device, each above 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list: Option<Vec<f64>>,
+    /// The same rate for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constant: Option<f64>,
+    /// Drawn evenly, with this mean and standard deviation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uniform: Option<DistributionSpec>,
+    /// Drawn normally, with this mean and standard deviation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normal: Option<DistributionSpec>,
+}
+
+/// Mean and standard deviation of drawn rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DistributionSpec {
+    /// Samples per second, above 0.
+    pub mean: f64,
+    /// Samples per second, 0 or more.
+    pub standard_deviation: f64,
+}
+
+/// When and where training state is saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointSpec {
+    /// Steps between checkpoints. Default 40.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// Checkpoints kept; older ones go. Default 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<u32>,
+    /// Default: folder `checkpoints` of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageSpec>,
+}
+
+/// Where files go: exactly one member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StorageSpec {
+    /// A folder of this machine (local body only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// Held-out evaluation, shared between the ranks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct EvaluationSpec {
+    /// Its test split is used. Default: the producer's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetSpec>,
+    /// Steps between evaluations; 0 = only at the end. Default 40.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_steps: Option<u64>,
+    /// Pictures per evaluation during the run (all of them at the end). Default 2000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u64>,
+    /// A sample counts as right when its label is among the k best guesses. Default [1, 5].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<Vec<u32>>,
+}
+
+/// When the job is done: exactly one member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct CompletionSpec {
+    /// Epochs: each is `training.epochSamples` samples of all devices together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_epochs: Option<f64>,
+    /// Steps of the group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Samples trained by all devices together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_samples: Option<u64>,
+    /// Top-1 share of an evaluation, in (0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_accuracy: Option<f64>,
+}
+
+/// Restarts, deadlines, patience.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct RunPolicySpec {
+    /// Restarts of the group before the job fails. Default 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_restarts: Option<u32>,
+    /// Time until the first step of an attempt. Default 600.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_deadline_seconds: Option<f64>,
+    /// Time until the job must be complete. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_deadline_seconds: Option<f64>,
+    /// A device without a sample for this long ends the attempt. Default 300.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_seconds: Option<f64>,
+    /// Time that one collective may take once all ranks entered the step. Default 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collective_seconds: Option<f64>,
+    /// Time from a request to stop until processes are killed. Default 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_grace_seconds: Option<f64>,
+    /// A worker whose supervisor is silent for this long exits. Default 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orphan_seconds: Option<f64>,
+}

@@ -1,0 +1,172 @@
+//! What a worker tells about itself: `GET /v1/progress`. Counters only grow within an attempt.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CheckpointRef, ExitCode, Ledger, PartitionPosition};
+
+/// Where a worker stands within an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Endpoint open, no attempt yet.
+    Idle,
+    /// Loading, connecting to the hub, building the group.
+    Forming,
+    /// Taking steps.
+    Training,
+    /// Final evaluation and results.
+    Finishing,
+    /// Done; `last_words` tell how.
+    Ended,
+}
+
+/// State of a device's stream buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BufferState {
+    /// Not enough seen yet.
+    #[default]
+    Unknown,
+    /// The step waits for this stream.
+    Starved,
+    /// Arrivals and training are in balance.
+    Healthy,
+    /// More arrives than is trained.
+    Backlogged,
+    /// The arena is full and the backlog grows.
+    Overflowing,
+}
+
+/// Answer of `GET /v1/progress`. Rank 0 has one entry per device, all of the same step; other ranks only their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Progress {
+    /// [`crate::PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// The worker's device.
+    pub device: String,
+    /// Attempt that the worker runs; 0 = none yet.
+    pub attempt: u32,
+    /// Rank in it.
+    pub rank: usize,
+    /// Where the worker stands.
+    pub phase: Phase,
+    /// Steps committed since the job began (rolled-back ones not counted).
+    pub step: u64,
+    /// Samples trained by all devices since the job began.
+    pub samples: u64,
+    /// samples / epoch_samples.
+    pub epoch: f64,
+    /// Weighted mean loss of the last step.
+    pub loss: Option<f64>,
+    /// Rate η_t of the last step.
+    pub learning_rate: f64,
+    /// Agreed window T in seconds; 0 for rules without one.
+    pub window_seconds: f64,
+    /// Duration of the last step, commit to commit, in seconds.
+    pub step_seconds: f64,
+    /// All devices, averaged over the last seconds.
+    pub samples_per_second: f64,
+    /// Seconds of training in this attempt, evaluation left out.
+    pub train_seconds: f64,
+    /// Latest evaluation, if any.
+    pub evaluation: Option<Evaluation>,
+    /// Last durable checkpoint.
+    pub checkpoint: Option<CheckpointRef>,
+    /// Next untrained offsets in that checkpoint, per device: what a restart must still find at the broker.
+    pub durable_positions: Vec<Vec<PartitionPosition>>,
+    /// Per device.
+    pub devices: Vec<DeviceProgress>,
+    /// How the attempt ended, once it has.
+    pub last_words: Option<LastWords>,
+}
+
+/// One device in a [`Progress`] or a report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceProgress {
+    /// Device name.
+    pub name: String,
+    /// Account of its samples.
+    pub ledger: Ledger,
+    /// Measured from end offsets, samples per second.
+    pub stream_rate: f64,
+    /// Batch of the last step.
+    pub local_batch: u32,
+    /// Weight in the last step.
+    pub aggregation_weight: f64,
+    /// Samples in the worker's arena.
+    pub buffered_local: u64,
+    /// Age of the oldest waiting sample, seconds.
+    pub oldest_seconds: f64,
+    /// State of the buffer.
+    pub state: BufferState,
+    /// Seconds since the stream last grew.
+    pub silent_seconds: f64,
+    /// Test-then-train Top-1 over the latest samples.
+    pub prequential_accuracy: Option<f64>,
+    /// Bytes handed to the collectives, since the job began.
+    pub bytes_sent: u64,
+    /// Seconds spent waiting for samples or for others, since the job began.
+    pub wait_seconds: f64,
+    /// Seconds of compute, exchange and update, since the job began.
+    pub busy_seconds: f64,
+    /// Position per partition.
+    pub positions: Vec<PartitionPosition>,
+}
+
+/// Result of an evaluation over the held-out set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evaluation {
+    /// After this step.
+    pub step: u64,
+    /// Samples trained by then.
+    pub samples_trained: u64,
+    /// Seconds since the job began.
+    pub seconds: f64,
+    /// Pictures looked at.
+    pub pictures: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Share of right guesses per k, in the order of `evaluation.topK`.
+    pub top_k: Vec<TopK>,
+    /// Top-1 share per class.
+    pub per_class: Vec<f64>,
+}
+
+impl Evaluation {
+    /// Top-1 share.
+    pub fn top_1(&self) -> Option<f64> {
+        self.top_k.iter().find(|entry| entry.accuracy_k == 1).map(|entry| entry.share)
+    }
+}
+
+/// Share of samples whose label was among the k best guesses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopK {
+    /// k.
+    pub accuracy_k: u32,
+    /// Share in [0, 1].
+    pub share: f64,
+}
+
+/// A worker's final summary: the answer of `/v1/progress`, a line on stdout, later the pod's termination message
+/// (at most 4 KiB).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastWords {
+    /// The exit code that follows.
+    pub code: ExitCode,
+    /// What happened, in one sentence.
+    pub message: String,
+    /// What to do about it; empty if nothing.
+    pub remedy: String,
+    /// Last committed step.
+    pub step: u64,
+    /// Samples trained by all devices.
+    pub samples: u64,
+    /// Hash of the parameters, the same on all ranks; hexadecimal.
+    pub parameter_hash: Option<String>,
+    /// Checkpoint written at the end, if any.
+    pub checkpoint: Option<CheckpointRef>,
+}

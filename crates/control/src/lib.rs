@@ -1,0 +1,1 @@
+//! scadles-control

@@ -1,0 +1,2 @@
+//! scadles-trainer
+fn main() {}
