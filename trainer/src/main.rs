@@ -1,2 +1,2 @@
-//! scadles-trainer
+//! The worker process.
 fn main() {}

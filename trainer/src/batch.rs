@@ -1,0 +1,1 @@
+//! Batches: from records to tensors.

@@ -1,0 +1,1 @@
+//! Control channel between the ranks.

@@ -1,0 +1,1 @@
+//! Combining gradients in rank order.

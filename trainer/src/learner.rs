@@ -1,0 +1,1 @@
+//! Model, flat parameters, forward and backward.

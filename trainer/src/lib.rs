@@ -1,0 +1,18 @@
+//! The worker: one device's stream, one rank of the group.
+//!
+//! Phases over plain state, `report → agree → compute → combine → apply → journal`: per-device state lies outside the
+//! model; clock, source and exchange are arguments. See ARCHITECTURE.md, "The step".
+
+pub mod batch;
+pub mod channel;
+pub mod checkpoint;
+pub mod endpoint;
+pub mod engine;
+pub mod evaluate;
+pub mod exchange;
+pub mod journal;
+pub mod learner;
+pub mod optimizer;
+pub mod replay;
+pub mod source;
+pub mod worker;

@@ -1,0 +1,1 @@
+//! SGD with momentum over the flat buffer.
