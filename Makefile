@@ -1,0 +1,51 @@
+# The commands that people and CI use. Every target does its own set-up and is quick the second time.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test bench lint docs smoke ci clean
+
+# The job of `make run`; ARGS are further arguments of `scadles run`.
+JOB ?= manifests/examples/quickstart-local.yaml
+ARGS ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+# Programs find libtorch by a path relative to target/; with another target folder they need to be told.
+ifdef CARGO_TARGET_DIR
+export LD_LIBRARY_PATH := $(CURDIR)/.cache/libtorch/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
+endif
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
+		printf '  make %-7s %s\n' "$$target" "$$text"; done
+
+setup: ## install what the build needs: system packages (root), libtorch, the data sets
+	@scripts/setup.sh
+
+build: setup ## build the programs scadles and scadles-trainer
+	cargo build --workspace --bins
+
+run: build ## train four devices on live CIFAR-10 streams; JOB=file.yaml and ARGS='--out DIR' change that
+	$(TARGET)/debug/scadles run $(JOB) $(ARGS)
+
+test: build ## run all tests; without Apache Kafka all but those that need it, which are listed
+	scripts/test.sh
+
+bench: setup ## measure speed with optimised programs
+	scripts/bench.sh
+
+lint: setup ## check formatting and lints
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@scripts/lint.sh
+
+docs: setup ## build the API documentation, warnings are errors
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+smoke: build ## a real run of 20 seconds, its report checked
+	scripts/smoke.sh
+
+ci: ## everything that a change must pass
+	@scripts/ci.sh
+
+clean: ## remove what was built; downloads stay in the cache folder
+	cargo clean
