@@ -95,8 +95,16 @@ install_packages() {
         return 1
     fi
     say "installing system packages: ${missing[*]}"
-    apt-get update -qq >&2 || say 'apt-get update failed; trying with the lists that are there'
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    local log
+    log=$(mktemp)
+    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        rm -f "$log"
+        say "failed to install system packages: ${missing[*]}"
+        return 1
+    fi
+    rm -f "$log"
 }
 
 setup_packages() {
