@@ -1,0 +1,175 @@
+//! S_i, the rate at which samples arrive on a device, from the growth of its end offsets (algorithms §1). No I/O.
+//!
+//! Never from what was fetched: after a pause or a restart that is the consumer's speed, not the stream's.
+
+use std::collections::VecDeque;
+
+use crate::ewma::Ewma;
+
+/// Time constant of the mean, in seconds.
+pub const TIME_CONSTANT_SECONDS: f64 = 1.0;
+/// How often the end offsets are polled, in seconds, also while fetching pauses.
+pub const POLL_SECONDS: f64 = 0.25;
+/// Polls kept for [`RateEstimator::arrived_at`]: 16 s at the usual interval.
+const HISTORY: usize = 64;
+
+/// Estimates the stream rate from polls of the sum of a device's end offsets.
+///
+/// # Guarantees
+/// Until there is more than one interval the estimate is the mean from the start to now; after that a mean with time
+/// constant [`TIME_CONSTANT_SECONDS`] whatever the intervals. An end that moved back (a topic made anew) restarts the
+/// estimate; arrivals counted so far stay counted.
+#[derive(Debug, Clone, Default)]
+pub struct RateEstimator {
+    polls: VecDeque<(f64, u64)>,
+    last_end: u64,
+    arrived: u64,
+    rate: Ewma,
+    last_arrival_seconds: Option<f64>,
+}
+
+impl RateEstimator {
+    /// An estimator without a poll.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one poll in: at `now_seconds` the device's end offsets summed to `end_offset_total`. The first poll is the
+    /// start. A poll that is not later than the one before only counts the arrivals.
+    pub fn poll(&mut self, now_seconds: f64, end_offset_total: u64) {
+        let Some(&(before_seconds, _)) = self.polls.back() else {
+            self.restart(now_seconds, end_offset_total);
+            return;
+        };
+        if end_offset_total < self.last_end {
+            self.restart(now_seconds, end_offset_total);
+            return;
+        }
+        let grown = end_offset_total - self.last_end;
+        if grown > 0 {
+            self.last_arrival_seconds = Some(now_seconds);
+        }
+        let interval_seconds = now_seconds - before_seconds;
+        self.arrived += grown;
+        self.last_end = end_offset_total;
+        if interval_seconds <= 0.0 {
+            if let Some(last) = self.polls.back_mut() {
+                last.1 = self.arrived;
+            }
+            return;
+        }
+        let gain = 1.0 - (-interval_seconds / TIME_CONSTANT_SECONDS).exp();
+        self.rate.update(grown as f64 / interval_seconds, gain);
+        self.remember(now_seconds);
+    }
+
+    fn restart(&mut self, now_seconds: f64, end_offset_total: u64) {
+        self.rate.reset();
+        self.polls.clear();
+        self.last_end = end_offset_total;
+        self.remember(now_seconds);
+    }
+
+    fn remember(&mut self, now_seconds: f64) {
+        if self.polls.len() == HISTORY {
+            self.polls.pop_front();
+        }
+        self.polls.push_back((now_seconds, self.arrived));
+    }
+
+    /// S_i in samples per second; `None` before the second poll.
+    pub fn stream_rate(&self) -> Option<f64> {
+        self.rate.value()
+    }
+
+    /// Samples that arrived since the first poll.
+    pub fn arrived_total(&self) -> u64 {
+        self.arrived
+    }
+
+    /// When a poll last saw new samples, in seconds; `None` before the first.
+    pub fn last_arrival_seconds(&self) -> Option<f64> {
+        self.last_arrival_seconds
+    }
+
+    /// Samples that had arrived at `at_seconds`, interpolated between polls; held at the oldest and the newest poll kept.
+    pub fn arrived_at(&self, at_seconds: f64) -> f64 {
+        let after = self.polls.partition_point(|&(t, _)| t <= at_seconds);
+        let Some(&(t0, n0)) = self.polls.get(after.saturating_sub(1)) else { return 0.0 };
+        match self.polls.get(after) {
+            Some(&(t1, n1)) if after > 0 => n0 as f64 + (n1 - n0) as f64 * (at_seconds - t0) / (t1 - t0),
+            _ => n0 as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn polled(rate: f64, offset: u64, interval: impl Fn(u32) -> f64, polls: u32) -> RateEstimator {
+        let mut estimator = RateEstimator::new();
+        let mut now = 3.0;
+        for i in 0..polls {
+            estimator.poll(now, offset + ((now - 3.0) * rate) as u64);
+            now += interval(i);
+        }
+        estimator
+    }
+
+    #[test]
+    fn a_steady_stream_is_measured_within_five_percent_after_a_second() {
+        for rate in [12.0, 38.0, 97.0, 300.0, 2_000.0] {
+            let estimator = polled(rate, 1 << 30, |_| 0.25, 5);
+            let measured = estimator.stream_rate().unwrap();
+            assert!((measured / rate - 1.0).abs() <= 0.05, "{measured} for {rate}");
+        }
+    }
+
+    #[test]
+    fn irregular_polls_do_not_bias_the_rate() {
+        let estimator = polled(210.0, 5, |i| [0.05, 0.4, 0.25, 1.3][i as usize % 4], 41);
+        assert!((estimator.stream_rate().unwrap() / 210.0 - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn a_backlog_at_the_start_is_not_a_rate() {
+        let estimator = polled(50.0, 1_000_000, |_| 0.25, 9);
+        assert!(estimator.stream_rate().unwrap() < 55.0);
+        assert_eq!(estimator.arrived_total(), 100);
+    }
+
+    #[test]
+    fn a_change_of_rate_is_followed_with_the_time_constant() {
+        let mut estimator = RateEstimator::new();
+        for i in 0..=40 {
+            estimator.poll(f64::from(i) * 0.25, (f64::from(i) * 25.0) as u64);
+        }
+        for i in 1..=4 {
+            estimator.poll(10.0 + f64::from(i) * 0.25, 1_000 + i as u64 * 50);
+        }
+        let expected = 200.0 - 100.0 * (-1.0_f64).exp();
+        assert!((estimator.stream_rate().unwrap() - expected).abs() < 1.0);
+    }
+
+    #[test]
+    fn an_end_that_moved_back_restarts_the_estimate() {
+        let mut estimator = polled(100.0, 0, |_| 0.25, 9);
+        estimator.poll(6.0, 3);
+        assert_eq!(estimator.stream_rate(), None);
+        assert_eq!(estimator.arrived_total(), 200);
+        estimator.poll(6.5, 13);
+        assert!((estimator.stream_rate().unwrap() - 20.0).abs() < 1e-9);
+        assert_eq!(estimator.arrived_total(), 210);
+    }
+
+    #[test]
+    fn arrivals_are_interpolated_between_polls_and_held_outside() {
+        let mut estimator = RateEstimator::new();
+        for (now, end) in [(1.0, 10), (2.0, 30), (4.0, 40)] {
+            estimator.poll(now, end);
+        }
+        let at = |t| estimator.arrived_at(t);
+        assert_eq!([at(0.0), at(1.0), at(1.5), at(2.0), at(3.0), at(9.0)], [0.0, 0.0, 10.0, 20.0, 25.0, 30.0]);
+    }
+}

@@ -1,0 +1,340 @@
+//! Reading one device's stream: all partitions of a topic, from explicit offsets, without a consumer group.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::connection::{Context, KafkaConnection};
+use crate::error::{Error, Result, is_transient_code};
+use crate::offsets::{OffsetWatcher, PartitionOffsets};
+
+/// A seek forward over at most this many records reads past them: a real seek throws away what was prefetched.
+const SKIP_BY_READING_RECORDS: u64 = 256;
+
+/// How much a [`StreamConsumer`] reads ahead and how long it waits for answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerOptions {
+    /// Bound of the client library's own queue, in KiB.
+    pub queued_kbytes: u32,
+    /// Report [`Event::End`] whenever a partition's end is reached.
+    pub report_end: bool,
+    /// Deadline of questions to the broker (offsets, seeks).
+    pub deadline: Duration,
+}
+
+impl Default for ConsumerOptions {
+    fn default() -> Self {
+        Self { queued_kbytes: 2048, report_end: false, deadline: Duration::from_secs(10) }
+    }
+}
+
+/// What [`StreamConsumer::poll`] found.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The next record of a partition.
+    Record(Record<'a>),
+    /// Records `position..new_low` are gone from the broker; reading goes on at `new_low`. Count them as lost.
+    OutOfRange {
+        /// The partition.
+        partition: u32,
+        /// Offset that was to be read next.
+        position: u64,
+        /// Oldest offset that is still there.
+        new_low: u64,
+    },
+    /// Nothing more to read in this partition for now (only with [`ConsumerOptions::report_end`]).
+    End {
+        /// The partition.
+        partition: u32,
+    },
+    /// The broker is away; the client keeps trying. Ends with the next record; the caller decides how long to bear it.
+    Outage {
+        /// When it was first noticed.
+        since: Instant,
+        /// What the client library said.
+        reason: String,
+    },
+    /// Reading cannot go on: topic deleted or made anew, not allowed.
+    Fatal(Error),
+}
+
+/// A record, lent by the consumer until the next poll.
+#[derive(Debug)]
+pub struct Record<'a> {
+    message: BorrowedMessage<'a>,
+    /// Offsets between the record before and this one that hold no record (transaction markers).
+    pub gap: u64,
+}
+
+impl Record<'_> {
+    /// Partition within the topic.
+    pub fn partition(&self) -> u32 {
+        self.message.partition().cast_unsigned()
+    }
+
+    /// Offset within the partition.
+    pub fn offset(&self) -> u64 {
+        self.message.offset().cast_unsigned()
+    }
+
+    /// Milliseconds since the Unix epoch, where the record carries a time.
+    pub fn timestamp_millis(&self) -> Option<i64> {
+        self.message.timestamp().to_millis()
+    }
+
+    /// The bytes; empty where the record has none.
+    pub fn payload(&self) -> &[u8] {
+        self.message.payload().unwrap_or_default()
+    }
+}
+
+/// Reads all partitions of a topic from explicit offsets.
+///
+/// Guarantees: each partition's records come in order, each once; what the broker no longer has is reported as
+/// [`Event::OutOfRange`], never passed over silently; not polling for any time costs nothing, since no group waits for
+/// this consumer; memory is bounded by [`ConsumerOptions::queued_kbytes`] (and one fetch answer).
+pub struct StreamConsumer {
+    consumer: BaseConsumer<Context>,
+    state: State,
+}
+
+/// Everything but the consumer itself, so that a lent record and the bookkeeping do not get in each other's way.
+struct State {
+    topic: String,
+    /// Next offset to hand out, per partition.
+    positions: Vec<u64>,
+    watcher: OffsetWatcher,
+    pending: VecDeque<Event<'static>>,
+    outage_since: Option<Instant>,
+    options: ConsumerOptions,
+}
+
+impl StreamConsumer {
+    /// Starts reading `topic` at `offsets`, one per partition.
+    pub fn assign_from(
+        connection: &KafkaConnection,
+        topic: &str,
+        offsets: &[u64],
+        options: ConsumerOptions,
+    ) -> Result<Self> {
+        let watcher = OffsetWatcher::new(connection, topic, options.deadline)?;
+        let (have, want) = (watcher.partitions() as usize, offsets.len());
+        if have < want {
+            return Err(Error::TooFewPartitions { topic: topic.to_owned(), have, want });
+        }
+        let mut config = connection.consumer_config(options.queued_kbytes);
+        config.set("enable.partition.eof", if options.report_end { "true" } else { "false" });
+        let consumer: BaseConsumer<Context> = connection.create(&config)?;
+        let state = State {
+            topic: topic.to_owned(),
+            positions: offsets.to_vec(),
+            watcher,
+            pending: VecDeque::new(),
+            outage_since: None,
+            options,
+        };
+        state.assign(&consumer)?;
+        Ok(Self { consumer, state })
+    }
+
+    /// The next event, waiting at most `timeout` for it. Serves the client library too: call it regularly, also when
+    /// nothing is expected; it reads nothing ahead beyond its queue while it is not called.
+    pub fn poll(&mut self, timeout: Duration) -> Option<Event<'_>> {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(event) = self.state.pending.pop_front() {
+                return Some(event);
+            }
+            match self.consumer.poll(end.saturating_duration_since(Instant::now()))? {
+                Ok(message) => {
+                    if let Some(gap) = self.state.accept(message.partition(), message.offset()) {
+                        return Some(Event::Record(Record { message, gap }));
+                    }
+                }
+                Err(error) => self.state.on_error(&self.consumer, &error),
+            }
+        }
+    }
+
+    /// Next offset to hand out, per partition.
+    pub fn positions(&self) -> &[u64] {
+        &self.state.positions
+    }
+
+    /// Since when the broker has been away, as far as reading has shown it.
+    pub fn outage_since(&self) -> Option<Instant> {
+        self.state.outage_since
+    }
+
+    /// Goes on reading `partition` at `offset`, past what lies between.
+    pub fn seek(&mut self, partition: u32, offset: u64) -> Result<()> {
+        self.state.seek(&self.consumer, partition, offset)
+    }
+
+    /// Goes on reading at `offsets`, one per partition.
+    pub fn seek_all(&mut self, offsets: &[u64]) -> Result<()> {
+        let (have, want) = (self.state.positions.len(), offsets.len());
+        if have != want {
+            return Err(Error::TooFewPartitions { topic: self.state.topic.clone(), have, want });
+        }
+        self.state.positions.copy_from_slice(offsets);
+        self.state.assign(&self.consumer)
+    }
+}
+
+impl State {
+    fn assign(&self, consumer: &BaseConsumer<Context>) -> Result<()> {
+        let mut list = TopicPartitionList::with_capacity(self.positions.len());
+        for (partition, &position) in self.positions.iter().enumerate() {
+            list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(position.cast_signed()))
+                .map_err(|error| Error::from_client("assign partitions", &self.topic, &error))?;
+        }
+        consumer.assign(&list).map_err(|error| Error::from_client("assign partitions", &self.topic, &error))
+    }
+
+    /// Moves the position behind a record; `None` where it is to be skipped, otherwise the gap before it.
+    fn accept(&mut self, partition: i32, offset: i64) -> Option<u64> {
+        self.outage_since = None;
+        let position = self.positions.get_mut(usize::try_from(partition).ok()?)?;
+        let offset = offset.cast_unsigned();
+        let gap = offset.checked_sub(*position)?;
+        *position = offset + 1;
+        Some(gap)
+    }
+
+    fn seek(&mut self, consumer: &BaseConsumer<Context>, partition: u32, offset: u64) -> Result<()> {
+        let have = self.positions.len();
+        let Some(position) = self.positions.get_mut(partition as usize) else {
+            return Err(Error::TooFewPartitions {
+                topic: self.topic.clone(),
+                have,
+                want: partition as usize + 1,
+            });
+        };
+        let was = std::mem::replace(position, offset);
+        if (was..=was + SKIP_BY_READING_RECORDS).contains(&offset) {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition_offset(&self.topic, partition.cast_signed(), Offset::Offset(offset.cast_signed()))
+            .map_err(|error| Error::from_client("seek", &self.topic, &error))?;
+        let answer = consumer.seek_partitions(list, self.options.deadline);
+        let done = answer.is_ok_and(|list| list.elements().iter().all(|element| element.error().is_ok()));
+        // A partition that is not being fetched yet, or was stopped by an error, cannot be sought: start it anew.
+        if done { Ok(()) } else { self.assign(consumer) }
+    }
+
+    /// Sorts an error into the events that it means.
+    fn on_error(&mut self, consumer: &BaseConsumer<Context>, error: &KafkaError) {
+        match error {
+            KafkaError::PartitionEOF(partition) => {
+                self.outage_since = None;
+                self.pending.push_back(Event::End { partition: partition.cast_unsigned() });
+            }
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => self.on_out_of_range(consumer),
+            KafkaError::MessageConsumption(
+                // The unused group's coordinator; nothing depends on it.
+                RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::WaitingForCoordinator,
+            ) => {}
+            KafkaError::MessageConsumption(code) if is_transient_code(*code) => {
+                self.outage(consumer, error.to_string());
+            }
+            KafkaError::MessageConsumption(RDKafkaErrorCode::Authentication) => {
+                let reason = consumer.context().last_problem().map_or_else(|| error.to_string(), |(_, r)| r);
+                let servers = self.watcher.servers().to_owned();
+                self.pending.push_back(Event::Fatal(Error::Authentication { servers, reason }));
+            }
+            other => match Error::from_client("read", &self.topic, other) {
+                Error::Client { .. } if !matches!(other, KafkaError::MessageConsumptionFatal(_)) => {
+                    tracing::warn!(topic = self.topic, error = %other, "unexpected error while reading");
+                    self.outage(consumer, other.to_string());
+                }
+                fatal => self.pending.push_back(Event::Fatal(fatal)),
+            },
+        }
+    }
+
+    fn outage(&mut self, consumer: &BaseConsumer<Context>, error: String) {
+        let since = *self.outage_since.get_or_insert_with(Instant::now);
+        let reason = consumer.context().last_problem().map_or(error, |(_, reason)| reason);
+        self.pending.push_back(Event::Outage { since, reason });
+    }
+
+    /// Records before the position are gone: the error does not say in which partition, so all are asked.
+    fn on_out_of_range(&mut self, consumer: &BaseConsumer<Context>) {
+        let offsets = match self.watcher.poll(self.options.deadline) {
+            Ok(offsets) => offsets,
+            Err(error) if error.is_transient() => {
+                self.outage(consumer, error.to_string());
+                // The partition stays stopped; assigning anew makes the broker say it again when it is back.
+                if let Err(error) = self.assign(consumer) {
+                    self.pending.push_back(Event::Fatal(error));
+                }
+                return;
+            }
+            Err(error) => {
+                self.pending.push_back(Event::Fatal(error));
+                return;
+            }
+        };
+        match overtaken(&self.topic, &self.positions, &offsets) {
+            Ok(lost) => {
+                for (partition, new_low) in lost {
+                    let position = std::mem::replace(&mut self.positions[partition], new_low);
+                    let partition = partition as u32;
+                    self.pending.push_back(Event::OutOfRange { partition, position, new_low });
+                }
+                if let Err(error) = self.assign(consumer) {
+                    self.pending.push_back(Event::Fatal(error));
+                }
+            }
+            Err(error) => self.pending.push_back(Event::Fatal(error)),
+        }
+    }
+}
+
+/// Pure: the partitions whose position lies before what is left, with the new position; a position behind the end
+/// means that the topic was made anew.
+fn overtaken(topic: &str, positions: &[u64], offsets: &[PartitionOffsets]) -> Result<Vec<(usize, u64)>> {
+    let mut lost = Vec::new();
+    for (partition, (&position, reach)) in positions.iter().zip(offsets).enumerate() {
+        if position > reach.end {
+            return Err(Error::TopicRecreated {
+                topic: topic.to_owned(),
+                partition: partition as u32,
+                was: position,
+                now: reach.end,
+            });
+        }
+        if position < reach.low {
+            lost.push((partition, reach.low));
+        }
+    }
+    Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_positions_before_the_low_watermark_are_lost() {
+        let reach = [PartitionOffsets { low: 10, end: 20 }, PartitionOffsets { low: 10, end: 20 }];
+        assert_eq!(overtaken("t", &[4, 10], &reach), Ok(vec![(0, 10)]));
+        assert_eq!(overtaken("t", &[20, 19], &reach), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_position_behind_the_end_is_a_topic_made_anew() {
+        let reach = [PartitionOffsets { low: 0, end: 3 }];
+        assert!(matches!(overtaken("t", &[4], &reach), Err(Error::TopicRecreated { was: 4, now: 3, .. })));
+    }
+}

@@ -1,0 +1,174 @@
+//! How far every partition of a topic reaches: first and end offsets, asked on a client handle of its own.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::connection::{Context, KafkaConnection, with_retries};
+use crate::error::{Error, Result};
+
+/// Reach of one partition, in records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionOffsets {
+    /// Offset of the oldest record that is still there.
+    pub low: u64,
+    /// Offset that the next record will get.
+    pub end: u64,
+}
+
+/// Asks for the offsets of one topic, all partitions in one request each for first and end offsets.
+///
+/// Guarantees: every call ends within its deadline; end offsets never go back (that is [`Error::TopicRecreated`]).
+/// Caveat: a topic deleted and filled further than before between two calls is not noticed.
+pub struct OffsetWatcher {
+    connection: KafkaConnection,
+    client: BaseConsumer<Context>,
+    topic: String,
+    partitions: u32,
+    last: Vec<PartitionOffsets>,
+}
+
+impl OffsetWatcher {
+    /// Makes the client and learns the number of partitions.
+    pub fn new(connection: &KafkaConnection, topic: &str, deadline: Duration) -> Result<Self> {
+        let client: BaseConsumer<Context> = connection.create(&connection.query_config())?;
+        let partitions = partition_count(connection, &client, topic, deadline)?;
+        Ok(Self {
+            connection: connection.clone(),
+            client,
+            topic: topic.to_owned(),
+            partitions,
+            last: Vec::new(),
+        })
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// `bootstrap.servers` of the connection.
+    pub fn servers(&self) -> &str {
+        &self.connection.bootstrap_servers
+    }
+
+    /// Partitions of the topic when this watcher was made.
+    pub fn partitions(&self) -> u32 {
+        self.partitions
+    }
+
+    /// First and end offset of every partition, in partition order.
+    pub fn poll(&mut self, deadline: Duration) -> Result<Vec<PartitionOffsets>> {
+        // The end last: records that go between the two questions then only make the reach look longer.
+        let low = self.ask(Offset::Beginning, deadline)?;
+        let end = self.ask(Offset::End, deadline)?;
+        let now: Vec<_> =
+            low.into_iter().zip(end).map(|(low, end)| PartitionOffsets { low: low.min(end), end }).collect();
+        refuse_going_back(&self.topic, &self.last, &now)?;
+        self.last.clone_from(&now);
+        Ok(now)
+    }
+
+    /// End offset of every partition: one request, for polling often.
+    pub fn poll_end(&mut self, deadline: Duration) -> Result<Vec<u64>> {
+        let end = self.ask(Offset::End, deadline)?;
+        let now: Vec<_> = end
+            .iter()
+            .enumerate()
+            .map(|(p, &end)| PartitionOffsets { low: self.last.get(p).map_or(0, |l| l.low), end })
+            .collect();
+        refuse_going_back(&self.topic, &self.last, &now)?;
+        self.last = now;
+        Ok(end)
+    }
+
+    /// One ListOffsets request for all partitions: the protocol takes -1 (end) and -2 (first) for timestamps.
+    fn ask(&self, which: Offset, deadline: Duration) -> Result<Vec<u64>> {
+        let answer = with_retries(deadline, &self.client, |left| self.ask_once(which, left));
+        answer.map_err(|error| match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition) => {
+                Error::TopicMissing { topic: self.topic.clone() }
+            }
+            _ => {
+                let what = format!("ask for the offsets of topic {:?}", self.topic);
+                match self.connection.unanswered(&what, deadline, &error, &self.client) {
+                    Error::TopicMissing { .. } => Error::TopicMissing { topic: self.topic.clone() },
+                    other => other,
+                }
+            }
+        })
+    }
+
+    fn ask_once(&self, which: Offset, left: Duration) -> std::result::Result<Vec<u64>, KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(self.partitions as usize);
+        for partition in 0..self.partitions {
+            list.add_partition_offset(&self.topic, partition.cast_signed(), which)?;
+        }
+        let answer = self.client.offsets_for_times(list, left)?;
+        let mut offsets = vec![0; self.partitions as usize];
+        for element in answer.elements() {
+            element.error()?;
+            let Offset::Offset(offset) = element.offset() else {
+                return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable));
+            };
+            offsets[element.partition().cast_unsigned() as usize] = offset.cast_unsigned();
+        }
+        Ok(offsets)
+    }
+}
+
+/// Pure: an end offset that moved back means that the topic was made anew.
+fn refuse_going_back(topic: &str, last: &[PartitionOffsets], now: &[PartitionOffsets]) -> Result<()> {
+    match last.iter().zip(now).position(|(last, now)| now.end < last.end) {
+        None => Ok(()),
+        Some(p) => Err(Error::TopicRecreated {
+            topic: topic.to_owned(),
+            partition: p as u32,
+            was: last[p].end,
+            now: now[p].end,
+        }),
+    }
+}
+
+/// Number of partitions of `topic`, or [`Error::TopicMissing`].
+pub(crate) fn partition_count(
+    connection: &KafkaConnection,
+    client: &BaseConsumer<Context>,
+    topic: &str,
+    deadline: Duration,
+) -> Result<u32> {
+    let metadata = with_retries(deadline, client, |left| {
+        let metadata = client.fetch_metadata(Some(topic), left)?;
+        match metadata.topics().first().and_then(rdkafka::metadata::MetadataTopic::error) {
+            None => Ok(metadata),
+            Some(code) => Err(KafkaError::MetadataFetch(code.into())),
+        }
+    });
+    let metadata = metadata.map_err(|error| match Error::from_client("look up the topic", topic, &error) {
+        Error::Client { .. } => connection.unanswered("look up the topic", deadline, &error, client),
+        named => named,
+    })?;
+    match metadata.topics().first().map(|found| found.partitions().len()) {
+        None | Some(0) => Err(Error::TopicMissing { topic: topic.to_owned() }),
+        Some(partitions) => Ok(partitions as u32),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_offset_that_moves_back_is_a_topic_made_anew() {
+        let was = [PartitionOffsets { low: 0, end: 5 }, PartitionOffsets { low: 2, end: 9 }];
+        let now = [PartitionOffsets { low: 0, end: 6 }, PartitionOffsets { low: 0, end: 1 }];
+        assert_eq!(
+            refuse_going_back("t", &was, &now),
+            Err(Error::TopicRecreated { topic: "t".to_owned(), partition: 1, was: 9, now: 1 })
+        );
+        assert_eq!(refuse_going_back("t", &was, &was), Ok(()));
+        assert_eq!(refuse_going_back("t", &[], &now), Ok(()));
+    }
+}

@@ -1,0 +1,74 @@
+//! The C face of `cpp/torch_ext.cpp`, declaration by declaration, and the reading of its error strings.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+/// Opaque `te_store`.
+#[repr(C)]
+pub(crate) struct Store {
+    _private: [u8; 0],
+}
+
+/// Opaque `te_gloo`.
+#[repr(C)]
+pub(crate) struct Group {
+    _private: [u8; 0],
+}
+
+/// Null for success, or a message that belongs to us until `te_free`.
+pub(crate) type Outcome = *mut c_char;
+
+unsafe extern "C" {
+    pub(crate) fn te_free(message: *mut c_char);
+    pub(crate) fn te_store_new(
+        host: *const c_char,
+        port: u16,
+        listen_fd: c_int,
+        world_size: usize,
+        timeout_ms: i64,
+        out: *mut *mut Store,
+    ) -> Outcome;
+    pub(crate) fn te_store_delete(store: *mut Store);
+    pub(crate) fn te_gloo_new(
+        store: *mut Store,
+        rank: c_int,
+        world_size: c_int,
+        host: *const c_char,
+        timeout_ms: i64,
+        out: *mut *mut Group,
+    ) -> Outcome;
+    pub(crate) fn te_gloo_delete(group: *mut Group);
+    pub(crate) fn te_gloo_all_reduce_sum(group: *mut Group, tensor: *mut c_void) -> Outcome;
+    pub(crate) fn te_gloo_all_to_all_v(
+        group: *mut Group,
+        send: *mut c_void,
+        send_counts: *const i64,
+        recv: *mut c_void,
+        recv_counts: *const i64,
+        ranks: usize,
+    ) -> Outcome;
+    pub(crate) fn te_gloo_all_gather(group: *mut Group, send: *mut c_void, recv: *mut c_void) -> Outcome;
+    pub(crate) fn te_gloo_broadcast(group: *mut Group, tensor: *mut c_void, root: c_int) -> Outcome;
+    pub(crate) fn te_gloo_barrier(group: *mut Group) -> Outcome;
+    pub(crate) fn te_adopt(parameter: *mut c_void, value: *mut c_void, gradient: *mut c_void) -> Outcome;
+    pub(crate) fn te_set_threads(intra_op: c_int) -> Outcome;
+    pub(crate) fn te_set_interop_threads(threads: c_int) -> Outcome;
+    pub(crate) fn te_set_flush_denormal(on: c_int) -> c_int;
+    pub(crate) fn te_torch_version() -> *const c_char;
+}
+
+/// Takes over the message, if there is one.
+pub(crate) fn check(outcome: Outcome) -> Result<(), String> {
+    if outcome.is_null() {
+        return Ok(());
+    }
+    // SAFETY: a non-null outcome is a NUL-terminated string on the C heap that was handed to us.
+    let message = unsafe { CStr::from_ptr(outcome) }.to_string_lossy().trim_end().to_owned();
+    // SAFETY: freed exactly once, by the allocator's own side, after the copy above.
+    unsafe { te_free(outcome) };
+    Err(message)
+}
+
+/// The `at::Tensor*` behind a tch tensor.
+pub(crate) fn tensor(tensor: &tch::Tensor) -> *mut c_void {
+    tensor.as_ptr().cast_mut().cast()
+}

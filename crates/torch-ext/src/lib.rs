@@ -1,0 +1,100 @@
+//! What the trainer needs of libtorch and `tch` does not bind: c10d's TCP store and Gloo process group, parameters
+//! and gradients in one flat buffer each, and a few process-wide switches.
+//!
+//! Role: a narrow safe face over one C++ file. Gloo and the store talk to the network; the rest does no I/O.
+//! Arguments are checked before they cross, C++ exceptions come back as [`Error`].
+#![allow(unsafe_code)] // This crate is the border to C++; each block says why it holds.
+
+mod ffi;
+mod flat;
+mod gloo;
+
+use std::ffi::CStr;
+
+pub use flat::{ALIGNMENT_BYTES, Element, FlatParameters, Slot};
+pub use gloo::{Gloo, TcpStore};
+
+/// What can go wrong here. `operation` is the called function's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// An argument that was refused before anything was done: a mistake of the caller.
+    #[error("{operation}: {message}")]
+    Argument {
+        /// The function that refused.
+        operation: &'static str,
+        /// The argument, its value and what is allowed.
+        message: String,
+    },
+    /// The rendezvous failed: the store could not be served or reached, or the ranks did not meet in time.
+    #[error("failed to {operation}: {message}")]
+    Rendezvous {
+        /// The function that failed.
+        operation: &'static str,
+        /// What the socket layer or the store said.
+        message: String,
+    },
+    /// A collective failed or ran into the group's timeout, usually because a peer is gone. The group is then
+    /// unusable: every later collective on it returns this variant at once.
+    #[error("failed to {operation} over Gloo: {message}")]
+    Collective {
+        /// The collective.
+        operation: &'static str,
+        /// What Gloo said.
+        message: String,
+    },
+    /// libtorch refused something outside a collective.
+    #[error("failed to {operation}: {message}")]
+    Torch {
+        /// The function that failed.
+        operation: &'static str,
+        /// What libtorch said.
+        message: String,
+    },
+}
+
+impl Error {
+    fn argument(operation: &'static str, message: impl Into<String>) -> Self {
+        Self::Argument { operation, message: message.into() }
+    }
+}
+
+/// Sets how many threads one torch operation may use (process-wide; at least 1). One per worker makes sums
+/// reproducible and keeps workers on one machine from fighting for cores.
+pub fn set_threads(intra_op: i32) -> Result<(), Error> {
+    const OPERATION: &str = "set_threads";
+    at_least_one(OPERATION, intra_op)?;
+    // SAFETY: takes a number, touches no memory of ours.
+    ffi::check(unsafe { ffi::te_set_threads(intra_op) })
+        .map_err(|message| Error::Torch { operation: OPERATION, message })
+}
+
+/// Sets how many torch operations may run side by side (process-wide; at least 1). libtorch accepts a change only
+/// before its pool has started: call it first thing in `main`. Asking for the present number always succeeds.
+pub fn set_interop_threads(threads: i32) -> Result<(), Error> {
+    const OPERATION: &str = "set_interop_threads";
+    at_least_one(OPERATION, threads)?;
+    // SAFETY: takes a number, touches no memory of ours.
+    ffi::check(unsafe { ffi::te_set_interop_threads(threads) })
+        .map_err(|message| Error::Torch { operation: OPERATION, message })
+}
+
+fn at_least_one(operation: &'static str, threads: i32) -> Result<(), Error> {
+    if threads < 1 {
+        return Err(Error::argument(operation, format!("the number of threads is {threads}; it must be at least 1")));
+    }
+    Ok(())
+}
+
+/// Turns subnormal numbers into zero (`true`) or keeps them (`false`), for the calling thread and the threads that it
+/// starts afterwards. Call it at the start of each thread that computes. Returns whether the CPU can do it.
+pub fn set_flush_denormal(on: bool) -> bool {
+    // SAFETY: sets a control register of the calling thread.
+    unsafe { ffi::te_set_flush_denormal(i32::from(on)) != 0 }
+}
+
+/// The version of libtorch that this crate was compiled against, for example `2.11.0`.
+pub fn torch_version() -> &'static str {
+    // SAFETY: returns a string literal of the C++ file, valid for the life of the process.
+    let version = unsafe { CStr::from_ptr(ffi::te_torch_version()) };
+    version.to_str().unwrap_or("unknown")
+}
