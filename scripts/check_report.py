@@ -7,17 +7,18 @@ import sys
 
 def find_mistakes(report: dict) -> list:
     mistakes = []
-    if str(report.get("outcome", "")).lower() != "completed":
-        mistakes.append(f"outcome is {report.get('outcome')!r}, not completed")
+    if report.get("outcome") != "Completed":
+        mistakes.append(f"outcome is {report.get('outcome')!r}, not Completed: {report.get('message')}")
     devices = report.get("devices") or []
     if not devices:
         mistakes.append("no device is reported")
     for device in devices:
         if not device.get("trained", 0) > 0:
             mistakes.append(f"device {device.get('name')} trained {device.get('trained')} samples")
-    hashes = report.get("parameter_hashes") or []
-    if len(hashes) != len(devices) or len(set(map(str, hashes))) != 1:
-        mistakes.append(f"parameter hashes of {len(devices)} ranks: {hashes}")
+    # One hash per rank, and one rank per device.
+    hashes = report.get("parameterHashes") or []
+    if len(hashes) != len(devices) or len(set(hashes)) != 1:
+        mistakes.append(f"the parameters of {len(devices)} ranks are not equal: {hashes}")
     return mistakes
 
 
