@@ -76,7 +76,9 @@ impl FlatParameters {
             if !(buffer.data_ptr() as usize).is_multiple_of(ALIGNMENT_BYTES) {
                 return Err(Error::Torch {
                     operation: OPERATION,
-                    message: format!("libtorch's allocator gave a buffer that does not start on {ALIGNMENT_BYTES} bytes"),
+                    message: format!(
+                        "libtorch's allocator gave a buffer that does not start on {ALIGNMENT_BYTES} bytes"
+                    ),
                 });
             }
         }
@@ -95,7 +97,10 @@ impl FlatParameters {
             ffi::check(unsafe {
                 ffi::te_adopt(ffi::tensor(parameter), ffi::tensor(&value), ffi::tensor(&gradient))
             })
-            .map_err(|message| Error::Torch { operation: OPERATION, message: format!("{}: {message}", slot.name) })?;
+            .map_err(|message| Error::Torch {
+                operation: OPERATION,
+                message: format!("{}: {message}", slot.name),
+            })?;
         }
         let parameters = parameters.iter().map(|(_, parameter)| parameter.shallow_clone()).collect();
         Ok(Self { values, gradients, kind, layout, parameters })
@@ -133,7 +138,8 @@ impl FlatParameters {
 
     /// Sets every gradient to zero, as one run over the buffer.
     pub fn zero_gradients(&mut self) {
-        let (start, bytes) = (self.gradients.data_ptr().cast::<u8>(), self.len() * self.kind.elt_size_in_bytes());
+        let (start, bytes) =
+            (self.gradients.data_ptr().cast::<u8>(), self.len() * self.kind.elt_size_in_bytes());
         if bytes > 0 {
             // SAFETY: the buffer is ours, alive, contiguous and this long; all-zero bytes are the number zero; by the
             // module's assumption no backward writes to it meanwhile.

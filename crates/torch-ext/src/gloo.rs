@@ -66,10 +66,13 @@ impl TcpStore {
         let listen_fd = listener.map_or(-1, IntoRawFd::into_raw_fd);
         let mut raw = ptr::null_mut();
         // SAFETY: the string lives over the call, `raw` takes the result, the descriptor is ours to give away.
-        let outcome =
-            unsafe { ffi::te_store_new(host_c.as_ptr(), port, listen_fd, world_size, timeout_ms, &raw mut raw) };
-        ffi::check(outcome)
-            .map_err(|message| Error::Rendezvous { operation, message: format!("{host}:{port}: {message}") })?;
+        let outcome = unsafe {
+            ffi::te_store_new(host_c.as_ptr(), port, listen_fd, world_size, timeout_ms, &raw mut raw)
+        };
+        ffi::check(outcome).map_err(|message| Error::Rendezvous {
+            operation,
+            message: format!("{host}:{port}: {message}"),
+        })?;
         let raw = NonNull::new(raw).ok_or_else(|| Error::Rendezvous {
             operation,
             message: "the store was not made, for no stated reason".to_owned(),
@@ -160,13 +163,18 @@ impl Gloo {
         const OPERATION: &str = "all_reduce_sum";
         let len = vector(OPERATION, "tensor", tensor)?;
         if !matches!(tensor.kind(), Kind::Float | Kind::Double) {
-            return Err(Error::argument(OPERATION, format!("tensor is {:?}; allowed: Float, Double", tensor.kind())));
+            return Err(Error::argument(
+                OPERATION,
+                format!("tensor is {:?}; allowed: Float, Double", tensor.kind()),
+            ));
         }
         if len == 0 {
             return self.usable(OPERATION);
         }
         // SAFETY: group and tensor are alive; the call returns after the last byte was read and written.
-        self.collective(OPERATION, || unsafe { ffi::te_gloo_all_reduce_sum(self.raw.as_ptr(), ffi::tensor(tensor)) })
+        self.collective(OPERATION, || unsafe {
+            ffi::te_gloo_all_reduce_sum(self.raw.as_ptr(), ffi::tensor(tensor))
+        })
     }
 
     /// Sends `send_counts[j]` elements of `send`, in order, to rank j, and receives `recv_counts[i]` from rank i into
@@ -237,7 +245,10 @@ impl Gloo {
         const OPERATION: &str = "broadcast";
         let len = vector(OPERATION, "tensor", tensor)?;
         if root >= self.world_size {
-            return Err(Error::argument(OPERATION, format!("root is {root}; it must be below {}", self.world_size)));
+            return Err(Error::argument(
+                OPERATION,
+                format!("root is {root}; it must be below {}", self.world_size),
+            ));
         }
         if len == 0 {
             return self.usable(OPERATION);
@@ -273,21 +284,36 @@ impl Gloo {
         })
     }
 
-    fn counts(&self, operation: &'static str, name: &str, tensor: &Tensor, counts: &[i64]) -> Result<(), Error> {
+    fn counts(
+        &self,
+        operation: &'static str,
+        name: &str,
+        tensor: &Tensor,
+        counts: &[i64],
+    ) -> Result<(), Error> {
         let len = vector(operation, name, tensor)?;
         if counts.len() != self.world_size {
             return Err(Error::argument(
                 operation,
-                format!("{name}_counts has {} numbers; it must have one for each of {} ranks", counts.len(), self.world_size),
+                format!(
+                    "{name}_counts has {} numbers; it must have one for each of {} ranks",
+                    counts.len(),
+                    self.world_size
+                ),
             ));
         }
-        let sum = counts.iter().try_fold(0_i64, |sum, &count| {
-            if count < 0 { None } else { sum.checked_add(count) }
-        });
+        let sum = counts.iter().try_fold(
+            0_i64,
+            |sum, &count| {
+                if count < 0 { None } else { sum.checked_add(count) }
+            },
+        );
         if sum.and_then(|sum| usize::try_from(sum).ok()) != Some(len) {
             return Err(Error::argument(
                 operation,
-                format!("{name}_counts is {counts:?}; the numbers must not be negative and add up to the {len} elements of {name}"),
+                format!(
+                    "{name}_counts is {counts:?}; the numbers must not be negative and add up to the {len} elements of {name}"
+                ),
             ));
         }
         Ok(())
@@ -338,7 +364,8 @@ fn disjoint_and_alike(operation: &'static str, send: &Tensor, recv: &Tensor) -> 
 }
 
 fn c_host(operation: &'static str, host: &str) -> Result<CString, Error> {
-    CString::new(host).map_err(|_| Error::argument(operation, format!("host {host:?} contains a NUL character")))
+    CString::new(host)
+        .map_err(|_| Error::argument(operation, format!("host {host:?} contains a NUL character")))
 }
 
 fn c_count(operation: &'static str, name: &str, value: usize) -> Result<i32, Error> {

@@ -80,7 +80,10 @@ pub fn set_interop_threads(threads: i32) -> Result<(), Error> {
 
 fn at_least_one(operation: &'static str, threads: i32) -> Result<(), Error> {
     if threads < 1 {
-        return Err(Error::argument(operation, format!("the number of threads is {threads}; it must be at least 1")));
+        return Err(Error::argument(
+            operation,
+            format!("the number of threads is {threads}; it must be at least 1"),
+        ));
     }
     Ok(())
 }

@@ -101,7 +101,9 @@ fn all_to_all_v_moves_unequal_and_empty_parts_of_any_kind() {
             let parts = |pairs: Vec<(usize, usize)>| {
                 let parts: Vec<_> = pairs
                     .into_iter()
-                    .map(|(from, to)| Tensor::full([count(from, to)], (10 * from + to) as i64, (kind, Device::Cpu)))
+                    .map(|(from, to)| {
+                        Tensor::full([count(from, to)], (10 * from + to) as i64, (kind, Device::Cpu))
+                    })
                     .collect();
                 Tensor::cat(&parts, 0)
             };
@@ -191,7 +193,10 @@ fn wrong_arguments_are_refused_before_anything_is_sent() {
     });
     let store = TcpStore::serve(HOST, 0, 2, TIMEOUT).unwrap();
     for (rank, world_size) in [(2, 2), (0, 3)] {
-        assert!(matches!(Gloo::connect(&store, rank, world_size, HOST, TIMEOUT), Err(Error::Argument { .. })));
+        assert!(matches!(
+            Gloo::connect(&store, rank, world_size, HOST, TIMEOUT),
+            Err(Error::Argument { .. })
+        ));
     }
     assert!(matches!(TcpStore::serve(HOST, 0, 2, Duration::ZERO), Err(Error::Argument { .. })));
     assert!(matches!(TcpStore::serve(HOST, 0, 0, TIMEOUT), Err(Error::Argument { .. })));
@@ -208,7 +213,10 @@ fn meeting_fails_within_the_timeout_when_nobody_is_there() {
         other => panic!("expected a rendezvous error, got {other:?}"),
     }
     let port = store.port();
-    assert!(matches!(TcpStore::serve(HOST, port, 2, timeout), Err(Error::Rendezvous { .. })), "port is taken");
+    assert!(
+        matches!(TcpStore::serve(HOST, port, 2, timeout), Err(Error::Rendezvous { .. })),
+        "port is taken"
+    );
     drop(store);
     assert!(matches!(TcpStore::connect(HOST, port, 2, timeout), Err(Error::Rendezvous { .. })));
     assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
@@ -236,7 +244,10 @@ fn peers_see_an_error(name: &str, timeout: Duration, within: Duration, leave: fn
             let mut recv = zeros(recv_counts.iter().sum(), Kind::Float);
             let result = group.all_to_all_v(&tensor, &counts, &mut recv, &recv_counts);
             let elapsed = started.elapsed();
-            assert!(matches!(&result, Err(Error::Collective { operation: "all_to_all_v", .. })), "{result:?}");
+            assert!(
+                matches!(&result, Err(Error::Collective { operation: "all_to_all_v", .. })),
+                "{result:?}"
+            );
             assert!(elapsed < within, "took {elapsed:?}");
             println!("rank {}: {:?} after {elapsed:?}", group.rank(), result.unwrap_err());
             let again = group.barrier().unwrap_err().to_string();

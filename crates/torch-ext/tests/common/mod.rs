@@ -1,5 +1,12 @@
 //! Ranks for tests and the benchmark: as threads, or as processes that run the same test again.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc
+)]
 
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
