@@ -28,6 +28,7 @@ impl RandomStream {
     }
 
     /// A stream within this stream.
+    #[must_use]
     pub const fn substream(self, stream: u64) -> Self {
         Self::new(self.key, stream)
     }

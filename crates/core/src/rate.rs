@@ -170,6 +170,9 @@ mod tests {
             estimator.poll(now, end);
         }
         let at = |t| estimator.arrived_at(t);
-        assert_eq!([at(0.0), at(1.0), at(1.5), at(2.0), at(3.0), at(9.0)], [0.0, 0.0, 10.0, 20.0, 25.0, 30.0]);
+        assert_eq!(
+            [at(0.0), at(1.0), at(1.5), at(2.0), at(3.0), at(9.0)],
+            [0.0, 0.0, 10.0, 20.0, 25.0, 30.0]
+        );
     }
 }

@@ -1,0 +1,1 @@
+//! The training loop's timing on a virtual clock. No I/O.
