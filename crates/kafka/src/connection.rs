@@ -264,7 +264,7 @@ mod tests {
         let mut connection = KafkaConnection::new("localhost:9092");
         connection.properties.insert("group.id".to_owned(), "mine".to_owned());
         let message = connection.validate().unwrap_err().to_string();
-        assert!(message.starts_with("spec.kafka.properties.group.id: \"mine\""), "{message}");
+        assert!(message.starts_with("Kafka client property group.id: \"mine\""), "{message}");
         assert!(message.contains("without a consumer group"), "{message}");
     }
 

@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// The broker refused who we are.
     #[error(
-        "spec.kafka.properties: {servers:?} refused the credentials ({reason}); \
+        "spec.kafka.bootstrapServers: {servers:?} refused the credentials ({reason}); \
          check security.protocol, sasl.mechanism, sasl.username and sasl.password"
     )]
     Authentication {
@@ -44,7 +44,7 @@ pub enum Error {
         reason: String,
     },
     /// A client property that librdkafka refuses or this program keeps for itself.
-    #[error("spec.kafka.properties.{property}: {value:?} is not possible: {reason}")]
+    #[error("Kafka client property {property}: {value:?} is not possible: {reason}")]
     Property {
         /// Name of the property.
         property: String,

@@ -44,6 +44,12 @@ impl OffsetWatcher {
         })
     }
 
+    /// The same client, for another topic.
+    pub fn retarget(self, topic: &str, deadline: Duration) -> Result<Self> {
+        let partitions = partition_count(&self.connection, &self.client, topic, deadline)?;
+        Ok(Self { topic: topic.to_owned(), partitions, last: Vec::new(), ..self })
+    }
+
     /// The topic.
     pub fn topic(&self) -> &str {
         &self.topic

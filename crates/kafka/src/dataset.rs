@@ -1,0 +1,4 @@
+//! stub
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// x
+pub enum DatasetError {}
