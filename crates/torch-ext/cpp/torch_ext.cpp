@@ -1,4 +1,4 @@
-// What tch does not bind: c10d's TCPStore and ProcessGroupGloo, gradients that live in a given buffer, and a few
+// What tch does not bind: c10d's ProcessGroupGloo, gradients that live in a given buffer, and a few
 // process-wide switches. Gloo's own objects are only passed on as opaque pointers: its headers may be of another
 // version than the Gloo inside libtorch.
 #include "torch_ext.h"
@@ -6,22 +6,17 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
-
-struct te_store {
-  c10::intrusive_ptr<c10d::TCPStore> store;
-  // Groups made over this store so far: each gets keys of its own.
-  uint64_t groups = 0;
-};
 
 struct te_gloo {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
@@ -47,6 +42,76 @@ at::Tensor& tensor_of(void* pointer) {
   return *static_cast<at::Tensor*>(pointer);
 }
 
+// The store on the other side of the C face, as c10d sees it: what a Gloo group uses to find its peers.
+class ForeignStore : public c10d::Store {
+ public:
+  explicit ForeignStore(const te_gloo_options& options)
+      : c10d::Store(std::chrono::milliseconds(options.timeout_ms)), options_(options) {}
+
+  void set(const std::string& key, const std::vector<uint8_t>& value) override {
+    std::string out;
+    if (options_.set(options_.context, key.data(), key.size(), value.data(), value.size(), &out) != 0) {
+      throw std::runtime_error(out);
+    }
+  }
+
+  std::vector<uint8_t> get(const std::string& key) override {
+    std::string out = fetch(key, timeout_);
+    return std::vector<uint8_t>(out.begin(), out.end());
+  }
+
+  void wait(const std::vector<std::string>& keys) override {
+    wait(keys, timeout_);
+  }
+
+  void wait(const std::vector<std::string>& keys, const std::chrono::milliseconds& timeout) override {
+    // Gloo also waits with c10d's default of minutes; the group's own timeout is the limit of all.
+    auto deadline = std::chrono::steady_clock::now() + std::min(timeout, timeout_);
+    for (const auto& key : keys) {
+      auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+      fetch(key, left);
+    }
+  }
+
+  c10::intrusive_ptr<c10d::Store> clone() override {
+    return c10::make_intrusive<ForeignStore>(options_);
+  }
+  std::vector<uint8_t> compareSet(const std::string&, const std::vector<uint8_t>&, const std::vector<uint8_t>&) override {
+    return absent("compareSet");
+  }
+  int64_t add(const std::string&, int64_t) override {
+    absent("add");
+    return 0;
+  }
+  bool deleteKey(const std::string&) override {
+    absent("deleteKey");
+    return false;
+  }
+  bool check(const std::vector<std::string>&) override {
+    absent("check");
+    return false;
+  }
+  int64_t getNumKeys() override {
+    absent("getNumKeys");
+    return 0;
+  }
+
+ private:
+  std::string fetch(const std::string& key, std::chrono::milliseconds timeout) {
+    std::string out;
+    if (options_.get(options_.context, key.data(), key.size(), timeout.count(), &out) != 0) {
+      throw std::runtime_error(out);
+    }
+    return out;
+  }
+
+  std::vector<uint8_t> absent(const char* operation) {
+    throw std::runtime_error(std::string("the store has no operation ") + operation);
+  }
+
+  te_gloo_options options_;
+};
+
 } // namespace
 
 extern "C" {
@@ -55,35 +120,19 @@ void te_free(char* message) {
   free(message);
 }
 
-char* te_store_new(const char* host, uint16_t port, int listen_fd, size_t world_size, int64_t timeout_ms, te_store** out) {
-  return guarded([&] {
-    c10d::TCPStoreOptions options;
-    options.port = port;
-    options.isServer = listen_fd >= 0;
-    if (listen_fd >= 0) {
-      options.masterListenFd = listen_fd;
-    }
-    options.numWorkers = world_size;
-    // The ranks meet when the group forms; the server must not wait for them here.
-    options.waitWorkers = false;
-    options.timeout = std::chrono::milliseconds(timeout_ms);
-    *out = new te_store{c10::make_intrusive<c10d::TCPStore>(std::string(host), options)};
-  });
+void te_bytes_append(void* bytes, const uint8_t* data, size_t len) {
+  static_cast<std::string*>(bytes)->append(reinterpret_cast<const char*>(data), len);
 }
 
-void te_store_delete(te_store* store) {
-  delete store;
-}
-
-char* te_gloo_new(te_store* store, int rank, int world_size, const char* host, int64_t timeout_ms, te_gloo** out) {
+char* te_gloo_new(const te_gloo_options* options, te_gloo** out) {
   return guarded([&] {
-    auto timeout = std::chrono::milliseconds(timeout_ms);
-    auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(host));
+    auto group = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(options->timeout_ms));
+    group->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(options->host));
     // Every call here waits for its own end, so there is never work for a second thread.
-    options->threads = 1;
-    auto keys = c10::make_intrusive<c10d::PrefixStore>("group" + std::to_string(store->groups++), store->store);
-    *out = new te_gloo{c10::make_intrusive<c10d::ProcessGroupGloo>(keys, rank, world_size, options)};
+    group->threads = 1;
+    auto store = c10::make_intrusive<ForeignStore>(*options);
+    *out = new te_gloo{
+        c10::make_intrusive<c10d::ProcessGroupGloo>(store, options->rank, options->world_size, group)};
   });
 }
 

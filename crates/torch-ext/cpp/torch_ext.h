@@ -5,16 +5,25 @@
 #include <cstdint>
 
 extern "C" {
-struct te_store;
 struct te_gloo;
 
 void te_free(char* message);
 
-// listen_fd >= 0: serve on that bound socket, which is taken over; -1: connect to host:port.
-char* te_store_new(const char* host, uint16_t port, int listen_fd, size_t world_size, int64_t timeout_ms, te_store** out);
-void te_store_delete(te_store* store);
+// Where the ranks meet: set and get (which waits) of a store that lives on the other side. They return 0 and append
+// the value to `out` with te_bytes_append, or another number and append the error's text. Must outlive the group.
+struct te_gloo_options {
+  const void* context;
+  int (*set)(const void* context, const char* key, size_t key_len, const uint8_t* value, size_t value_len, void* out);
+  int (*get)(const void* context, const char* key, size_t key_len, int64_t timeout_ms, void* out);
+  const char* host;
+  int64_t timeout_ms;
+  int rank;
+  int world_size;
+};
 
-char* te_gloo_new(te_store* store, int rank, int world_size, const char* host, int64_t timeout_ms, te_gloo** out);
+void te_bytes_append(void* bytes, const uint8_t* data, size_t len);
+
+char* te_gloo_new(const te_gloo_options* options, te_gloo** out);
 void te_gloo_delete(te_gloo* group);
 
 // Tensors are at::Tensor*, borrowed; shapes, kinds and counts were checked by the caller.

@@ -2,16 +2,36 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-/// Opaque `te_store`.
-#[repr(C)]
-pub(crate) struct Store {
-    _private: [u8; 0],
-}
-
 /// Opaque `te_gloo`.
 #[repr(C)]
 pub(crate) struct Group {
     _private: [u8; 0],
+}
+
+/// `te_gloo_options`: the store's two functions and what a group needs to know. The functions return 0 and append the
+/// value to `out`, or another number and append the error's text.
+#[repr(C)]
+pub(crate) struct GroupOptions {
+    pub(crate) context: *const c_void,
+    pub(crate) set: unsafe extern "C" fn(
+        context: *const c_void,
+        key: *const c_char,
+        key_len: usize,
+        value: *const u8,
+        value_len: usize,
+        out: *mut c_void,
+    ) -> c_int,
+    pub(crate) get: unsafe extern "C" fn(
+        context: *const c_void,
+        key: *const c_char,
+        key_len: usize,
+        timeout_ms: i64,
+        out: *mut c_void,
+    ) -> c_int,
+    pub(crate) host: *const c_char,
+    pub(crate) timeout_ms: i64,
+    pub(crate) rank: c_int,
+    pub(crate) world_size: c_int,
 }
 
 /// Null for success, or a message that belongs to us until `te_free`.
@@ -19,23 +39,8 @@ pub(crate) type Outcome = *mut c_char;
 
 unsafe extern "C" {
     pub(crate) fn te_free(message: *mut c_char);
-    pub(crate) fn te_store_new(
-        host: *const c_char,
-        port: u16,
-        listen_fd: c_int,
-        world_size: usize,
-        timeout_ms: i64,
-        out: *mut *mut Store,
-    ) -> Outcome;
-    pub(crate) fn te_store_delete(store: *mut Store);
-    pub(crate) fn te_gloo_new(
-        store: *mut Store,
-        rank: c_int,
-        world_size: c_int,
-        host: *const c_char,
-        timeout_ms: i64,
-        out: *mut *mut Group,
-    ) -> Outcome;
+    pub(crate) fn te_bytes_append(bytes: *mut c_void, data: *const u8, len: usize);
+    pub(crate) fn te_gloo_new(options: *const GroupOptions, out: *mut *mut Group) -> Outcome;
     pub(crate) fn te_gloo_delete(group: *mut Group);
     pub(crate) fn te_gloo_all_reduce_sum(group: *mut Group, tensor: *mut c_void) -> Outcome;
     pub(crate) fn te_gloo_all_to_all_v(

@@ -1,92 +1,20 @@
-//! c10d's TCP store and Gloo process group: how processes on CPUs meet and add up. Network I/O; no decisions.
+//! c10d's Gloo process group: how processes on CPUs meet and add up. Network I/O; no decisions.
 //!
 //! Guarantees: no call waits for longer than the group's timeout without progress; a peer that closed its sockets
 //! (its process died) is an error at once. Assumptions: all ranks call the same collectives in the same order with
 //! matching sizes. Caveats: Gloo has no abort, so after an error the group can only be dropped and made anew.
 
 use std::cell::RefCell;
-use std::ffi::CString;
-use std::net::{TcpListener, ToSocketAddrs};
-use std::os::fd::IntoRawFd;
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::net::ToSocketAddrs;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, ffi};
-
-/// The key-value store over which the ranks of a group find each other. One process serves it, all connect.
-#[derive(Debug)]
-pub struct TcpStore {
-    raw: NonNull<ffi::Store>,
-    port: u16,
-    world_size: usize,
-}
-
-// SAFETY: the store may be used and dropped by any thread (c10d locks each operation); it is not `Sync`, since the
-// count of groups beside it is not locked.
-unsafe impl Send for TcpStore {}
-
-impl TcpStore {
-    /// Serves a store on `host`:`port` (0: any free port) for `world_size` ranks and connects to it. Listens on that
-    /// address alone. Returns at once; the ranks meet in [`Gloo::connect`]. The server ends when this value and every
-    /// group made over it are dropped. Errors: [`Error::Rendezvous`] when the address cannot be bound.
-    pub fn serve(host: &str, port: u16, world_size: usize, timeout: Duration) -> Result<Self, Error> {
-        const OPERATION: &str = "serve the store";
-        let failed = |error: std::io::Error| Error::Rendezvous {
-            operation: OPERATION,
-            message: format!("{host}:{port}: {error}"),
-        };
-        // Bound here and not by c10d, which would listen on every interface of the machine.
-        let listener = TcpListener::bind((host, port)).map_err(failed)?;
-        let port = listener.local_addr().map_err(failed)?.port();
-        Self::open(OPERATION, (host, port), Some(listener), world_size, timeout)
-    }
-
-    /// Connects to the store that another process serves on `host`:`port`, trying again until `timeout`.
-    pub fn connect(host: &str, port: u16, world_size: usize, timeout: Duration) -> Result<Self, Error> {
-        Self::open("connect to the store", (host, port), None, world_size, timeout)
-    }
-
-    /// The port that the store is served on.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn open(
-        operation: &'static str,
-        (host, port): (&str, u16),
-        listener: Option<TcpListener>,
-        world_size: usize,
-        timeout: Duration,
-    ) -> Result<Self, Error> {
-        let host_c = c_host(operation, host)?;
-        let timeout_ms = milliseconds(operation, timeout)?;
-        c_count(operation, "world_size", world_size)?;
-        let listen_fd = listener.map_or(-1, IntoRawFd::into_raw_fd);
-        let mut raw = ptr::null_mut();
-        // SAFETY: the string lives over the call, `raw` takes the result, the descriptor is ours to give away.
-        let outcome = unsafe {
-            ffi::te_store_new(host_c.as_ptr(), port, listen_fd, world_size, timeout_ms, &raw mut raw)
-        };
-        ffi::check(outcome).map_err(|message| Error::Rendezvous {
-            operation,
-            message: format!("{host}:{port}: {message}"),
-        })?;
-        let raw = NonNull::new(raw).ok_or_else(|| Error::Rendezvous {
-            operation,
-            message: "the store was not made, for no stated reason".to_owned(),
-        })?;
-        Ok(Self { raw, port, world_size })
-    }
-}
-
-impl Drop for TcpStore {
-    fn drop(&mut self) {
-        // SAFETY: made by `te_store_new`, deleted once; groups hold their own reference to what is inside.
-        unsafe { ffi::te_store_delete(self.raw.as_ptr()) };
-    }
-}
+use crate::store::{Link, TcpStore};
+use crate::{Error, c_count, ffi, milliseconds};
 
 /// One process group. All tensors are CPU, contiguous and one-dimensional; counts are in elements.
 #[derive(Debug)]
@@ -96,6 +24,9 @@ pub struct Gloo {
     world_size: usize,
     /// The first failure; the ranks no longer agree on what comes next after one.
     failure: RefCell<Option<String>>,
+    /// Read through a pointer by the group's C++ side, so it must live as long as `raw`; also keeps the server up for
+    /// ranks that are still meeting when this one is done.
+    _keys: Box<Keys>,
 }
 
 // SAFETY: a process group has no thread of its own choosing: one thread at a time may call it, and it is not `Sync`.
@@ -128,14 +59,22 @@ impl Gloo {
             message: format!("interface_host {interface_host}: {error}"),
         })?;
         let host_c = c_host(OPERATION, interface_host)?;
-        let timeout_ms = milliseconds(OPERATION, timeout)?;
         let (rank_c, size_c) =
             (c_count(OPERATION, "rank + 1", rank + 1)? - 1, c_count(OPERATION, "world_size", world_size)?);
-        let mut raw = ptr::null_mut();
-        // SAFETY: the store is alive and borrowed, the string lives over the call, `raw` takes the result.
-        let outcome = unsafe {
-            ffi::te_gloo_new(store.raw.as_ptr(), rank_c, size_c, host_c.as_ptr(), timeout_ms, &raw mut raw)
+        let keys = Box::new(Keys { link: Arc::clone(&store.link), prefix: store.next_group() });
+        let options = ffi::GroupOptions {
+            context: (&raw const *keys).cast(),
+            set: store_set,
+            get: store_get,
+            rank: rank_c,
+            world_size: size_c,
+            timeout_ms: milliseconds(OPERATION, timeout)?,
+            host: host_c.as_ptr(),
         };
+        let mut raw = ptr::null_mut();
+        // SAFETY: the strings and the options live over the call; the context is the `Keys` behind the box, which
+        // `_keys` keeps alive for longer than the group; `raw` takes the result.
+        let outcome = unsafe { ffi::te_gloo_new(&raw const options, &raw mut raw) };
         ffi::check(outcome).map_err(|message| Error::Rendezvous {
             operation: OPERATION,
             message: format!("rank {rank} of {world_size} on {interface_host}: {message}"),
@@ -144,7 +83,7 @@ impl Gloo {
             operation: OPERATION,
             message: "the group was not made, for no stated reason".to_owned(),
         })?;
-        Ok(Self { raw, rank, world_size, failure: RefCell::new(None) })
+        Ok(Self { raw, rank, world_size, failure: RefCell::new(None), _keys: keys })
     }
 
     /// This process's position, below [`Gloo::world_size`].
@@ -327,6 +266,63 @@ impl Drop for Gloo {
     }
 }
 
+/// The store as one group sees it: keys of its own.
+#[derive(Debug)]
+struct Keys {
+    link: Arc<Link>,
+    prefix: String,
+}
+
+/// Calls `body` with the store and the full key; writes what it gives, or the error's text, to `out`.
+///
+/// # Safety
+/// `context` must point to a live [`Keys`], `key` to `key_len` bytes, `out` to the C++ side's byte buffer.
+unsafe fn answer(
+    context: *const c_void,
+    (key, key_len): (*const c_char, usize),
+    out: *mut c_void,
+    body: impl FnOnce(&Link, &[u8]) -> std::io::Result<Vec<u8>>,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    let (keys, key) =
+        unsafe { (&*context.cast::<Keys>(), std::slice::from_raw_parts(key.cast::<u8>(), key_len)) };
+    let (status, bytes) = match body(&keys.link, &[keys.prefix.as_bytes(), key].concat()) {
+        Ok(value) => (0, value),
+        Err(error) => (1, error.to_string().into_bytes()),
+    };
+    // SAFETY: `out` is the C++ side's buffer by the caller's promise; the bytes are copied.
+    unsafe { ffi::te_bytes_append(out, bytes.as_ptr(), bytes.len()) };
+    status
+}
+
+unsafe extern "C" fn store_set(
+    context: *const c_void,
+    key: *const c_char,
+    key_len: usize,
+    value: *const u8,
+    value_len: usize,
+    out: *mut c_void,
+) -> c_int {
+    // SAFETY: the C++ side passes on the context it was given, and pointers that live over the call; an empty value
+    // may come without an address.
+    unsafe {
+        let value = if value_len == 0 { &[] } else { std::slice::from_raw_parts(value, value_len) };
+        answer(context, (key, key_len), out, |link, key| link.set(key, value).map(|()| Vec::new()))
+    }
+}
+
+unsafe extern "C" fn store_get(
+    context: *const c_void,
+    key: *const c_char,
+    key_len: usize,
+    timeout_ms: i64,
+    out: *mut c_void,
+) -> c_int {
+    let timeout = Duration::from_millis(timeout_ms.max(0) as u64);
+    // SAFETY: as in `store_set`.
+    unsafe { answer(context, (key, key_len), out, |link, key| link.get(key, timeout)) }
+}
+
 /// The number of elements, after making sure that Gloo may read and write the tensor's bytes as one run.
 fn vector(operation: &'static str, name: &str, tensor: &Tensor) -> Result<usize, Error> {
     let refuse = |what: String| Err(Error::argument(operation, format!("{name} {what}")));
@@ -366,20 +362,4 @@ fn disjoint_and_alike(operation: &'static str, send: &Tensor, recv: &Tensor) -> 
 fn c_host(operation: &'static str, host: &str) -> Result<CString, Error> {
     CString::new(host)
         .map_err(|_| Error::argument(operation, format!("host {host:?} contains a NUL character")))
-}
-
-fn c_count(operation: &'static str, name: &str, value: usize) -> Result<i32, Error> {
-    i32::try_from(value)
-        .ok()
-        .filter(|&value| value > 0)
-        .ok_or_else(|| Error::argument(operation, format!("{name} is {value}; allowed: 1 to {}", i32::MAX)))
-}
-
-fn milliseconds(operation: &'static str, timeout: Duration) -> Result<i64, Error> {
-    // A day is longer than any step; c10d takes 0 for "for ever".
-    let millis = timeout.as_millis();
-    if millis == 0 || millis > 86_400_000 {
-        return Err(Error::argument(operation, format!("the timeout is {timeout:?}; allowed: 1 ms to 24 h")));
-    }
-    Ok(millis as i64)
 }

@@ -8,11 +8,14 @@
 mod ffi;
 mod flat;
 mod gloo;
+mod store;
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 pub use flat::{ALIGNMENT_BYTES, Element, FlatParameters, Slot};
-pub use gloo::{Gloo, TcpStore};
+pub use gloo::Gloo;
+pub use store::TcpStore;
 
 /// What can go wrong here. `operation` is the called function's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,4 +103,21 @@ pub fn torch_version() -> &'static str {
     // SAFETY: returns a string literal of the C++ file, valid for the life of the process.
     let version = unsafe { CStr::from_ptr(ffi::te_torch_version()) };
     version.to_str().unwrap_or("unknown")
+}
+
+/// A number from 1 to what C takes.
+pub(crate) fn c_count(operation: &'static str, name: &str, value: usize) -> Result<i32, Error> {
+    i32::try_from(value)
+        .ok()
+        .filter(|&value| value > 0)
+        .ok_or_else(|| Error::argument(operation, format!("{name} is {value}; allowed: 1 to {}", i32::MAX)))
+}
+
+pub(crate) fn milliseconds(operation: &'static str, timeout: Duration) -> Result<i64, Error> {
+    // A day is longer than any step; c10d takes 0 for "for ever".
+    let millis = timeout.as_millis();
+    if millis == 0 || millis > 86_400_000 {
+        return Err(Error::argument(operation, format!("the timeout is {timeout:?}; allowed: 1 ms to 24 h")));
+    }
+    Ok(millis as i64)
 }
