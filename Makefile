@@ -9,11 +9,6 @@ JOB ?= manifests/examples/quickstart-local.yaml
 ARGS ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-# Programs find libtorch by a path relative to target/; with another target folder they need to be told.
-ifdef CARGO_TARGET_DIR
-export LD_LIBRARY_PATH := $(CURDIR)/.cache/libtorch/lib$(if $(LD_LIBRARY_PATH),:$(LD_LIBRARY_PATH))
-endif
-
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
 		printf '  make %-7s %s\n' "$$target" "$$text"; done
