@@ -154,7 +154,9 @@ impl KafkaConnection {
     {
         self.validate()?;
         T::from_config_and_context(config, context).map_err(|error| match error {
-            KafkaError::ClientConfig(_, reason, property, value) => Error::Property { property, value, reason },
+            KafkaError::ClientConfig(_, reason, property, value) => {
+                Error::Property { property, value, reason }
+            }
             other => Error::Client { what: "make a Kafka client".to_owned(), reason: other.to_string() },
         })
     }
@@ -273,7 +275,10 @@ mod tests {
         let mut connection = KafkaConnection::new("localhost:9092");
         connection.properties.insert("no.such.property".to_owned(), "1".to_owned());
         let error = connection.check(Duration::from_millis(1)).unwrap_err();
-        assert!(matches!(&error, Error::Property { property, .. } if property == "no.such.property"), "{error}");
+        assert!(
+            matches!(&error, Error::Property { property, .. } if property == "no.such.property"),
+            "{error}"
+        );
     }
 
     #[test]

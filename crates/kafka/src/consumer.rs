@@ -235,7 +235,9 @@ impl State {
                 self.outage_since = None;
                 self.pending.push_back(Event::End { partition: partition.cast_unsigned() });
             }
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => self.on_out_of_range(consumer),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.on_out_of_range(consumer)
+            }
             KafkaError::MessageConsumption(
                 // The unused group's coordinator; nothing depends on it.
                 RDKafkaErrorCode::GroupAuthorizationFailed

@@ -152,10 +152,11 @@ pub(crate) fn partition_count(
             Some(code) => Err(KafkaError::MetadataFetch(code.into())),
         }
     });
-    let metadata = metadata.map_err(|error| match Error::from_client("look up the topic", topic, &error) {
-        Error::Client { .. } => connection.unanswered("look up the topic", deadline, &error, client),
-        named => named,
-    })?;
+    let metadata =
+        metadata.map_err(|error| match Error::from_client("look up the topic", topic, &error) {
+            Error::Client { .. } => connection.unanswered("look up the topic", deadline, &error, client),
+            named => named,
+        })?;
     match metadata.topics().first().map(|found| found.partitions().len()) {
         None | Some(0) => Err(Error::TopicMissing { topic: topic.to_owned() }),
         Some(partitions) => Ok(partitions as u32),

@@ -52,7 +52,8 @@ impl Schedule {
     pub fn set_rate(&mut self, samples_per_second: f64, now_seconds: f64) {
         self.base = self.due(now_seconds);
         self.samples_per_second = samples_per_second;
-        self.anchor_seconds = now_seconds + if samples_per_second > 0.0 { 1.0 / samples_per_second } else { 0.0 };
+        self.anchor_seconds =
+            now_seconds + if samples_per_second > 0.0 { 1.0 / samples_per_second } else { 0.0 };
     }
 
     /// Moves the schedule where more than [`CATCH_UP_SECONDS`] are due and unsent.

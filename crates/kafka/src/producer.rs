@@ -251,7 +251,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Each stream continues at its partitions' ends; all that is still stored counts as needed until a checkpoint says
 /// otherwise.
-fn find_ends(connection: &KafkaConnection, streams: &[DeviceStream], deadline: Duration) -> Result<Vec<Cursor>> {
+fn find_ends(
+    connection: &KafkaConnection,
+    streams: &[DeviceStream],
+    deadline: Duration,
+) -> Result<Vec<Cursor>> {
     let mut cursors = Vec::with_capacity(streams.len());
     let mut watcher: Option<OffsetWatcher> = None;
     for stream in streams {

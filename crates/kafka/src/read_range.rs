@@ -56,7 +56,9 @@ impl RangeReader {
         }
         let read = self.fetch(topic, partition, first, count, deadline)?;
         let found = range(&read, first, count).map(<[_]>::to_vec).ok_or_else(|| Error::Client {
-            what: format!("read {count} records of topic {topic:?}, partition {partition}, from offset {first}"),
+            what: format!(
+                "read {count} records of topic {topic:?}, partition {partition}, from offset {first}"
+            ),
             reason: format!(
                 "the broker has only {} of them there; records that retention deleted cannot be replayed",
                 read.len()
