@@ -1,1 +1,25 @@
-//! scadles-control
+//! The job brain: what is wrong with a job, what it means, what it will cost, and what to do next. Pure.
+//!
+//! | function | from → to |
+//! |---|---|
+//! | [`parse_job`] | text → `ScadlesJob`, or all mistakes of form |
+//! | [`validate()`] | `ScadlesJob` → [`ValidatedJob`], or all mistakes of meaning |
+//! | [`plan()`] | [`ValidatedJob`] and facts of the [`Body`] → [`Plan`]: topics, worker configurations, producer |
+//! | [`estimate()`] | [`Plan`] → what each batch rule would do; [`render()`] makes a table of it |
+//! | [`decide()`] | observation, state, time → actions, next state, reason |
+//!
+//! Nothing here touches a file, socket, process or clock: the two bodies (local runner, operator) do, and both use this
+//! crate unchanged.
+
+#![forbid(unsafe_code)]
+
+pub mod dataset;
+pub mod decide;
+pub mod mistake;
+pub mod rates;
+mod text;
+pub mod validate;
+
+pub use decide::decide;
+pub use mistake::{Mistake, Mistakes};
+pub use validate::{ValidatedJob, validate};

@@ -1,0 +1,154 @@
+//! From the job as written to the job as meant: every mistake found in one pass, every default filled in. No I/O.
+//!
+//! What comes out needs no second look: later code never sees the raw job, and [`crate::plan`] can only fail on facts of
+//! the machine.
+
+mod data;
+mod run;
+mod streams;
+mod training;
+
+use std::path::PathBuf;
+
+use scadles_api::{
+    ScadlesJob,
+    job::TopicManagement,
+    names,
+    worker::{
+        Completion, EvaluationConfig, Limits, ModelConfig, ProducerConfig, StreamConfig, TrainingConfig,
+    },
+};
+
+use crate::mistake::{Findings, Mistakes};
+
+/// Most devices of a job.
+pub const MOST_DEVICES: u32 = 1024;
+/// Largest batch of a device in one step.
+pub const LARGEST_BATCH: u32 = 16_384;
+/// Quickest stream, in samples per second.
+pub const HIGHEST_RATE: f64 = 1e6;
+
+/// A job without mistakes, every default filled in. What depends on the body (broker, folders) is left to the plan.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ValidatedJob {
+    /// Job name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Devices in the order of ranks.
+    pub devices: Vec<ValidatedDevice>,
+    /// `spec.kafka.bootstrapServers`; `None` asks for the embedded broker.
+    pub bootstrap_servers: Option<String>,
+    /// The devices' topics.
+    pub topics: ValidatedTopics,
+    /// Network.
+    pub model: ModelConfig,
+    /// Optimiser and aggregation.
+    pub training: TrainingConfig,
+    /// Batches and buffers.
+    pub stream: StreamConfig,
+    /// Simulated streams, rates drawn.
+    pub producer: Option<ProducerConfig>,
+    /// Saved state.
+    pub checkpoint: ValidatedCheckpoint,
+    /// Held-out evaluation.
+    pub evaluation: Option<EvaluationConfig>,
+    /// When the job is done.
+    pub completion: Completion,
+    /// Deadlines and patience.
+    pub limits: Limits,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatedDevice {
+    /// Name.
+    pub name: String,
+    /// Topic of its stream.
+    pub topic: String,
+}
+
+/// The devices' topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatedTopics {
+    /// Who makes them.
+    pub management: TopicManagement,
+    /// Partitions per device, if the job says.
+    pub partitions: Option<u32>,
+    /// Copies of each partition.
+    pub replication: u32,
+}
+
+/// Saved state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidatedCheckpoint {
+    /// Steps between checkpoints.
+    pub every_steps: u64,
+    /// Checkpoints kept.
+    pub keep: u32,
+    /// Folder, if the job says.
+    pub path: Option<PathBuf>,
+}
+
+/// Finds everything that is wrong with a job; or fills in what it leaves out.
+pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
+    let mut found = Findings::default();
+    let spec = &job.spec;
+    let (name, namespace) = head(&mut found, job);
+    let devices = streams::devices(&mut found, job, &namespace);
+    let count = devices.len();
+    let model = training::model(&mut found, &spec.model);
+    let producer_facts = spec.producer.as_ref().and_then(|it| crate::dataset::facts(it.dataset.name));
+    let training = training::training(&mut found, spec, producer_facts);
+    let stream = streams::stream(&mut found, spec, &model, producer_facts);
+    let data = data::Data { model: &model, seed: training.seed, devices: count };
+    let producer = spec.producer.as_ref().map(|given| data.producer(&mut found, given));
+    let evaluation = spec.evaluation.as_ref().map(|given| data.evaluation(&mut found, given, spec));
+    let validated = ValidatedJob {
+        name,
+        namespace,
+        devices,
+        bootstrap_servers: streams::bootstrap_servers(&mut found, spec.kafka.as_ref()),
+        topics: streams::topics(&mut found, spec.kafka.as_ref()),
+        model,
+        training,
+        stream,
+        producer,
+        checkpoint: run::checkpoint(&mut found, spec.checkpoint.as_ref()),
+        completion: run::completion(&mut found, &spec.completion, evaluation.as_ref()),
+        evaluation,
+        limits: run::limits(&mut found, spec.run_policy.as_ref()),
+    };
+    found.into_result(validated)
+}
+
+fn head(found: &mut Findings, job: &ScadlesJob) -> (String, String) {
+    if job.api_version != names::API_VERSION {
+        let problem = format!("the only version is {}", names::API_VERSION);
+        found.add("apiVersion", &job.api_version, problem, format!("write {}", names::API_VERSION));
+    }
+    if job.kind != names::KIND {
+        let problem = format!("the only kind is {}", names::KIND);
+        found.add("kind", &job.kind, problem, format!("write {}", names::KIND));
+    }
+    let namespace = job.metadata.namespace.clone().unwrap_or_else(|| names::DEFAULT_NAMESPACE.to_owned());
+    dns_label(found, "metadata.name", &job.metadata.name, names::MAX_JOB_NAME_BYTES);
+    dns_label(found, "metadata.namespace", &namespace, 63);
+    (job.metadata.name.clone(), namespace)
+}
+
+/// Names become parts of file names, topics and, in a cluster, host names.
+fn dns_label(found: &mut Findings, path: &str, name: &str, most: usize) {
+    if !names::is_dns_label(name, most) {
+        found.add(
+            path,
+            name,
+            format!("needs 1 to {most} of the characters a-z, 0-9 and -, no - at either end"),
+            format!("write for instance {}", crate::text::as_dns_label(name, most)),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
