@@ -199,7 +199,7 @@ impl PacedProducer {
         lock(&self.shared.failure).clone()
     }
 
-    /// Since when no broker has answered; records wait meanwhile.
+    /// Since when a broker has been away with no record confirmed since; records wait meanwhile.
     pub fn outage_since(&self) -> Option<Instant> {
         *lock(&self.shared.outage_since)
     }
@@ -429,7 +429,8 @@ impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, reason, "producer error");
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
+            // "All brokers are down" does not come while a bootstrap address was never tried again.
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => {
                 lock(&self.shared.outage_since).get_or_insert_with(Instant::now);
             }
             Some(code @ (RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Authentication)) => {
