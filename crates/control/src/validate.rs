@@ -20,6 +20,7 @@ use scadles_api::{
 };
 
 use crate::mistake::{Findings, Mistakes};
+pub(crate) use streams::is_host_and_port;
 
 /// Most devices of a job.
 pub const MOST_DEVICES: u32 = 1024;

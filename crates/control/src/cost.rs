@@ -1,0 +1,212 @@
+//! What a step costs, from documented constants: good for sizing and for comparing rules, not for promises. No I/O.
+
+use scadles_api::worker::{BatchBounds, BatchRule, ModelConfig, ModelName};
+
+/// Bytes of a parameter, gradient or momentum entry (f32).
+pub const BYTES_PER_PARAMETER: u64 = 4;
+/// T_min of `LineRate` (algorithms.md §1), in seconds.
+pub const SHORTEST_WINDOW_SECONDS: f64 = 0.25;
+/// Share of its time a device may be busy for a `LineRate` batch to settle; above it the batch runs into its bound.
+const HIGHEST_LOAD: f64 = 0.99;
+/// Bytes per second and rank that the exchange moves within one machine.
+const EXCHANGE_BYTES_PER_SECOND: f64 = 5e8;
+/// Seconds that an exchange takes however small it is, per rank beyond the first.
+const EXCHANGE_LATENCY_SECONDS: f64 = 5e-4;
+/// Pixels of the pictures for which [`default_seconds_per_sample`] is given.
+const REFERENCE_PIXELS: f64 = 1024.0;
+
+/// Number of trained numbers of a network, as the trainer builds it (its tests compare the two).
+pub fn parameter_count(model: &ModelConfig) -> u64 {
+    let [channels, height, width] = model.input_shape.map(u64::from);
+    let classes = u64::from(model.num_classes);
+    match model.name {
+        // Convolutions 3×3 to 16, 32 and 64 channels without bias, each with scale and shift; one linear layer.
+        ModelName::Cnn => {
+            let convolutions = 9 * (channels * 16 + 16 * 32 + 32 * 64);
+            convolutions + 2 * (16 + 32 + 64) + (64 * (height / 8) * (width / 8) + 1) * classes
+        }
+        ModelName::Mlp => (channels * height * width + 1) * 128 + (128 + 1) * 128 + (128 + 1) * classes,
+        // The stem follows the channels, the head the classes; the rest is fixed.
+        ModelName::ResNet18 => 11_166_976 + 64 * (9 * channels + 2) + 513 * classes,
+    }
+}
+
+/// Forward and backward of one sample on one core, in seconds: a rough figure of a present-day laptop, proportional to
+/// the pixels of a picture.
+pub fn default_seconds_per_sample(model: &ModelConfig) -> f64 {
+    let [_, height, width] = model.input_shape.map(f64::from);
+    let seconds = match model.name {
+        ModelName::Cnn => 8e-4,
+        ModelName::Mlp => 5e-5,
+        ModelName::ResNet18 => 8e-2,
+    };
+    seconds * (height * width / REFERENCE_PIXELS)
+}
+
+/// Bytes that one rank sends in a dense step: all-to-all of ranges and all-gather, 2(n−1)/n of the parameters.
+pub fn bytes_sent_per_step(parameters: u64, world_size: usize) -> u64 {
+    let ranks = world_size.max(1) as u64;
+    2 * (ranks - 1) * parameters * BYTES_PER_PARAMETER / ranks
+}
+
+/// Cost of a step on the machine at hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepCost {
+    /// Seconds of forward and backward per sample and device, with all devices at work.
+    pub seconds_per_sample: f64,
+    /// Seconds of exchange and update per step.
+    pub exchange_seconds: f64,
+}
+
+impl StepCost {
+    /// `seconds_per_sample` on one core and undisturbed; `None` takes the default of the model. Workers share the cores.
+    pub fn new(
+        model: &ModelConfig,
+        world_size: usize,
+        cores: u32,
+        seconds_per_sample: Option<f64>,
+    ) -> Self {
+        let alone = seconds_per_sample.unwrap_or_else(|| default_seconds_per_sample(model));
+        let crowding = (world_size as f64 / f64::from(cores.max(1))).max(1.0);
+        let bytes = bytes_sent_per_step(parameter_count(model), world_size) as f64;
+        let exchange = bytes / EXCHANGE_BYTES_PER_SECOND * crowding
+            + EXCHANGE_LATENCY_SECONDS * world_size.saturating_sub(1) as f64;
+        Self { seconds_per_sample: alone * crowding, exchange_seconds: exchange }
+    }
+}
+
+/// One device in a settled step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeviceStep {
+    /// b_i, mean over the steps.
+    pub local_batch: f64,
+    /// w_i = b_i/Σb.
+    pub aggregation_weight: f64,
+    /// Seconds of a step in which the device neither computes nor exchanges.
+    pub wait_seconds: f64,
+}
+
+/// A settled step of one batch rule at constant stream rates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SettledStep {
+    /// From one step to the next, in seconds.
+    pub step_seconds: f64,
+    /// Of all devices.
+    pub samples_per_second: f64,
+    /// Devices whose streams bring more than they train; with `Persistence` their buffers grow.
+    pub backlogged: usize,
+    /// In the order of ranks.
+    pub devices: Vec<DeviceStep>,
+}
+
+/// What a rule settles to for these rates (samples per second per device; at least one device).
+pub fn settle(rule: BatchRule, bounds: BatchBounds, rates: &[f64], cost: StepCost) -> SettledStep {
+    let most = f64::from(bounds.max);
+    let highest = rates.iter().copied().fold(0.0, f64::max);
+    let lowest = rates.iter().copied().fold(f64::INFINITY, f64::min);
+    let busy = |batch: f64| batch * cost.seconds_per_sample + cost.exchange_seconds;
+    let (step_seconds, batches): (f64, Vec<f64>) = match rule {
+        BatchRule::Fixed { size } => {
+            let size = f64::from(size);
+            ((size / lowest).max(busy(size)), vec![size; rates.len()])
+        }
+        BatchRule::StreamRate { window_seconds } => {
+            let batches: Vec<f64> = rates.iter().map(|rate| (rate * window_seconds).min(most)).collect();
+            (window_seconds.max(busy(batches.iter().copied().fold(0.0, f64::max))), batches)
+        }
+        BatchRule::LineRate => {
+            let window = line_rate_window(highest, most, cost);
+            (window, rates.iter().map(|rate| (rate * window).min(most)).collect())
+        }
+    };
+    let global: f64 = batches.iter().sum();
+    let tolerance = 1.001;
+    let backlogged = rates
+        .iter()
+        .zip(&batches)
+        .filter(|(rate, batch)| **rate * step_seconds > **batch * tolerance)
+        .count();
+    let devices = batches
+        .iter()
+        .map(|batch| DeviceStep {
+            local_batch: *batch,
+            aggregation_weight: batch / global,
+            wait_seconds: (step_seconds - busy(*batch)).max(0.0),
+        })
+        .collect();
+    SettledStep { step_seconds, samples_per_second: global / step_seconds, backlogged, devices }
+}
+
+/// T = max(T_min, a·b + exchange) with b = S·T for the quickest stream, or b at its bound.
+fn line_rate_window(highest_rate: f64, most: f64, cost: StepCost) -> f64 {
+    let load = highest_rate * cost.seconds_per_sample;
+    let bounded = most * cost.seconds_per_sample + cost.exchange_seconds;
+    let settled =
+        if load < HIGHEST_LOAD { (cost.exchange_seconds / (1.0 - load)).min(bounded) } else { bounded };
+    settled.max(SHORTEST_WINDOW_SECONDS)
+}
+
+#[cfg(test)]
+mod tests {
+    use scadles_api::worker::Normalization;
+
+    use super::*;
+
+    const BOUNDS: BatchBounds = BatchBounds { min: 8, max: 1024, max_skip: 4 };
+    const QUICK: StepCost = StepCost { seconds_per_sample: 1e-4, exchange_seconds: 0.01 };
+    const S1: [f64; 8] = [50.0, 38.0, 12.0, 36.0, 34.0, 13.0, 82.0, 40.0];
+
+    fn model(name: ModelName) -> ModelConfig {
+        ModelConfig { name, normalization: Normalization::Group, num_classes: 10, input_shape: [3, 32, 32] }
+    }
+
+    #[test]
+    fn parameter_counts_are_those_of_the_networks() {
+        assert_eq!(parameter_count(&model(ModelName::Cnn)), 33_946);
+        assert_eq!(parameter_count(&model(ModelName::Mlp)), 3072 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10);
+        assert_eq!(parameter_count(&model(ModelName::ResNet18)), 11_173_962);
+    }
+
+    #[test]
+    fn a_fixed_step_waits_for_the_slowest_stream() {
+        let step = settle(BatchRule::Fixed { size: 64 }, BOUNDS, &S1, QUICK);
+        assert!((step.step_seconds - 64.0 / 12.0).abs() < 1e-9);
+        assert!((step.samples_per_second - 8.0 * 12.0).abs() < 1e-9);
+        assert_eq!(step.backlogged, 7);
+    }
+
+    #[test]
+    fn a_stream_rate_step_trains_what_arrived_and_weighs_by_it() {
+        let step = settle(BatchRule::StreamRate { window_seconds: 1.0 }, BOUNDS, &S1, QUICK);
+        assert!((step.samples_per_second - S1.iter().sum::<f64>()).abs() < 1e-9);
+        assert_eq!(step.backlogged, 0);
+        let weights: f64 = step.devices.iter().map(|device| device.aggregation_weight).sum();
+        assert!((weights - 1.0).abs() < 1e-12);
+        assert!((step.devices[6].aggregation_weight - 82.0 / 305.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_line_rate_step_is_as_short_as_compute_and_exchange_allow() {
+        let quick = settle(BatchRule::LineRate, BOUNDS, &S1, QUICK);
+        assert!((quick.step_seconds - SHORTEST_WINDOW_SECONDS).abs() < 1e-12);
+        let slow = StepCost { seconds_per_sample: 0.5 / 82.0, exchange_seconds: 0.2 };
+        let settled = settle(BatchRule::LineRate, BOUNDS, &S1, slow);
+        assert!((settled.step_seconds - 0.4).abs() < 1e-9, "{settled:?}");
+        assert!((settled.samples_per_second - 305.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_line_rate_batch_saturates_where_a_device_cannot_keep_up() {
+        let overloaded = StepCost { seconds_per_sample: 1.2 / 82.0, exchange_seconds: 0.01 };
+        let step = settle(BatchRule::LineRate, BOUNDS, &S1, overloaded);
+        assert!((step.devices[6].local_batch - 1024.0).abs() < 1e-9);
+        assert!(step.backlogged >= 1);
+    }
+
+    #[test]
+    fn a_dense_step_sends_twice_the_parameters_but_for_the_own_share() {
+        assert_eq!(bytes_sent_per_step(1000, 1), 0);
+        assert_eq!(bytes_sent_per_step(1000, 2), 4000);
+        assert_eq!(bytes_sent_per_step(1000, 4), 6000);
+    }
+}
