@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <stdexcept>
 #include <string>
@@ -20,6 +21,7 @@
 
 struct te_gloo {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+  std::chrono::milliseconds timeout;
 };
 
 namespace {
@@ -112,6 +114,135 @@ class ForeignStore : public c10d::Store {
   te_gloo_options options_;
 };
 
+// Sends and receives between pairs of ranks, straight from and to the tensors' memory. Gloo's progress thread does
+// them side by side; between two ranks they keep their order.
+class Transfers {
+ public:
+  explicit Transfers(te_gloo& group) : group_(group) {}
+
+  void send(const at::Tensor& part, int rank) {
+    if (part.numel() > 0) {
+      std::vector<at::Tensor> tensors{part};
+      sends_.push_back(group_.group->send(tensors, rank, 0));
+    }
+  }
+
+  // Each rank begins with its right neighbour, so that not all send to rank 0 first.
+  void send_to_all(const at::Tensor& part) {
+    const int size = group_.group->getSize();
+    for (int step = 1; step < size; ++step) {
+      send(part, (group_.group->getRank() + step) % size);
+    }
+  }
+
+  void receive(const at::Tensor& part, int rank) {
+    c10::intrusive_ptr<c10d::Work> work;
+    if (part.numel() > 0) {
+      std::vector<at::Tensor> tensors{part};
+      work = group_.group->recv(tensors, rank, 0);
+    }
+    receives_.push_back(std::move(work));
+  }
+
+  // Waits for the oldest receive that was not waited for.
+  void wait_one_receive() {
+    auto work = std::move(receives_.front());
+    receives_.pop_front();
+    wait(work);
+  }
+
+  void wait_sends() {
+    for (; !sends_.empty(); sends_.pop_front()) {
+      wait(sends_.front());
+    }
+  }
+
+  void wait() {
+    while (!receives_.empty()) {
+      wait_one_receive();
+    }
+    wait_sends();
+  }
+
+ private:
+  void wait(const c10::intrusive_ptr<c10d::Work>& work) {
+    if (work && !work->wait(group_.timeout)) {
+      throw std::runtime_error("the transfer was aborted");
+    }
+  }
+
+  te_gloo& group_;
+  std::deque<c10::intrusive_ptr<c10d::Work>> sends_;
+  std::deque<c10::intrusive_ptr<c10d::Work>> receives_;
+};
+
+// The sum over all ranks, each element added as ((rank 0 + rank 1) + rank 2) + …, whatever the number of elements:
+// every rank receives all contributions to its own range, adds them, and sends the sum to all.
+class RankOrderedSum {
+ public:
+  RankOrderedSum(te_gloo& group, at::Tensor& tensor, at::Tensor& scratch)
+      : group_(group), tensor_(tensor), scratch_(scratch), own_(group.group->getRank()), size_(group.group->getSize()) {}
+
+  void run() {
+    at::NoGradGuard no_grad;
+    reduce();
+    Transfers transfers(group_);
+    for (int rank = 0; rank < size_; ++rank) {
+      if (rank != own_) {
+        transfers.receive(range(rank), rank);
+      }
+    }
+    transfers.send_to_all(range(own_));
+    transfers.wait();
+  }
+
+ private:
+  // The part of the tensor that this rank adds up; all but the last of one length.
+  at::Tensor range(int rank) const {
+    const int64_t len = tensor_.numel();
+    const int64_t each = (len + size_ - 1) / size_;
+    const int64_t start = std::min(len, each * rank);
+    return tensor_.narrow(0, start, std::min(len - start, each));
+  }
+
+  void reduce() {
+    at::Tensor own = range(own_);
+    Transfers transfers(group_);
+    std::vector<at::Tensor> contributions;
+    int64_t start = 0;
+    for (int rank = 0; rank < size_; ++rank) {
+      if (rank == own_) {
+        contributions.push_back(own);
+        continue;
+      }
+      contributions.push_back(scratch_.narrow(0, start, own.numel()));
+      start += own.numel();
+      transfers.receive(contributions.back(), rank);
+    }
+    for (int step = 1; step < size_; ++step) {
+      const int rank = (own_ + step) % size_;
+      transfers.send(range(rank), rank);
+    }
+    // The partial sum lies where rank 0's contribution lies, except that the last addition writes to the tensor.
+    for (int rank = 0; rank < size_; ++rank) {
+      if (rank != own_) {
+        transfers.wait_one_receive();
+      }
+      if (rank > 0) {
+        at::Tensor target = rank + 1 == size_ ? own : contributions[0];
+        at::add_out(target, contributions[0], contributions[rank]);
+      }
+    }
+    transfers.wait_sends();
+  }
+
+  te_gloo& group_;
+  at::Tensor& tensor_;
+  at::Tensor& scratch_;
+  const int own_;
+  const int size_;
+};
+
 } // namespace
 
 extern "C" {
@@ -132,7 +263,7 @@ char* te_gloo_new(const te_gloo_options* options, te_gloo** out) {
     group->threads = 1;
     auto store = c10::make_intrusive<ForeignStore>(*options);
     *out = new te_gloo{
-        c10::make_intrusive<c10d::ProcessGroupGloo>(store, options->rank, options->world_size, group)};
+        c10::make_intrusive<c10d::ProcessGroupGloo>(store, options->rank, options->world_size, group), group->timeout};
   });
 }
 
@@ -156,8 +287,29 @@ char* te_gloo_all_to_all_v(te_gloo* group, void* send, const int64_t* send_count
   });
 }
 
-char* te_gloo_all_gather(te_gloo* group, void* send, void* recv) {
-  return guarded([&] { group->group->_allgather_base(tensor_of(recv), tensor_of(send))->wait(); });
+char* te_gloo_all_reduce_in_rank_order(te_gloo* group, void* tensor, void* scratch) {
+  return guarded([&] { RankOrderedSum(*group, tensor_of(tensor), tensor_of(scratch)).run(); });
+}
+
+char* te_gloo_all_gather_v(te_gloo* group, void* send, void* recv, const int64_t* recv_counts, size_t ranks) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::Tensor& target = tensor_of(recv);
+    const int own = group->group->getRank();
+    Transfers transfers(*group);
+    int64_t start = 0;
+    for (size_t rank = 0; rank < ranks; ++rank) {
+      at::Tensor part = target.narrow(0, start, recv_counts[rank]);
+      start += recv_counts[rank];
+      if (static_cast<int>(rank) == own) {
+        part.copy_(tensor_of(send));
+      } else {
+        transfers.receive(part, rank);
+      }
+    }
+    transfers.send_to_all(tensor_of(send));
+    transfers.wait();
+  });
 }
 
 char* te_gloo_broadcast(te_gloo* group, void* tensor, int root) {
@@ -177,7 +329,8 @@ char* te_adopt(void* parameter, void* value, void* gradient) {
   return guarded([&] {
     at::Tensor& target = tensor_of(parameter);
     target.set_data(tensor_of(value));
-    target.mutable_grad() = tensor_of(gradient);
+    // Not as a view: torch's optimizers refuse to detach one.
+    target.mutable_grad() = tensor_of(gradient).variable_data();
   });
 }
 

@@ -51,7 +51,18 @@ unsafe extern "C" {
         recv_counts: *const i64,
         ranks: usize,
     ) -> Outcome;
-    pub(crate) fn te_gloo_all_gather(group: *mut Group, send: *mut c_void, recv: *mut c_void) -> Outcome;
+    pub(crate) fn te_gloo_all_reduce_in_rank_order(
+        group: *mut Group,
+        tensor: *mut c_void,
+        scratch: *mut c_void,
+    ) -> Outcome;
+    pub(crate) fn te_gloo_all_gather_v(
+        group: *mut Group,
+        send: *mut c_void,
+        recv: *mut c_void,
+        recv_counts: *const i64,
+        ranks: usize,
+    ) -> Outcome;
     pub(crate) fn te_gloo_broadcast(group: *mut Group, tensor: *mut c_void, root: c_int) -> Outcome;
     pub(crate) fn te_gloo_barrier(group: *mut Group) -> Outcome;
     pub(crate) fn te_adopt(parameter: *mut c_void, value: *mut c_void, gradient: *mut c_void) -> Outcome;

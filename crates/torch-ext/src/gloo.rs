@@ -100,13 +100,7 @@ impl Gloo {
     /// addition. All ranks get the same bits; which bits depends on the number of ranks and the length.
     pub fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), Error> {
         const OPERATION: &str = "all_reduce_sum";
-        let len = vector(OPERATION, "tensor", tensor)?;
-        if !matches!(tensor.kind(), Kind::Float | Kind::Double) {
-            return Err(Error::argument(
-                OPERATION,
-                format!("tensor is {:?}; allowed: Float, Double", tensor.kind()),
-            ));
-        }
+        let len = summable(OPERATION, tensor)?;
         if len == 0 {
             return self.usable(OPERATION);
         }
@@ -114,6 +108,44 @@ impl Gloo {
         self.collective(OPERATION, || unsafe {
             ffi::te_gloo_all_reduce_sum(self.raw.as_ptr(), ffi::tensor(tensor))
         })
+    }
+
+    /// Replaces `tensor` (f32 or f64, the same length everywhere) by the sum over all ranks, each element added in
+    /// rank order, ((rank 0 + rank 1) + rank 2) + …: the bits of a plain loop, for any length and any cut of the
+    /// data. `scratch` is of the same kind, apart from `tensor`, and has [`Gloo::scratch_len`] elements or more; what
+    /// it holds afterwards is unspecified.
+    pub fn all_reduce_in_rank_order(&self, tensor: &mut Tensor, scratch: &mut Tensor) -> Result<(), Error> {
+        const OPERATION: &str = "all_reduce_in_rank_order";
+        let len = summable(OPERATION, tensor)?;
+        let scratch_len = vector(OPERATION, "scratch", scratch)?;
+        let needed = Self::scratch_len(len, self.world_size);
+        if scratch_len < needed {
+            return Err(Error::argument(
+                OPERATION,
+                format!(
+                    "scratch has {scratch_len} elements; {len} elements over {} ranks need {needed}",
+                    self.world_size
+                ),
+            ));
+        }
+        disjoint_and_alike(OPERATION, tensor, scratch)?;
+        if len == 0 || self.world_size == 1 {
+            return self.usable(OPERATION);
+        }
+        // SAFETY: group and tensors are alive, scratch is long enough, and the call returns after the last byte was
+        // read and written.
+        self.collective(OPERATION, || unsafe {
+            ffi::te_gloo_all_reduce_in_rank_order(
+                self.raw.as_ptr(),
+                ffi::tensor(tensor),
+                ffi::tensor(scratch),
+            )
+        })
+    }
+
+    /// Elements of scratch that [`Gloo::all_reduce_in_rank_order`] needs for `len` elements over `world_size` ranks.
+    pub fn scratch_len(len: usize, world_size: usize) -> usize {
+        len.div_ceil(world_size.max(1)) * world_size.saturating_sub(1)
     }
 
     /// Sends `send_counts[j]` elements of `send`, in order, to rank j, and receives `recv_counts[i]` from rank i into
@@ -169,13 +201,45 @@ impl Gloo {
                 ),
             ));
         }
-        disjoint_and_alike(OPERATION, send, recv)?;
-        if send_len == 0 {
-            return self.usable(OPERATION);
+        self.gather(OPERATION, send, recv, &vec![send_len as i64; self.world_size])
+    }
+
+    /// Collects `send` of every rank, in rank order, into `recv`: `recv_counts[i]` elements from rank i. Any kind;
+    /// counts may be zero and must be the same slice on every rank.
+    pub fn all_gather_v(&self, send: &Tensor, recv: &mut Tensor, recv_counts: &[i64]) -> Result<(), Error> {
+        const OPERATION: &str = "all_gather_v";
+        let send_len = vector(OPERATION, "send", send)?;
+        self.counts(OPERATION, "recv", recv, recv_counts)?;
+        if recv_counts[self.rank] != send_len as i64 {
+            return Err(Error::argument(
+                OPERATION,
+                format!(
+                    "recv_counts[{}] is {}, but send has {send_len} elements",
+                    self.rank, recv_counts[self.rank]
+                ),
+            ));
         }
-        // SAFETY: group and tensors are alive; the call returns after the last byte was read and written.
-        self.collective(OPERATION, || unsafe {
-            ffi::te_gloo_all_gather(self.raw.as_ptr(), ffi::tensor(send), ffi::tensor(recv))
+        self.gather(OPERATION, send, recv, recv_counts)
+    }
+
+    fn gather(
+        &self,
+        operation: &'static str,
+        send: &Tensor,
+        recv: &mut Tensor,
+        recv_counts: &[i64],
+    ) -> Result<(), Error> {
+        disjoint_and_alike(operation, send, recv)?;
+        // SAFETY: group and tensors are alive, the counts are `world_size` numbers that sum to the length of `recv`,
+        // and the call returns after the last byte was read and written.
+        self.collective(operation, || unsafe {
+            ffi::te_gloo_all_gather_v(
+                self.raw.as_ptr(),
+                ffi::tensor(send),
+                ffi::tensor(recv),
+                recv_counts.as_ptr(),
+                self.world_size,
+            )
         })
     }
 
@@ -339,6 +403,17 @@ fn vector(operation: &'static str, name: &str, tensor: &Tensor) -> Result<usize,
         return refuse("is not contiguous".to_owned());
     }
     Ok(tensor.numel())
+}
+
+fn summable(operation: &'static str, tensor: &Tensor) -> Result<usize, Error> {
+    let len = vector(operation, "tensor", tensor)?;
+    if !matches!(tensor.kind(), Kind::Float | Kind::Double) {
+        return Err(Error::argument(
+            operation,
+            format!("tensor is {:?}; allowed: Float, Double", tensor.kind()),
+        ));
+    }
+    Ok(len)
 }
 
 fn disjoint_and_alike(operation: &'static str, send: &Tensor, recv: &Tensor) -> Result<(), Error> {

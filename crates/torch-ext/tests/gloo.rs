@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{HOST, RankOrderedSum, Role};
+use common::{HOST, Role};
 use tch::{Device, Kind, Tensor};
 use torch_ext::{Element, Error, Gloo, TcpStore};
 
@@ -31,10 +31,14 @@ fn sequential_sum<T: Element>(world_size: usize, len: usize) -> Tensor {
 }
 
 fn rank_ordered_sum_is_sequential<T: Element>(world_size: usize) {
-    for len in [world_size, 64 * world_size, 10_007 * world_size] {
+    for len in [0, 1, 3, 64, 10_007, 40_000] {
         let sums = common::threads(world_size, TIMEOUT, |group| {
             let mut tensor = common::random::<T>(group.rank() as u64, len);
-            RankOrderedSum::new(len, world_size, T::KIND).apply(group, &mut tensor).unwrap();
+            let mut composed = tensor.copy();
+            let mut scratch = common::scratch(len, world_size, T::KIND);
+            group.all_reduce_in_rank_order(&mut tensor, &mut scratch).unwrap();
+            common::composed_rank_ordered_sum(group, &mut composed).unwrap();
+            assert_eq!(bits(&composed), bits(&tensor));
             bits(&tensor)
         });
         let expected = bits(&sequential_sum::<T>(world_size, len));
@@ -66,7 +70,8 @@ fn a_rank_ordered_sum_has_the_same_bits_in_processes() {
         }
         Role::Rank(group) => {
             let mut tensor = common::random::<f32>(group.rank() as u64, LEN);
-            RankOrderedSum::new(LEN, 4, Kind::Float).apply(&group, &mut tensor).unwrap();
+            let mut scratch = common::scratch(LEN, 4, Kind::Float);
+            group.all_reduce_in_rank_order(&mut tensor, &mut scratch).unwrap();
             assert_eq!(bits(&tensor), bits(&sequential_sum::<f32>(4, LEN)));
         }
     }
@@ -290,10 +295,10 @@ fn memory_does_not_grow_over_a_thousand_collectives() {
         }
         Role::Rank(group) => {
             let mut tensor = zeros(20_000, Kind::Float);
-            let mut sum = RankOrderedSum::new(20_000, 2, Kind::Float);
+            let mut scratch = common::scratch(20_000, 2, Kind::Float);
             let mut round = || {
                 group.all_reduce_sum(&mut tensor).unwrap();
-                sum.apply(&group, &mut tensor).unwrap();
+                group.all_reduce_in_rank_order(&mut tensor, &mut scratch).unwrap();
                 group.barrier().unwrap();
             };
             (0..100).for_each(|_| round());

@@ -139,31 +139,25 @@ pub fn random<T: Element>(seed: u64, len: usize) -> Tensor {
     Tensor::from_slice(&numbers).to_kind(T::KIND)
 }
 
-/// A sum over all ranks, added in rank order: ranges to their owners, the owner adds rank 0, 1, …, all gather.
-pub struct RankOrderedSum {
-    range: i64,
-    received: Tensor,
-    sum: Tensor,
+/// The rank-ordered sum put together from the collectives of any engine: ranges to their owners, the owner adds
+/// rank 0, 1, …, all gather.
+pub fn composed_rank_ordered_sum(group: &Gloo, tensor: &mut Tensor) -> Result<(), torch_ext::Error> {
+    let (len, ranks) = (tensor.numel(), group.world_size());
+    let each = len.div_ceil(ranks);
+    let counts: Vec<i64> = (0..ranks).map(|rank| (len - len.min(each * rank)).min(each) as i64).collect();
+    let own = counts[group.rank()];
+    let mut received = Tensor::zeros([own * ranks as i64], (tensor.kind(), tch::Device::Cpu));
+    group.all_to_all_v(tensor, &counts, &mut received, &vec![own; ranks])?;
+    let mut sum = received.narrow(0, 0, own).copy();
+    for rank in 1..ranks {
+        let _ = sum.g_add_(&received.narrow(0, rank as i64 * own, own));
+    }
+    group.all_gather_v(&sum, tensor, &counts)
 }
 
-impl RankOrderedSum {
-    /// For tensors of `len` elements, a multiple of the number of ranks.
-    pub fn new(len: usize, world_size: usize, kind: Kind) -> Self {
-        assert_eq!(len % world_size, 0);
-        let empty = |len: usize| Tensor::zeros([len as i64], (kind, tch::Device::Cpu));
-        Self { range: (len / world_size) as i64, received: empty(len), sum: empty(len / world_size) }
-    }
-
-    pub fn apply(&mut self, group: &Gloo, tensor: &mut Tensor) -> Result<(), torch_ext::Error> {
-        let counts = vec![self.range; group.world_size()];
-        group.all_to_all_v(tensor, &counts, &mut self.received, &counts)?;
-        let part = |rank: usize| self.received.narrow(0, rank as i64 * self.range, self.range);
-        self.sum.copy_(&part(0));
-        for rank in 1..group.world_size() {
-            let _ = self.sum.g_add_(&part(rank));
-        }
-        group.all_gather_equal(&self.sum, tensor)
-    }
+/// Scratch for [`Gloo::all_reduce_in_rank_order`].
+pub fn scratch(len: usize, world_size: usize, kind: Kind) -> Tensor {
+    Tensor::zeros([Gloo::scratch_len(len, world_size) as i64], (kind, tch::Device::Cpu))
 }
 
 /// The resident memory of this process in bytes.
