@@ -7,6 +7,8 @@
 //! All ranks stop at the same step and for the same reason; Σb = 0 moves no counter; [`GlobalState`] advances only by
 //! [`StepAgreement::next`], and only when the step has been applied.
 
+use scadles_api::ExitCode;
+pub use scadles_api::worker::Completion;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchRule, SHORTEST_WINDOW_SECONDS};
@@ -38,21 +40,6 @@ pub struct AgreeSettings {
     pub evaluate_every_steps: u64,
 }
 
-/// When the job is complete.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub enum Completion {
-    /// After so many steps.
-    MaxSteps(u64),
-    /// At the first step with at least so many samples.
-    MaxSamples(u64),
-    /// At the first step with at least so many epochs of samples.
-    MaxEpochs(f64),
-    /// When an evaluation reaches this Top-1 accuracy, in [0, 1].
-    TargetAccuracy(f64),
-    /// When every stream has ended and is trained.
-    StreamEnd,
-}
-
 /// What all ranks have in common between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct GlobalState {
@@ -71,14 +58,25 @@ pub struct GlobalState {
 pub enum StopReason {
     /// The ranks' parameters differ.
     Diverged,
-    /// A rank cannot go on; its own error says why.
-    Fault,
-    /// More records are undecodable than the job allows.
-    TooManyRejected,
+    /// A rank cannot go on (stream stalled, topic lost, disk full, too many records undecodable …); the code says why,
+    /// its last words say more.
+    Fault(ExitCode),
     /// A user or supervisor asked for it.
     Requested,
     /// The completion rule is fulfilled.
     Completed,
+}
+
+impl StopReason {
+    /// The exit code of every rank that stops for this reason.
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Diverged => ExitCode::Diverged,
+            Self::Fault(code) => code,
+            Self::Requested => ExitCode::Stopped,
+            Self::Completed => ExitCode::Completed,
+        }
+    }
 }
 
 /// What one rank says before a step.
@@ -108,8 +106,6 @@ pub struct StepReport {
     pub stop_requested: Option<StopReason>,
     /// This rank wants a checkpoint.
     pub checkpoint_requested: bool,
-    /// The stream has ended and every sample of it is trained or in this batch.
-    pub stream_ended: bool,
     /// The newest tuning this rank has received.
     pub tuning_generation: u64,
     /// Hash of the parameters after `step` steps, when it was time to compute it.
@@ -142,7 +138,7 @@ pub enum Action {
     Stop {
         /// Why.
         reason: StopReason,
-        /// Write a checkpoint first. Never after a divergence or a fault.
+        /// Write a checkpoint first: the ranks agree on the state, all said where their streams stand, and storage works.
         checkpoint: bool,
     },
 }
@@ -222,7 +218,8 @@ pub fn agree(
     let answer =
         |action, next| StepAgreement { action, window_seconds, next, evaluation: evaluation.clone() };
     if let Some(reason) = stop_reason(settings, state, &reports, evaluation.as_ref()) {
-        let checkpoint = !matches!(reason, StopReason::Diverged | StopReason::Fault);
+        let savable = !matches!(reason, StopReason::Diverged | StopReason::Fault(ExitCode::StorageFailed));
+        let checkpoint = savable && complete && reports.iter().all(|report| report.stream.is_some());
         return Ok(answer(Action::Stop { reason, checkpoint }, settled));
     }
     let global_batch: u64 = reports.iter().map(|report| report.local_batch).sum();
@@ -285,10 +282,6 @@ fn stop_reason(
         Completion::MaxEpochs(epochs) => settings.learning_rate.epoch(state.samples) >= epochs,
         Completion::TargetAccuracy(target) => {
             evaluation.and_then(EvaluationCounts::top_1).is_some_and(|accuracy| accuracy >= target)
-        }
-        Completion::StreamEnd => {
-            reports.len() == settings.world_size
-                && reports.iter().all(|report| report.stream_ended && report.local_batch == 0)
         }
     };
     complete.then_some(StopReason::Completed)

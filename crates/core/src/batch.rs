@@ -4,17 +4,22 @@
 //! [`agreed`](BatchClock::agreed) with what the group decided and [`step_finished`](BatchClock::step_finished) with what
 //! the step took. A batch that was ready once does not change until the group has agreed: b_i is final in the report.
 
-use serde::{Deserialize, Serialize};
+pub use scadles_api::worker::{BatchBounds, BatchRule};
 
 use crate::agree::{Action, StepAgreement};
 use crate::ewma::Ewma;
 
 /// T_min: the shortest window of `LineRate`, in seconds.
 pub const SHORTEST_WINDOW_SECONDS: f64 = 0.25;
-/// A device that takes part after `max_skip_steps` trains at least this many samples.
+/// A device that takes part after `max_skip` steps trains at least this many samples.
 pub const SMALLEST_FORCED_BATCH: u64 = 2;
-/// Share of the newest step in the mean of busy seconds and of seconds per sample.
-const STEP_GAIN: f64 = 0.2;
+/// Share of the newest step in the means of busy seconds and seconds per sample, in the long run. Small, so that T stays in
+/// its dead band under ± 20 % noise of compute.
+const STEP_GAIN: f64 = 0.05;
+/// At first the newest step counts 1 / (1 + steps / this), so that T finds its place before it is held still.
+const SETTLING_STEPS: f64 = 4.0;
+/// Busy seconds that leave the mean by more than this share are another load, not noise: the mean settles anew.
+const LOAD_CHANGE: f64 = 0.25;
 /// τ, the time in which `LineRate` works a backlog off: at least this, in seconds, and …
 const SHORTEST_DRAIN_SECONDS: f64 = 2.0;
 /// … at least this many windows.
@@ -25,34 +30,8 @@ const DRAIN_LOAD: f64 = 0.9;
 const STREAM_RATE_SLACK: f64 = 0.5;
 /// The same for `LineRate`, whose batches do not depend on when a window began.
 const LINE_RATE_SLACK: f64 = 0.1;
-
-/// When a step's window ends and how many samples a device takes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub enum BatchRule {
-    /// A batch of `size` on every device; the step waits for the slowest stream (conventional training).
-    Fixed {
-        /// Samples.
-        size: u64,
-    },
-    /// What arrived in one window of `window_seconds` (ScaDLES).
-    StreamRate {
-        /// Length of a window, in seconds.
-        window_seconds: f64,
-    },
-    /// What arrives while a step computes, plus a share of the backlog.
-    LineRate,
-}
-
-/// Limits of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BatchBounds {
-    /// b_min: a device with fewer samples sits the step out and keeps them.
-    pub min: u64,
-    /// b_max.
-    pub max: u64,
-    /// Steps in a row that a device may sit out before it takes part with what it has.
-    pub max_skip_steps: u32,
-}
+/// A quota so close below a whole sample is that sample.
+const ROUNDING: f64 = 1e-6;
 
 /// What a device knows of its stream at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,10 +81,12 @@ pub struct BatchClock {
     bounds: BatchBounds,
     window_seconds: f64,
     window_started: Option<f64>,
-    window_arrived: u64,
+    window_arrived: f64,
     quota: f64,
     pending: Option<u64>,
     skipped_steps: u32,
+    steps_settling: u64,
+    recent_busy: [Option<f64>; 3],
     busy: Ewma,
     seconds_per_sample: Ewma,
 }
@@ -122,10 +103,12 @@ impl BatchClock {
             bounds,
             window_seconds,
             window_started: None,
-            window_arrived: 0,
+            window_arrived: 0.0,
             quota: 0.0,
             pending: None,
             skipped_steps: 0,
+            steps_settling: 0,
+            recent_busy: [None; 3],
             busy: Ewma::default(),
             seconds_per_sample: Ewma::default(),
         }
@@ -137,6 +120,7 @@ impl BatchClock {
             return Readiness::Ready { local_batch };
         }
         if let BatchRule::Fixed { size } = self.rule {
+            let size = u64::from(size);
             if view.available < size {
                 return Readiness::NeedSamples { missing: size - view.available };
             }
@@ -144,7 +128,7 @@ impl BatchClock {
         }
         let Some(started) = self.window_started else {
             self.window_started = Some(now);
-            self.window_arrived = view.arrived_total;
+            self.window_arrived = view.arrived_total as f64;
             return Readiness::NotBefore(now + self.window_seconds);
         };
         let ends = started + self.window_seconds;
@@ -155,26 +139,28 @@ impl BatchClock {
             BatchRule::StreamRate { .. } => self.close_stream_rate_window(now, started, view),
             BatchRule::LineRate | BatchRule::Fixed { .. } => {
                 self.window_started = Some(next_start(now, ends, self.window_seconds * LINE_RATE_SLACK));
-                self.line_rate_batch(view).clamp(self.bounds.min, self.bounds.max.max(self.bounds.min))
+                self.line_rate_batch(view).max(u64::from(self.bounds.min))
             }
         };
-        let local_batch = self.sit_out(wanted.min(view.available).min(self.bounds.max));
+        let local_batch = self.sit_out(wanted.min(view.available).min(u64::from(self.bounds.max)));
         self.ready(local_batch)
     }
 
-    /// Closes the window that began at `started` and returns the quota in whole samples. The quota telescopes: it counts
-    /// end offsets from window end to window end, so that a late fetch or a skipped step loses nothing. A window that
-    /// closes too late is an overrun: it counts one window's worth, the rest is left to the stream policy.
+    /// Closes the window that began at `started` and returns the quota in whole samples: what arrived in one window's length.
+    /// The quota telescopes: it counts end offsets from window end to window end, so that a late fetch, a late look or a
+    /// skipped step loses nothing. After an overrun the next window begins now, and what arrived since the last one
+    /// ended is left to the stream policy.
     fn close_stream_rate_window(&mut self, now: f64, started: f64, view: &StreamView) -> u64 {
-        let arrived = view.arrived_total.saturating_sub(self.window_arrived) as f64;
-        self.window_arrived = view.arrived_total;
+        let arrived = (view.arrived_total as f64 - self.window_arrived).max(0.0);
         let ends = started + self.window_seconds;
+        let earned = arrived * self.window_seconds / (now - started);
         let next = next_start(now, ends, self.window_seconds * STREAM_RATE_SLACK);
-        let share = if next > ends { self.window_seconds / (now - started) } else { 1.0 };
+        self.window_arrived =
+            if next > ends { view.arrived_total as f64 } else { self.window_arrived + earned };
         self.window_started = Some(next);
         // What is neither here nor at the broker (rejected, dropped) cannot be trained by a later window.
-        self.quota = (self.quota + arrived * share).min(view.buffered as f64);
-        self.quota as u64
+        self.quota = (self.quota + earned).min(view.buffered as f64);
+        (self.quota + ROUNDING) as u64
     }
 
     /// round(S·T + Q·T/τ), the second term only as far as a·b ≤ 0.9·T while the device keeps up.
@@ -192,8 +178,9 @@ impl BatchClock {
     }
 
     fn sit_out(&self, local_batch: u64) -> u64 {
-        let may_skip = self.skipped_steps < self.bounds.max_skip_steps;
-        let least = if may_skip { self.bounds.min } else { SMALLEST_FORCED_BATCH.min(self.bounds.min) };
+        let may_skip = self.skipped_steps < self.bounds.max_skip;
+        let min = u64::from(self.bounds.min);
+        let least = if may_skip { min } else { SMALLEST_FORCED_BATCH.min(min) };
         if local_batch < least { 0 } else { local_batch }
     }
 
@@ -208,7 +195,7 @@ impl BatchClock {
             let local_batch = self.pending.take().unwrap_or(0);
             self.skipped_steps = if local_batch == 0 { self.skipped_steps + 1 } else { 0 };
             // Bounded, so that a stream above b_max per window does not earn batches for hours to come.
-            self.quota = (self.quota - local_batch as f64).clamp(0.0, self.bounds.max as f64);
+            self.quota = (self.quota - local_batch as f64).clamp(0.0, f64::from(self.bounds.max));
         }
         self.pending = None;
         if self.rule == BatchRule::LineRate {
@@ -218,9 +205,18 @@ impl BatchClock {
 
     /// Takes the measurements of a finished step in.
     pub fn step_finished(&mut self, timing: &StepTiming) {
-        self.busy.update(timing.busy_seconds, STEP_GAIN);
+        self.recent_busy = [self.recent_busy[1], self.recent_busy[2], Some(timing.busy_seconds)];
+        if let Some(usual) = median(self.recent_busy) {
+            let mean = self.busy.value().unwrap_or(usual);
+            if (usual - mean).abs() > LOAD_CHANGE * mean {
+                self.steps_settling = 0;
+            }
+            self.busy.update(usual, settling_gain(self.steps_settling));
+        }
+        let gain = settling_gain(self.steps_settling);
+        self.steps_settling += 1;
         if timing.local_batch > 0 {
-            self.seconds_per_sample.update(timing.compute_seconds / timing.local_batch as f64, STEP_GAIN);
+            self.seconds_per_sample.update(timing.compute_seconds / timing.local_batch as f64, gain);
         }
     }
 
@@ -243,6 +239,17 @@ impl BatchClock {
 /// The next window follows the schedule if the last one closed at most `slack` seconds late, or else begins now.
 fn next_start(now: f64, ends: f64, slack: f64) -> f64 {
     if now - ends <= slack { ends } else { now }
+}
+
+fn settling_gain(steps: u64) -> f64 {
+    STEP_GAIN.max(1.0 / (1.0 + steps as f64 / SETTLING_STEPS))
+}
+
+/// Median of the last three, the smaller of two; `None` for a single one: the first step warms up, and one hiccup is no load.
+fn median(recent: [Option<f64>; 3]) -> Option<f64> {
+    let [Some(second), Some(last)] = [recent[1], recent[2]] else { return None };
+    let (low, high) = (second.min(last), second.max(last));
+    Some(recent[0].map_or(low, |first| first.clamp(low, high)))
 }
 
 #[cfg(test)]

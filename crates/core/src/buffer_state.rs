@@ -1,7 +1,7 @@
 //! The word for a device's buffer: `Starved | Healthy | Backlogged | Overflowing | Unknown`, with hysteresis and a dwell
 //! time, so that it does not flicker. No I/O.
 
-use serde::{Deserialize, Serialize};
+pub use scadles_api::BufferState;
 
 /// A state other than the current one must last so long before it is said, in seconds.
 pub const DWELL_SECONDS: f64 = 5.0;
@@ -15,22 +15,6 @@ const OVERFLOW_ENTER_SHARE: f64 = 0.95;
 const OVERFLOW_LEAVE_SHARE: f64 = 0.8;
 /// A backlog below this is none: windows of slow streams hold only a few samples.
 const SMALLEST_BACKLOG_SAMPLES: f64 = 64.0;
-
-/// State of a device's buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub enum BufferState {
-    /// Not known yet.
-    #[default]
-    Unknown,
-    /// No sample has arrived for longer than allowed.
-    Starved,
-    /// Training keeps up.
-    Healthy,
-    /// Samples wait for several windows.
-    Backlogged,
-    /// A limit is nearly reached or samples are being lost.
-    Overflowing,
-}
 
 /// What the state follows from.
 #[derive(Debug, Clone, Copy, PartialEq)]

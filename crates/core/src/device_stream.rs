@@ -335,9 +335,13 @@ impl DeviceStream {
             dropped: seen.dropped,
             rejected: seen.rejected,
             lost: seen.lost,
-            gaps: seen.gaps,
             rolled_back: self.rolled_back,
         }
+    }
+
+    /// Offsets seen so far that hold no record (transaction markers): no part of the ledger.
+    pub fn gaps(&self) -> u64 {
+        self.queues.iter().map(|queue| queue.seen().gaps).sum()
     }
 
     /// Where a restart would begin.

@@ -1,16 +1,8 @@
 //! η_t, the learning rate of one step, from globally counted samples (algorithms §2). No I/O.
 
+pub use scadles_api::job::LearningRateScaling;
+use scadles_api::worker::TrainingConfig;
 use serde::{Deserialize, Serialize};
-
-/// How the learning rate follows the global batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum LearningRateScaling {
-    /// η_t = η.
-    None,
-    /// η_t = η · Σb / B, the paper's.
-    #[default]
-    Linear,
-}
 
 /// The job's learning-rate settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +22,18 @@ pub struct LearningRatePlan {
 }
 
 impl LearningRatePlan {
+    /// The plan of a job with `devices` devices.
+    pub fn of(training: &TrainingConfig, devices: usize) -> Self {
+        Self {
+            base_learning_rate: training.learning_rate,
+            scaling: training.learning_rate_scaling,
+            base_global_batch: u64::from(training.base_batch_size) * devices as u64,
+            epoch_samples: training.epoch_samples,
+            milestone_epochs: training.milestone_epochs.clone(),
+            gamma: training.gamma,
+        }
+    }
+
     /// η_t for a step of `global_batch` samples that begins after `samples` have been trained by all devices together.
     pub fn scaled_learning_rate(&self, samples: u64, global_batch: u64) -> f64 {
         let epoch = self.epoch(samples);

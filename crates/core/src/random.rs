@@ -120,8 +120,9 @@ mod tests {
         assert_eq!(images, PINNED_PERMUTATION);
     }
 
-    const PINNED_WORDS: [u64; 3] = [0, 0, 0];
-    const PINNED_PERMUTATION: [u64; 10] = [0; 10];
+    const PINNED_WORDS: [u64; 3] =
+        [6_508_596_784_743_280_115, 17_893_673_160_414_006_014, 8_438_080_830_296_065_651];
+    const PINNED_PERMUTATION: [u64; 10] = [2, 1, 0, 6, 4, 9, 7, 8, 5, 3];
 
     #[test]
     fn unit_numbers_fill_the_interval_evenly() {

@@ -1,26 +1,18 @@
 //! Which element of a data set a simulated device sends as its k-th record: a pure function with random access, so that
 //! a producer can restart anywhere and a replay can regenerate any record (algorithms §3, §6). No I/O.
 //!
+//! `Iid`: one shuffled pass after another over the whole data set, dealt out to the devices in turn, so that devices never
+//! hold the same element in one pass. `LabelSkew`: device d holds only the labels d·L … d·L + L − 1 (modulo their number), in
+//! shuffled passes of its own.
+//!
 //! The record of device d at offset o of partition p of P is its record number k = o·P + p.
 
-use serde::{Deserialize, Serialize};
+pub use scadles_api::worker::PartitionRule;
 
 use crate::random::{Permutation, RandomStream};
 
 /// Keeps these words apart from all others drawn from the job's seed.
 const STREAM: u64 = 0x5ced_0001;
-
-/// How the data set is split over the devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DataPartition {
-    /// One shuffled pass after another over the whole data set, dealt out to the devices in turn.
-    Iid,
-    /// Device d holds only the labels d·L … d·L + L − 1 (modulo the number of classes), in its own shuffled passes.
-    LabelSkew {
-        /// L.
-        labels_per_device: u32,
-    },
-}
 
 /// A schedule that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +58,7 @@ pub struct SampleSchedule {
 
 impl SampleSchedule {
     /// Plans the streams of `devices` devices over a data set whose element i has the label `labels[i]`.
-    pub fn new(seed: u64, partition: DataPartition, labels: &[u32], devices: usize) -> Result<Self, Error> {
+    pub fn new(seed: u64, partition: PartitionRule, labels: &[u32], devices: usize) -> Result<Self, Error> {
         if labels.is_empty() {
             return Err(Error::EmptyDataset);
         }
@@ -74,8 +66,8 @@ impl SampleSchedule {
             return Err(Error::NoDevices);
         }
         let elements = match partition {
-            DataPartition::Iid => Vec::new(),
-            DataPartition::LabelSkew { labels_per_device } => {
+            PartitionRule::Iid => Vec::new(),
+            PartitionRule::LabelSkew { labels_per_device } => {
                 split_by_label(labels, labels_per_device, devices)?
             }
         };

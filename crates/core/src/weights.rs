@@ -1,16 +1,6 @@
 //! Aggregation weights w_i = b_i / Σb, the weight that is applied once, in the loss (algorithms §2). No I/O.
 
-use serde::{Deserialize, Serialize};
-
-/// How the gradients of unequal batches are averaged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Aggregation {
-    /// w_i = loss mass of rank i / loss mass of all ranks: every sample counts the same (ScaDLES).
-    #[default]
-    Weighted,
-    /// w_i = 1 / n' over the n' ranks that take part: every device counts the same (conventional).
-    Uniform,
-}
+pub use scadles_api::job::Aggregation;
 
 /// What one rank brings into a step.
 #[derive(Debug, Clone, Copy, PartialEq)]

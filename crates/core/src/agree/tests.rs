@@ -1,1 +1,211 @@
+use proptest::prelude::*;
+
 use super::*;
+use crate::learning_rate::LearningRateScaling;
+
+fn settings(world_size: usize) -> AgreeSettings {
+    AgreeSettings {
+        world_size,
+        rule: BatchRule::LineRate,
+        aggregation: Aggregation::Weighted,
+        learning_rate: LearningRatePlan {
+            base_learning_rate: 0.1,
+            scaling: LearningRateScaling::Linear,
+            base_global_batch: 64 * world_size as u64,
+            epoch_samples: 50_000,
+            milestone_epochs: vec![1.0],
+            gamma: 0.2,
+        },
+        completion: Completion::MaxSamples(1_000),
+        checkpoint_every_steps: 5,
+        evaluate_every_steps: 0,
+    }
+}
+
+fn report(rank: usize, local_batch: u64) -> StepReport {
+    StepReport {
+        rank,
+        step: 0,
+        ready: true,
+        local_batch,
+        loss_mass: local_batch as f64,
+        busy_seconds: 0.1,
+        stream_rate: 100.0,
+        buffered: local_batch,
+        ranges: vec![BatchRange { partition: 0, first_offset: 7, count: local_batch }],
+        stream: Some(DeviceCheckpoint::starting_at(&[7])),
+        stop_requested: None,
+        checkpoint_requested: false,
+        tuning_generation: 0,
+        parameter_hash: None,
+        evaluation: None,
+    }
+}
+
+fn agreed(state: &GlobalState, reports: &[StepReport]) -> StepAgreement {
+    agree(&settings(reports.len()), state, reports).unwrap()
+}
+
+fn plan(agreement: &StepAgreement) -> &StepPlan {
+    match &agreement.action {
+        Action::Step(plan) => plan,
+        other => panic!("no step: {other:?}"),
+    }
+}
+
+#[test]
+fn a_step_weighs_by_samples_and_scales_the_rate_by_the_global_batch() {
+    let agreement = agreed(&GlobalState::default(), &[report(0, 96), report(1, 32), report(2, 0)]);
+    let plan = plan(&agreement);
+    assert_eq!(plan.aggregation_weights, [0.75, 0.25, 0.0]);
+    assert_eq!(plan.global_batch, 128);
+    assert!((plan.scaled_learning_rate - 0.1 * 128.0 / 192.0).abs() < 1e-15);
+    assert_eq!(
+        agreement.next,
+        GlobalState { step: 1, samples: 128, window_seconds: 0.25, tuning_generation: 0 }
+    );
+}
+
+#[test]
+fn without_any_sample_nothing_advances() {
+    let state = GlobalState { step: 0, samples: 40, window_seconds: 0.3, tuning_generation: 2 };
+    let agreement = agreed(&state, &[report(0, 0), report(1, 0)]);
+    assert_eq!(agreement.action, Action::Wait);
+    assert_eq!((agreement.next.step, agreement.next.samples), (0, 40));
+}
+
+#[test]
+fn one_rank_missing_or_not_ready_means_waiting() {
+    let mut reports = vec![report(0, 8), StepReport { ready: false, ..report(1, 8) }];
+    assert_eq!(agreed(&GlobalState::default(), &reports).action, Action::Wait);
+    reports.pop();
+    let alone = agree(&settings(2), &GlobalState::default(), &reports).unwrap();
+    assert_eq!(alone.action, Action::Wait);
+}
+
+#[test]
+fn a_stop_is_agreed_at_once_and_the_gravest_reason_wins() {
+    let mut reports =
+        vec![StepReport { ready: false, local_batch: 0, loss_mass: 0.0, ..report(0, 0) }, report(1, 8)];
+    reports[1].stop_requested = Some(StopReason::Requested);
+    let stop = |reports: &[StepReport]| agreed(&GlobalState::default(), reports).action;
+    assert_eq!(stop(&reports), Action::Stop { reason: StopReason::Requested, checkpoint: true });
+    reports[0].stop_requested = Some(StopReason::Fault(ExitCode::StreamStalled));
+    let stalled = StopReason::Fault(ExitCode::StreamStalled);
+    assert_eq!(stop(&reports), Action::Stop { reason: stalled, checkpoint: true });
+    reports[0].stop_requested = Some(StopReason::Fault(ExitCode::StorageFailed));
+    assert!(matches!(stop(&reports), Action::Stop { checkpoint: false, .. }));
+    let alone = agree(&settings(2), &GlobalState::default(), &reports[1..]).unwrap().action;
+    assert_eq!(alone, Action::Stop { reason: StopReason::Requested, checkpoint: false });
+}
+
+#[test]
+fn different_parameters_end_the_attempt_without_a_checkpoint() {
+    let hash = |rank, hash| StepReport { parameter_hash: hash, ..report(rank, 8) };
+    let decide = |a, b| agreed(&GlobalState::default(), &[hash(0, a), hash(1, b)]).action;
+    let diverged = Action::Stop { reason: StopReason::Diverged, checkpoint: false };
+    assert_eq!(decide(Some(1), Some(2)), diverged);
+    assert!(matches!(decide(Some(2), Some(2)), Action::Step(_)));
+    assert!(matches!(decide(Some(2), None), Action::Step(_)));
+}
+
+#[test]
+fn every_completion_rule_stops_all_ranks_at_one_step() {
+    let evaluation = |correct| {
+        let mut counts = EvaluationCounts::new(1, &[1]);
+        (0..10).for_each(|i| counts.observe(&[if i < correct { 1.0 } else { f32::NAN }], 0));
+        Some(counts)
+    };
+    let stops = |completion, state: GlobalState, correct| {
+        let settings = AgreeSettings { completion, ..settings(2) };
+        let report =
+            |rank| StepReport { step: state.step, evaluation: evaluation(correct), ..report(rank, 8) };
+        let action = agree(&settings, &state, &[report(0), report(1)]).unwrap().action;
+        action == Action::Stop { reason: StopReason::Completed, checkpoint: true }
+    };
+    let at = |step, samples| GlobalState { step, samples, ..GlobalState::default() };
+    assert!(!stops(Completion::MaxSteps(9), at(8, 0), 0) && stops(Completion::MaxSteps(9), at(9, 0), 0));
+    let samples = Completion::MaxSamples(1_000);
+    assert!(!stops(samples, at(1, 999), 0) && stops(samples, at(1, 1_001), 0));
+    let epochs = Completion::MaxEpochs(0.5);
+    assert!(!stops(epochs, at(1, 24_999), 0) && stops(epochs, at(1, 25_000), 0));
+    let target = Completion::TargetAccuracy(0.7);
+    assert!(!stops(target, at(1, 0), 6) && stops(target, at(1, 0), 7));
+}
+
+#[test]
+fn checkpoints_come_by_step_and_on_request() {
+    let checkpoints = |step, checkpoint_requested| {
+        let state = GlobalState { step, ..GlobalState::default() };
+        let report = |rank| StepReport { step, checkpoint_requested, ..report(rank, 8) };
+        plan(&agreed(&state, &[report(0), report(1)])).checkpoint
+    };
+    assert!(!checkpoints(3, false) && checkpoints(4, false) && checkpoints(9, false) && checkpoints(3, true));
+}
+
+#[test]
+fn the_window_follows_the_busiest_rank_beyond_its_dead_band() {
+    let window = |current: f64, busy: [f64; 2]| {
+        let state = GlobalState { window_seconds: current, ..GlobalState::default() };
+        let report = |rank: usize| StepReport { busy_seconds: busy[rank], ..report(rank, 8) };
+        agreed(&state, &[report(0), report(1)]).window_seconds
+    };
+    assert_eq!(window(0.0, [0.1, 0.05]), 0.25);
+    assert_eq!(window(0.25, [0.1, 0.4]), 0.4);
+    assert_eq!(window(0.4, [0.41, 0.3]), 0.4);
+    assert_eq!(window(0.4, [0.381, 0.3]), 0.4);
+    assert_eq!(window(0.4, [0.37, 0.3]), 0.37);
+}
+
+#[test]
+fn reports_that_break_the_protocol_are_refused() {
+    let decide = |reports: &[StepReport]| agree(&settings(2), &GlobalState::default(), reports).unwrap_err();
+    assert_eq!(decide(&[report(2, 1)]), Error::UnknownRank { rank: 2, world_size: 2 });
+    assert_eq!(decide(&[report(1, 1), report(1, 1)]), Error::DuplicateRank { rank: 1 });
+    let late = StepReport { step: 3, ..report(0, 1) };
+    assert_eq!(decide(&[late]), Error::WrongStep { rank: 0, step: 3, expected: 0 });
+    let massless = StepReport { loss_mass: f64::NAN, ..report(0, 1) };
+    assert!(matches!(decide(&[massless]), Error::LossMass { rank: 0, .. }));
+}
+
+#[test]
+fn reports_and_agreements_survive_the_wire_bit_for_bit() {
+    let sent = StepReport { busy_seconds: 0.1 + 0.2, loss_mass: 1.0 / 3.0, ..report(1, 8) };
+    let agreement = agreed(&GlobalState::default(), &[report(0, 7), sent.clone()]);
+    let received: StepReport = serde_json::from_str(&serde_json::to_string(&sent).unwrap()).unwrap();
+    assert_eq!(received, sent);
+    let received: StepAgreement = serde_json::from_str(&serde_json::to_string(&agreement).unwrap()).unwrap();
+    assert_eq!(received, agreement);
+}
+
+proptest! {
+    #[test]
+    fn weights_sum_to_one_and_the_order_of_arrival_counts_for_nothing(
+        batches in prop::collection::vec((0_u64..1_025, 0.1_f64..3.0, 0.0_f64..9.0), 1..33),
+        uniform in any::<bool>(),
+        shuffle in any::<u64>(),
+    ) {
+        let aggregation = if uniform { Aggregation::Uniform } else { Aggregation::Weighted };
+        let settings = AgreeSettings { aggregation, ..settings(batches.len()) };
+        let reports: Vec<StepReport> = batches
+            .iter()
+            .enumerate()
+            .map(|(rank, &(b, mass, busy_seconds))| {
+                StepReport { loss_mass: b as f64 * mass, busy_seconds, ..report(rank, b) }
+            })
+            .collect();
+        let agreement = agree(&settings, &GlobalState::default(), &reports).unwrap();
+        let mut shuffled = reports.clone();
+        shuffled.sort_by_key(|report| crate::random::mix(shuffle ^ report.rank as u64));
+        prop_assert_eq!(&agree(&settings, &GlobalState::default(), &shuffled).unwrap(), &agreement);
+        if let Action::Step(plan) = &agreement.action {
+            prop_assert!((plan.aggregation_weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+            for (report, (w, scale)) in reports.iter().zip(plan.aggregation_weights.iter().zip(&plan.loss_scales)) {
+                prop_assert!((w - scale * report.loss_mass).abs() < 1e-12);
+                prop_assert_eq!(*w > 0.0, report.local_batch > 0);
+            }
+        } else {
+            prop_assert!(batches.iter().all(|&(b, ..)| b == 0));
+        }
+    }
+}
