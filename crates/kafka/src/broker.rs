@@ -203,8 +203,8 @@ impl Broker for RealBroker {
         let what = format!("delete old records of topic {topic:?}");
         let failed = |error: KafkaError| Error::from_client(&what, topic, &error);
         let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for (partition, &offset) in offsets.iter().enumerate() {
-            list.add_partition_offset(topic, partition as i32, Offset::Offset(offset.cast_signed()))
+        for (partition, &offset) in (0..).zip(offsets) {
+            list.add_partition_offset(topic, partition, Offset::Offset(offset.cast_signed()))
                 .map_err(failed)?;
         }
         let admin = self.admin()?;
@@ -320,13 +320,30 @@ impl EmbeddedBroker {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn create(&self, spec: &TopicSpec) -> Result<()> {
-        let failed = |error: &KafkaError| {
-            Error::from_client(&format!("create topic {:?}", spec.name), &spec.name, error)
-        };
+    fn ensure_topic(&self, spec: &TopicSpec, deadline: Duration) -> Result<TopicOutcome> {
+        let mut known = self.topics();
+        if let Some(&partitions) = known.get(&spec.name) {
+            return enough(spec, partitions);
+        }
         let cluster = self.owner.client().mock_cluster();
-        let cluster = cluster.ok_or_else(|| failed(&KafkaError::MockCluster(RDKafkaErrorCode::Fail)))?;
-        cluster.create_topic(&spec.name, spec.partitions.cast_signed(), 1).map_err(|error| failed(&error))
+        let made = cluster
+            .ok_or(KafkaError::MockCluster(RDKafkaErrorCode::Fail))
+            .and_then(|cluster| cluster.create_topic(&spec.name, spec.partitions.cast_signed(), 1));
+        match made {
+            Ok(()) => {
+                known.insert(spec.name.clone(), spec.partitions);
+                Ok(TopicOutcome::Created)
+            }
+            // A foreign client that named the topic first has made it, with the mock's own number of partitions.
+            Err(KafkaError::MockCluster(RDKafkaErrorCode::TopicAlreadyExists)) => {
+                let watcher = OffsetWatcher::new(&self.connection, &spec.name, deadline)?;
+                known.insert(spec.name.clone(), watcher.partitions());
+                enough(spec, watcher.partitions())
+            }
+            Err(error) => {
+                Err(Error::from_client(&format!("create topic {:?}", spec.name), &spec.name, &error))
+            }
+        }
     }
 }
 
@@ -345,20 +362,9 @@ impl Broker for EmbeddedBroker {
         }
     }
 
-    fn ensure_topics(&self, topics: &[TopicSpec], _deadline: Duration) -> Result<Vec<TopicOutcome>> {
+    fn ensure_topics(&self, topics: &[TopicSpec], deadline: Duration) -> Result<Vec<TopicOutcome>> {
         self.owner.poll(Duration::ZERO);
-        let mut known = self.topics();
-        topics
-            .iter()
-            .map(|spec| match known.get(&spec.name) {
-                Some(&partitions) => enough(spec, partitions),
-                None => {
-                    self.create(spec)?;
-                    known.insert(spec.name.clone(), spec.partitions);
-                    Ok(TopicOutcome::Created)
-                }
-            })
-            .collect()
+        topics.iter().map(|spec| self.ensure_topic(spec, deadline)).collect()
     }
 
     fn describe(&self, topic: &str, deadline: Duration) -> Result<Vec<PartitionOffsets>> {

@@ -107,7 +107,7 @@ struct State {
     topic: String,
     /// Next offset to hand out, per partition.
     positions: Vec<u64>,
-    watcher: OffsetWatcher,
+    connection: KafkaConnection,
     pending: VecDeque<Event<'static>>,
     outage_since: Option<Instant>,
     options: ConsumerOptions,
@@ -121,8 +121,8 @@ impl StreamConsumer {
         offsets: &[u64],
         options: ConsumerOptions,
     ) -> Result<Self> {
-        let watcher = OffsetWatcher::new(connection, topic, options.deadline)?;
-        let (have, want) = (watcher.partitions() as usize, offsets.len());
+        let have = OffsetWatcher::new(connection, topic, options.deadline)?.partitions() as usize;
+        let want = offsets.len();
         if have < want {
             return Err(Error::TooFewPartitions { topic: topic.to_owned(), have, want });
         }
@@ -132,7 +132,7 @@ impl StreamConsumer {
         let state = State {
             topic: topic.to_owned(),
             positions: offsets.to_vec(),
-            watcher,
+            connection: connection.clone(),
             pending: VecDeque::new(),
             outage_since: None,
             options,
@@ -189,8 +189,8 @@ impl StreamConsumer {
 impl State {
     fn assign(&self, consumer: &BaseConsumer<Context>) -> Result<()> {
         let mut list = TopicPartitionList::with_capacity(self.positions.len());
-        for (partition, &position) in self.positions.iter().enumerate() {
-            list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(position.cast_signed()))
+        for (partition, &position) in (0..).zip(&self.positions) {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(position.cast_signed()))
                 .map_err(|error| Error::from_client("assign partitions", &self.topic, &error))?;
         }
         consumer.assign(&list).map_err(|error| Error::from_client("assign partitions", &self.topic, &error))
@@ -236,7 +236,7 @@ impl State {
                 self.pending.push_back(Event::End { partition: partition.cast_unsigned() });
             }
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                self.on_out_of_range(consumer)
+                self.on_out_of_range(consumer);
             }
             KafkaError::MessageConsumption(
                 // The unused group's coordinator; nothing depends on it.
@@ -251,7 +251,7 @@ impl State {
             }
             KafkaError::MessageConsumption(RDKafkaErrorCode::Authentication) => {
                 let reason = consumer.context().last_problem().map_or_else(|| error.to_string(), |(_, r)| r);
-                let servers = self.watcher.servers().to_owned();
+                let servers = self.connection.bootstrap_servers.clone();
                 self.pending.push_back(Event::Fatal(Error::Authentication { servers, reason }));
             }
             other => match Error::from_client("read", &self.topic, other) {
@@ -272,7 +272,10 @@ impl State {
 
     /// Records before the position are gone: the error does not say in which partition, so all are asked.
     fn on_out_of_range(&mut self, consumer: &BaseConsumer<Context>) {
-        let offsets = match self.watcher.poll(self.options.deadline) {
+        // A client for this question only: it is rare, and a client costs threads, sockets and memory.
+        let asked = OffsetWatcher::new(&self.connection, &self.topic, self.options.deadline)
+            .and_then(|mut watcher| watcher.poll(self.options.deadline));
+        let offsets = match asked {
             Ok(offsets) => offsets,
             Err(error) if error.is_transient() => {
                 self.outage(consumer, error.to_string());

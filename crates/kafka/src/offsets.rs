@@ -9,6 +9,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::connection::{Context, KafkaConnection, with_retries};
 use crate::error::{Error, Result};
 
+/// A broker that has just come back may not know its topics yet: only a topic unknown several times is missing.
+const UNKNOWN_TOPIC_CONFIRMATIONS: u32 = 3;
+const UNKNOWN_TOPIC_PAUSE: Duration = Duration::from_millis(200);
+
 /// Reach of one partition, in records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionOffsets {
@@ -55,11 +59,6 @@ impl OffsetWatcher {
         &self.topic
     }
 
-    /// `bootstrap.servers` of the connection.
-    pub fn servers(&self) -> &str {
-        &self.connection.bootstrap_servers
-    }
-
     /// Partitions of the topic when this watcher was made.
     pub fn partitions(&self) -> u32 {
         self.partitions
@@ -92,19 +91,26 @@ impl OffsetWatcher {
 
     /// One ListOffsets request for all partitions: the protocol takes -1 (end) and -2 (first) for timestamps.
     fn ask(&self, which: Offset, deadline: Duration) -> Result<Vec<u64>> {
-        let answer = with_retries(deadline, &self.client, |left| self.ask_once(which, left));
-        answer.map_err(|error| match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition) => {
-                Error::TopicMissing { topic: self.topic.clone() }
+        let ask = || with_retries(deadline, &self.client, |left| self.ask_once(which, left));
+        let mut answer = ask();
+        for _ in 0..UNKNOWN_TOPIC_CONFIRMATIONS {
+            if !answer.as_ref().is_err_and(|error| self.is_missing(error)) {
+                break;
             }
-            _ => {
-                let what = format!("ask for the offsets of topic {:?}", self.topic);
-                match self.connection.unanswered(&what, deadline, &error, &self.client) {
-                    Error::TopicMissing { .. } => Error::TopicMissing { topic: self.topic.clone() },
-                    other => other,
-                }
+            self.client.poll(UNKNOWN_TOPIC_PAUSE);
+            answer = ask();
+        }
+        answer.map_err(|error| {
+            if self.is_missing(&error) {
+                return Error::TopicMissing { topic: self.topic.clone() };
             }
+            let what = format!("ask for the offsets of topic {:?}", self.topic);
+            self.connection.unanswered(&what, deadline, &error, &self.client)
         })
+    }
+
+    fn is_missing(&self, error: &KafkaError) -> bool {
+        matches!(Error::from_client("", &self.topic, error), Error::TopicMissing { .. })
     }
 
     fn ask_once(&self, which: Offset, left: Duration) -> std::result::Result<Vec<u64>, KafkaError> {

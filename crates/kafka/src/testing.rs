@@ -208,7 +208,8 @@ impl RealKafka {
         let mut options =
             "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xshare:auto -Djava.awt.headless=true".to_owned();
         if archive.is_file() {
-            options.push_str(&format!(" -XX:SharedArchiveFile={}", archive.display()));
+            options.push_str(" -XX:SharedArchiveFile=");
+            options.push_str(&archive.to_string_lossy());
         }
         options
     }
