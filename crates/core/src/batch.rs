@@ -7,7 +7,7 @@
 pub use scadles_api::worker::{BatchBounds, BatchRule};
 
 use crate::agree::{Action, StepAgreement};
-use crate::ewma::Ewma;
+use crate::ewma::{Ewma, LastThree};
 
 /// T_min: the shortest window of `LineRate`, in seconds.
 pub const SHORTEST_WINDOW_SECONDS: f64 = 0.25;
@@ -86,7 +86,8 @@ pub struct BatchClock {
     pending: Option<u64>,
     skipped_steps: u32,
     steps_settling: u64,
-    recent_busy: [Option<f64>; 3],
+    recent_busy: LastThree,
+    recent_per_sample: LastThree,
     busy: Ewma,
     seconds_per_sample: Ewma,
 }
@@ -108,7 +109,8 @@ impl BatchClock {
             pending: None,
             skipped_steps: 0,
             steps_settling: 0,
-            recent_busy: [None; 3],
+            recent_busy: LastThree::default(),
+            recent_per_sample: LastThree::default(),
             busy: Ewma::default(),
             seconds_per_sample: Ewma::default(),
         }
@@ -163,17 +165,20 @@ impl BatchClock {
         (self.quota + ROUNDING) as u64
     }
 
-    /// round(S·T + Q·T/τ), the second term only as far as a·b ≤ 0.9·T while the device keeps up.
+    /// round(S·T + Q·T/τ), the second term only as far as a·b ≤ 0.9·T while the device keeps up, and not at all before a
+    /// is known: a first batch out of a large backlog could take minutes on a slow device.
     fn line_rate_batch(&self, view: &StreamView) -> u64 {
         let window = self.window_seconds;
-        let drain_seconds = SHORTEST_DRAIN_SECONDS.max(DRAIN_WINDOWS * window);
         let arrivals = view.stream_rate * window;
-        let mut extra = view.buffered as f64 * window / drain_seconds;
-        if let Some(seconds_per_sample) = self.seconds_per_sample.value().filter(|&a| a > 0.0)
-            && view.stream_rate * seconds_per_sample < 1.0
-        {
-            extra = extra.min((DRAIN_LOAD * window / seconds_per_sample - arrivals).max(0.0));
-        }
+        let drain_seconds = SHORTEST_DRAIN_SECONDS.max(DRAIN_WINDOWS * window);
+        let wanted = view.buffered as f64 * window / drain_seconds;
+        let extra = match self.seconds_per_sample.value() {
+            None => 0.0,
+            Some(a) if a > 0.0 && view.stream_rate * a < 1.0 => {
+                wanted.min((DRAIN_LOAD * window / a - arrivals).max(0.0))
+            }
+            Some(_) => wanted,
+        };
         (arrivals + extra).round() as u64
     }
 
@@ -205,19 +210,21 @@ impl BatchClock {
 
     /// Takes the measurements of a finished step in.
     pub fn step_finished(&mut self, timing: &StepTiming) {
-        self.recent_busy = [self.recent_busy[1], self.recent_busy[2], Some(timing.busy_seconds)];
-        if let Some(usual) = median(self.recent_busy) {
+        self.recent_busy.push(timing.busy_seconds);
+        if let Some(usual) = self.recent_busy.median() {
             let mean = self.busy.value().unwrap_or(usual);
             if (usual - mean).abs() > LOAD_CHANGE * mean {
                 self.steps_settling = 0;
             }
             self.busy.update(usual, settling_gain(self.steps_settling));
         }
-        let gain = settling_gain(self.steps_settling);
-        self.steps_settling += 1;
         if timing.local_batch > 0 {
-            self.seconds_per_sample.update(timing.compute_seconds / timing.local_batch as f64, gain);
+            self.recent_per_sample.push(timing.compute_seconds / timing.local_batch as f64);
+            if let Some(usual) = self.recent_per_sample.median() {
+                self.seconds_per_sample.update(usual, settling_gain(self.steps_settling));
+            }
         }
+        self.steps_settling += 1;
     }
 
     /// EWMA of compute + exchange, in seconds: what goes into the report. 0 before the first step.
@@ -243,13 +250,6 @@ fn next_start(now: f64, ends: f64, slack: f64) -> f64 {
 
 fn settling_gain(steps: u64) -> f64 {
     STEP_GAIN.max(1.0 / (1.0 + steps as f64 / SETTLING_STEPS))
-}
-
-/// Median of the last three, the smaller of two; `None` for a single one: the first step warms up, and one hiccup is no load.
-fn median(recent: [Option<f64>; 3]) -> Option<f64> {
-    let [Some(second), Some(last)] = [recent[1], recent[2]] else { return None };
-    let (low, high) = (second.min(last), second.max(last));
-    Some(recent[0].map_or(low, |first| first.clamp(low, high)))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! An exponentially weighted mean that is unbiased from its first value. No I/O.
+//! An exponentially weighted mean that is unbiased from its first value, and the median of the last three. No I/O.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,9 +28,37 @@ impl Ewma {
     }
 }
 
+/// The last three values, for a median that one outlier does not move.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct LastThree([Option<f64>; 3]);
+
+impl LastThree {
+    /// Takes a value in and forgets the oldest.
+    pub fn push(&mut self, value: f64) {
+        self.0 = [self.0[1], self.0[2], Some(value)];
+    }
+
+    /// The median; the smaller of two; `None` for a single one. So the first step, which warms up, counts for nothing.
+    pub fn median(&self) -> Option<f64> {
+        let [oldest, Some(second), Some(last)] = self.0 else { return None };
+        let (low, high) = (second.min(last), second.max(last));
+        Some(oldest.map_or(low, |oldest| oldest.clamp(low, high)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_outlier_does_not_move_the_median() {
+        let mut last = LastThree::default();
+        let medians = [9.0, 1.0, 2.0, 50.0, 1.5, 1.0].map(|value| {
+            last.push(value);
+            last.median()
+        });
+        assert_eq!(medians, [None, Some(1.0), Some(2.0), Some(2.0), Some(2.0), Some(1.5)]);
+    }
 
     #[test]
     fn the_first_value_counts_in_full_and_the_second_by_half_at_small_gain() {

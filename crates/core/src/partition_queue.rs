@@ -51,7 +51,9 @@ pub struct Decided {
 impl Decided {
     /// All columns together, in offsets.
     pub fn offsets(&self) -> u64 {
-        self.trained + self.dropped + self.rejected + self.lost + self.gaps
+        let columns = [self.trained, self.dropped, self.rejected, self.lost, self.gaps];
+        // Saturating: the columns of a damaged checkpoint must be refused, not wrapped around.
+        columns.into_iter().fold(0, u64::saturating_add)
     }
 
     fn count(&mut self, skip: Skip, offsets: u64) {

@@ -44,7 +44,7 @@ fn fixed_is_ready_when_the_batch_is_there_and_not_before() {
 fn a_batch_that_was_ready_once_does_not_change_until_the_group_agrees() {
     let mut clock = BatchClock::new(BatchRule::LineRate, BOUNDS);
     clock.poll(0.0, &view(0, 0, 0.0));
-    let first = ready(clock.poll(0.25, &view(50, 50, 200.0)));
+    let first = ready(clock.poll(0.25, &view(30, 30, 200.0)));
     assert_eq!(ready(clock.poll(7.0, &view(900, 900, 200.0))), first);
     clock.agreed(&step(0.25));
     assert_ne!(ready(clock.poll(7.5, &view(900, 900, 200.0))), first);
@@ -54,14 +54,16 @@ fn a_batch_that_was_ready_once_does_not_change_until_the_group_agrees() {
 fn line_rate_takes_arrivals_and_a_share_of_the_backlog_but_not_more_than_it_can_compute() {
     let batch = |compute_seconds: Option<f64>| {
         let mut clock = BatchClock::new(BatchRule::LineRate, BOUNDS);
-        if let Some(compute_seconds) = compute_seconds {
+        for compute_seconds in compute_seconds.into_iter().flat_map(|seconds| [3.0, seconds, seconds]) {
             clock.step_finished(&StepTiming { busy_seconds: 0.2, compute_seconds, local_batch: 1 });
         }
         clock.poll(0.0, &view(0, 0, 0.0));
         ready(clock.poll(0.25, &view(800, 800, 200.0)))
     };
     // S·T + Q·T/τ = 200 · 0.25 + 800 · 0.25 / 2.
-    assert_eq!(batch(None), 150);
+    assert_eq!(batch(Some(1e-6)), 150);
+    // Nothing is known of a yet: only what arrived.
+    assert_eq!(batch(None), 50);
     // a·b ≤ 0.9·T: at 4 ms a sample, 56.25.
     assert_eq!(batch(Some(0.004)), 56);
     // S·a ≥ 1: the device cannot keep up anyhow, so the backlog counts in full.
