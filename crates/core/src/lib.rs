@@ -12,7 +12,7 @@
 //! | [`agree`] | what all ranks do next: step, wait or stop |
 //! | [`weights`], [`learning_rate`] | aggregation weights, the step's learning rate |
 //! | [`partition_queue`], [`device_stream`], [`ledger`] | which samples are trained, in which order, and that none is unaccounted for |
-//! | [`schedule`], [`rates`] | what a simulated stream sends, and how quickly |
+//! | [`schedule`], [`rates`] | what a simulated stream sends; the papers' rate sets |
 //! | [`augment`] | the random crop and flip of one sample |
 //! | [`exchange_plan`] | buckets, owner ranges, the order of addition |
 //! | [`evaluate`] | Top-k, per-class and prequential accuracy |

@@ -47,13 +47,6 @@ impl RandomStream {
     pub const fn below(self, index: u64, bound: u64) -> u64 {
         ((self.word(index) as u128 * bound as u128) >> 64) as u64
     }
-
-    /// A number of about the standard normal distribution: twelve uniform numbers minus six (Irwin and Hall).
-    /// Additions only, so the result does not depend on a platform's logarithm; it never leaves ±6.
-    pub fn normal(self, index: u64) -> f64 {
-        let first = index.wrapping_mul(12);
-        (0..12).map(|i| self.unit(first.wrapping_add(i))).sum::<f64>() - 6.0
-    }
 }
 
 /// A seeded permutation of `0..len` with random access and no table: a Feistel network over the next even power of two,
@@ -134,14 +127,5 @@ mod tests {
             bins[(unit * 10.0) as usize] += 1;
         }
         assert!(bins.iter().all(|&n| (9_600..10_400).contains(&n)), "{bins:?}");
-    }
-
-    #[test]
-    fn normal_numbers_have_mean_0_and_variance_1() {
-        let stream = RandomStream::new(9, 2);
-        let draws: Vec<f64> = (0..50_000).map(|i| stream.normal(i)).collect();
-        let mean = draws.iter().sum::<f64>() / draws.len() as f64;
-        let variance = draws.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / draws.len() as f64;
-        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "mean {mean}, variance {variance}");
     }
 }
