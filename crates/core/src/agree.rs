@@ -203,8 +203,17 @@ pub enum Error {
     },
 }
 
+/// Whether the hub has something to send: all ranks are ready, or [`agree`] stops. A `Wait` that comes of a rank not being
+/// ready yet is not for sending.
+pub fn is_due(settings: &AgreeSettings, state: &GlobalState, reports: &[StepReport]) -> Result<bool, Error> {
+    let all_ready = reports.len() == settings.world_size && reports.iter().all(|report| report.ready);
+    Ok(all_ready || matches!(agree(settings, state, reports)?.action, Action::Stop { .. }))
+}
+
 /// Decides the round from the newest report of each rank. With a rank missing or not ready the answer is `Wait`, unless
-/// somebody wants to stop.
+/// the group stops: at once for a fault or a divergence; for a request or completion as soon as every rank has
+/// reported this step, ready or not, so that the checkpoint knows all streams. Ranks therefore report after every step
+/// before they wait for samples.
 pub fn agree(
     settings: &AgreeSettings,
     state: &GlobalState,
@@ -217,7 +226,9 @@ pub fn agree(
     let settled = GlobalState { window_seconds, ..*state };
     let answer =
         |action, next| StepAgreement { action, window_seconds, next, evaluation: evaluation.clone() };
-    if let Some(reason) = stop_reason(settings, state, &reports, evaluation.as_ref()) {
+    let stop = stop_reason(settings, state, &reports, evaluation.as_ref());
+    let is_grave = |reason: &StopReason| matches!(reason, StopReason::Diverged | StopReason::Fault(_));
+    if let Some(reason) = stop.filter(|reason| complete || is_grave(reason)) {
         let savable = !matches!(reason, StopReason::Diverged | StopReason::Fault(ExitCode::StorageFailed));
         let checkpoint = savable && complete && reports.iter().all(|report| report.stream.is_some());
         return Ok(answer(Action::Stop { reason, checkpoint }, settled));
