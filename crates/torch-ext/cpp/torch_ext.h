@@ -29,7 +29,7 @@ void te_gloo_delete(te_gloo* group);
 // Tensors are at::Tensor*, borrowed; shapes, kinds and counts were checked by the caller.
 char* te_gloo_all_reduce_sum(te_gloo* group, void* tensor);
 char* te_gloo_all_to_all_v(te_gloo* group, void* send, const int64_t* send_counts, void* recv, const int64_t* recv_counts, size_t ranks);
-char* te_gloo_all_reduce_in_rank_order(te_gloo* group, void* tensor, void* scratch);
+char* te_gloo_all_reduce_in_rank_order(te_gloo* group, void* tensor);
 char* te_gloo_all_gather_v(te_gloo* group, void* send, void* recv, const int64_t* recv_counts, size_t ranks);
 char* te_gloo_broadcast(te_gloo* group, void* tensor, int root);
 char* te_gloo_barrier(te_gloo* group);

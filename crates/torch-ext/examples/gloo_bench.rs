@@ -5,24 +5,33 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use common::Role;
-use tch::Kind;
 use torch_ext::{Error, Gloo};
 
-fn median_milliseconds(group: &Gloo, rounds: usize, mut operation: impl FnMut() -> Result<(), Error>) -> f64 {
-    let mut times: Vec<f64> = (0..rounds + 2)
+/// What one call took: wall time (median and smallest) and this process's own CPU time (mean), in milliseconds.
+struct Times {
+    median: f64,
+    smallest: f64,
+    cpu: f64,
+}
+
+fn measure(group: &Gloo, rounds: usize, operation: &mut dyn FnMut() -> Result<(), Error>) -> Times {
+    operation().unwrap();
+    let cpu = common::cpu_milliseconds();
+    let mut times: Vec<f64> = (0..rounds)
         .map(|_| {
             group.barrier().unwrap();
             let started = Instant::now();
             operation().unwrap();
             started.elapsed().as_secs_f64() * 1e3
         })
-        .skip(2)
         .collect();
+    let cpu = (common::cpu_milliseconds() - cpu) / rounds as f64;
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    Times { median: times[rounds / 2], smallest: times[0], cpu }
 }
 
 fn main() {
@@ -37,33 +46,33 @@ fn main() {
             }
         }
         Role::Rank(group) => {
-            let mut tensor = common::random::<f32>(group.rank() as u64, len);
-            let mut scratch = common::scratch(len, world_size, Kind::Float);
-            // Interleaved rounds, so that a noisy moment meets both.
-            let (mut native, mut ordered, mut composed) = (Vec::new(), Vec::new(), Vec::new());
+            let tensor = common::random::<f32>(group.rank() as u64, len);
+            let tensor = RefCell::new(tensor);
+            let mut operations: [(&str, Box<dyn FnMut() -> Result<(), Error>>); 3] = [
+                ("native", Box::new(|| group.all_reduce_sum(&mut tensor.borrow_mut()))),
+                ("in rank order", Box::new(|| group.all_reduce_in_rank_order(&mut tensor.borrow_mut()))),
+                (
+                    "in rank order, composed",
+                    Box::new(|| common::composed_rank_ordered_sum(&group, &mut tensor.borrow_mut())),
+                ),
+            ];
+            // Interleaved, so that a noisy moment meets all.
+            let mut times = [const { Vec::new() }; 3];
             for _ in 0..5 {
-                native.push(median_milliseconds(&group, rounds, || group.all_reduce_sum(&mut tensor)));
-                let _ = tensor.fill_(1.0);
-                ordered.push(median_milliseconds(&group, rounds, || {
-                    group.all_reduce_in_rank_order(&mut tensor, &mut scratch)
-                }));
-                let _ = tensor.fill_(1.0);
-                composed.push(median_milliseconds(&group, rounds, || {
-                    common::composed_rank_ordered_sum(&group, &mut tensor)
-                }));
-                let _ = tensor.fill_(1.0);
+                for ((_, operation), times) in operations.iter_mut().zip(&mut times) {
+                    let _ = tensor.borrow_mut().fill_(1.0);
+                    times.push(measure(&group, rounds, operation));
+                }
             }
-            let [native, ordered, composed] = [native, ordered, composed].map(|mut times| {
-                times.sort_by(f64::total_cmp);
-                times[times.len() / 2]
-            });
             if group.rank() == 0 {
-                println!(
-                    "{world_size} ranks, {len} floats, medians: native {native:.2} ms; in rank order {ordered:.2} ms \
-                     (x{:.2}); composed of all_to_all_v and all_gather_v {composed:.2} ms (x{:.2})",
-                    ordered / native,
-                    composed / native
-                );
+                for ((name, _), mut times) in operations.iter().zip(times) {
+                    times.sort_by(|a, b| a.median.total_cmp(&b.median));
+                    let smallest = times.iter().map(|times| times.smallest).fold(f64::INFINITY, f64::min);
+                    let Times { median, cpu, .. } = times[times.len() / 2];
+                    println!(
+                        "{world_size} ranks, {len} floats, {name}: median {median:.2} ms, smallest {smallest:.2} ms, CPU {cpu:.2} ms"
+                    );
+                }
             }
         }
     }

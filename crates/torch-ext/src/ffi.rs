@@ -51,11 +51,7 @@ unsafe extern "C" {
         recv_counts: *const i64,
         ranks: usize,
     ) -> Outcome;
-    pub(crate) fn te_gloo_all_reduce_in_rank_order(
-        group: *mut Group,
-        tensor: *mut c_void,
-        scratch: *mut c_void,
-    ) -> Outcome;
+    pub(crate) fn te_gloo_all_reduce_in_rank_order(group: *mut Group, tensor: *mut c_void) -> Outcome;
     pub(crate) fn te_gloo_all_gather_v(
         group: *mut Group,
         send: *mut c_void,

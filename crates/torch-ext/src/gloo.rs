@@ -112,40 +112,17 @@ impl Gloo {
 
     /// Replaces `tensor` (f32 or f64, the same length everywhere) by the sum over all ranks, each element added in
     /// rank order, ((rank 0 + rank 1) + rank 2) + …: the bits of a plain loop, for any length and any cut of the
-    /// data. `scratch` is of the same kind, apart from `tensor`, and has [`Gloo::scratch_len`] elements or more; what
-    /// it holds afterwards is unspecified.
-    pub fn all_reduce_in_rank_order(&self, tensor: &mut Tensor, scratch: &mut Tensor) -> Result<(), Error> {
+    /// data. The group keeps up to 8 MiB of scratch for it.
+    pub fn all_reduce_in_rank_order(&self, tensor: &mut Tensor) -> Result<(), Error> {
         const OPERATION: &str = "all_reduce_in_rank_order";
         let len = summable(OPERATION, tensor)?;
-        let scratch_len = vector(OPERATION, "scratch", scratch)?;
-        let needed = Self::scratch_len(len, self.world_size);
-        if scratch_len < needed {
-            return Err(Error::argument(
-                OPERATION,
-                format!(
-                    "scratch has {scratch_len} elements; {len} elements over {} ranks need {needed}",
-                    self.world_size
-                ),
-            ));
-        }
-        disjoint_and_alike(OPERATION, tensor, scratch)?;
         if len == 0 || self.world_size == 1 {
             return self.usable(OPERATION);
         }
-        // SAFETY: group and tensors are alive, scratch is long enough, and the call returns after the last byte was
-        // read and written.
+        // SAFETY: group and tensor are alive; the call returns after the last byte was read and written.
         self.collective(OPERATION, || unsafe {
-            ffi::te_gloo_all_reduce_in_rank_order(
-                self.raw.as_ptr(),
-                ffi::tensor(tensor),
-                ffi::tensor(scratch),
-            )
+            ffi::te_gloo_all_reduce_in_rank_order(self.raw.as_ptr(), ffi::tensor(tensor))
         })
-    }
-
-    /// Elements of scratch that [`Gloo::all_reduce_in_rank_order`] needs for `len` elements over `world_size` ranks.
-    pub fn scratch_len(len: usize, world_size: usize) -> usize {
-        len.div_ceil(world_size.max(1)) * world_size.saturating_sub(1)
     }
 
     /// Sends `send_counts[j]` elements of `send`, in order, to rank j, and receives `recv_counts[i]` from rank i into
