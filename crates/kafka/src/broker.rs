@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -73,8 +73,12 @@ pub trait Broker: Send + Sync {
 
     /// Makes the topics that are missing and waits until they can be used; outcomes in the order of `topics`.
     ///
-    /// A topic with fewer partitions than asked for is [`Error::TooFewPartitions`].
+    /// A topic that is there with fewer partitions than asked for is [`Error::TooFewPartitions`], a compacted one
+    /// [`Error::TopicCompacted`].
     fn ensure_topics(&self, topics: &[TopicSpec], deadline: Duration) -> Result<Vec<TopicOutcome>>;
+
+    /// Checks that each topic is there, with the partitions asked for and not compacted; makes nothing.
+    fn check_topics(&self, topics: &[TopicSpec], deadline: Duration) -> Result<()>;
 
     /// First and end offsets of every partition.
     fn describe(&self, topic: &str, deadline: Duration) -> Result<Vec<PartitionOffsets>>;
@@ -120,7 +124,10 @@ impl RealBroker {
     ) -> Result<TopicOutcome> {
         let what = format!("create topic {:?}", spec.name);
         match partition_count(&self.connection, &self.queries, &spec.name, left(end)) {
-            Ok(partitions) => return enough(spec, partitions),
+            Ok(partitions) => {
+                refuse_compacted(admin, &spec.name, end)?;
+                return enough(spec, partitions);
+            }
             Err(Error::TopicMissing { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -181,6 +188,16 @@ impl Broker for RealBroker {
         topics.iter().map(|spec| self.ensure_topic(&admin, spec, end)).collect()
     }
 
+    fn check_topics(&self, topics: &[TopicSpec], deadline: Duration) -> Result<()> {
+        let end = Instant::now() + deadline;
+        let admin = self.admin()?;
+        for spec in topics {
+            enough(spec, partition_count(&self.connection, &self.queries, &spec.name, left(end))?)?;
+            refuse_compacted(&admin, &spec.name, end)?;
+        }
+        Ok(())
+    }
+
     fn describe(&self, topic: &str, deadline: Duration) -> Result<Vec<PartitionOffsets>> {
         OffsetWatcher::new(&self.connection, topic, deadline)?.poll(deadline)
     }
@@ -211,6 +228,26 @@ impl Broker for RealBroker {
         let answer = block_on(admin.delete_records(&list, &admin_options(end)), end);
         let answer = answer.ok_or_else(|| late(&what, deadline))?.map_err(failed)?;
         answer.elements().iter().try_for_each(|element| element.error().map_err(failed))
+    }
+}
+
+/// Refuses a compacted topic. A user who may not read settings is believed.
+fn refuse_compacted(admin: &AdminClient<Context>, topic: &str, end: Instant) -> Result<()> {
+    let resource = ResourceSpecifier::Topic(topic);
+    let answer = block_on(admin.describe_configs([&resource], &admin_options(end)), end);
+    let Some(Ok(results)) = answer else {
+        tracing::warn!(topic, "the topic's settings could not be read; is it compacted?");
+        return Ok(());
+    };
+    let policy = results
+        .into_iter()
+        .flatten()
+        .find_map(|config| config.get("cleanup.policy").and_then(|entry| entry.value.clone()));
+    match policy {
+        Some(policy) if policy.contains("compact") => {
+            Err(Error::TopicCompacted { topic: topic.to_owned(), policy })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -365,6 +402,14 @@ impl Broker for EmbeddedBroker {
     fn ensure_topics(&self, topics: &[TopicSpec], deadline: Duration) -> Result<Vec<TopicOutcome>> {
         self.owner.poll(Duration::ZERO);
         topics.iter().map(|spec| self.ensure_topic(spec, deadline)).collect()
+    }
+
+    fn check_topics(&self, topics: &[TopicSpec], _deadline: Duration) -> Result<()> {
+        let known = self.topics();
+        topics.iter().try_for_each(|spec| match known.get(&spec.name) {
+            Some(&partitions) => enough(spec, partitions).map(|_| ()),
+            None => Err(Error::TopicMissing { topic: spec.name.clone() }),
+        })
     }
 
     fn describe(&self, topic: &str, deadline: Duration) -> Result<Vec<PartitionOffsets>> {

@@ -185,6 +185,12 @@ impl KafkaConnection {
     }
 }
 
+impl From<&scadles_api::worker::KafkaConfig> for KafkaConnection {
+    fn from(config: &scadles_api::worker::KafkaConfig) -> Self {
+        Self::new(&config.bootstrap_servers)
+    }
+}
+
 /// Metadata of one topic that nobody has is the cheapest question on a cluster with many topics.
 const NO_TOPIC: &str = "scadles-no-such-topic";
 

@@ -15,6 +15,9 @@ use crate::offsets::{OffsetWatcher, PartitionOffsets};
 /// A seek forward over at most this many records reads past them: a real seek throws away what was prefetched.
 const SKIP_BY_READING_RECORDS: u64 = 256;
 
+/// How long a poll may be held up by the question what a stopped partition still has.
+const LOOK_AGAIN_DEADLINE: Duration = Duration::from_secs(2);
+
 /// How much a [`StreamConsumer`] reads ahead and how long it waits for answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsumerOptions {
@@ -127,6 +130,9 @@ impl StreamConsumer {
             return Err(Error::TooFewPartitions { topic: topic.to_owned(), have, want });
         }
         let mut config = connection.consumer_config(options.queued_kbytes);
+        if have > want {
+            tracing::warn!(topic, have, want, "the job reads only its own partitions of this topic");
+        }
         config.set("enable.partition.eof", if options.report_end { "true" } else { "false" });
         let consumer: BaseConsumer<Context> = connection.create(&config)?;
         let state = State {
@@ -236,7 +242,7 @@ impl State {
                 self.pending.push_back(Event::End { partition: partition.cast_unsigned() });
             }
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
-                self.on_out_of_range(consumer);
+                self.look_again(consumer);
             }
             KafkaError::MessageConsumption(
                 // The unused group's coordinator; nothing depends on it.
@@ -259,6 +265,8 @@ impl State {
                     tracing::warn!(topic = self.topic, error = %other, "unexpected error while reading");
                     self.outage(consumer, other.to_string());
                 }
+                // A broker that has just come back may not know its topics yet.
+                Error::TopicMissing { .. } => self.look_again(consumer),
                 fatal => self.pending.push_back(Event::Fatal(fatal)),
             },
         }
@@ -270,11 +278,13 @@ impl State {
         self.pending.push_back(Event::Outage { since, reason });
     }
 
-    /// Records before the position are gone: the error does not say in which partition, so all are asked.
-    fn on_out_of_range(&mut self, consumer: &BaseConsumer<Context>) {
+    /// A partition was stopped, because records at its position are gone or the topic is unknown. The error does not
+    /// say in which partition, so all are asked, and all are started again where they can be.
+    fn look_again(&mut self, consumer: &BaseConsumer<Context>) {
+        let deadline = self.options.deadline.min(LOOK_AGAIN_DEADLINE);
         // A client for this question only: it is rare, and a client costs threads, sockets and memory.
-        let asked = OffsetWatcher::new(&self.connection, &self.topic, self.options.deadline)
-            .and_then(|mut watcher| watcher.poll(self.options.deadline));
+        let asked = OffsetWatcher::new(&self.connection, &self.topic, deadline)
+            .and_then(|mut watcher| watcher.poll(deadline));
         let offsets = match asked {
             Ok(offsets) => offsets,
             Err(error) if error.is_transient() => {

@@ -74,6 +74,17 @@ pub enum Error {
         /// Partitions that are needed.
         want: usize,
     },
+    /// Compaction deletes records out of the middle of a stream, so nothing could be accounted for.
+    #[error(
+        "topic {topic:?} is compacted (cleanup.policy={policy}); a stream of samples needs cleanup.policy=delete: \
+         change the topic's setting or use another topic"
+    )]
+    TopicCompacted {
+        /// The topic.
+        topic: String,
+        /// Its `cleanup.policy`.
+        policy: String,
+    },
     /// End offsets moved back: the topic was deleted and made anew, its old records are gone.
     #[error(
         "topic {topic:?} was made anew: partition {partition} ended at {was} and now ends at {now}; \

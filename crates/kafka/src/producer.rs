@@ -196,7 +196,9 @@ impl PacedProducer {
 
     /// Why sending ended by itself; `None` while all is well.
     pub fn failure(&self) -> Option<Error> {
-        lock(&self.shared.failure).clone()
+        let told = lock(&self.shared.failure).clone();
+        let ended = self.thread.as_ref().is_some_and(JoinHandle::is_finished);
+        told.or_else(|| ended.then(ended_by_panic))
     }
 
     /// Since when a broker has been away with no record confirmed since; records wait meanwhile.
@@ -226,10 +228,7 @@ impl PacedProducer {
     fn end(&mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::Release);
         match self.thread.take().map(JoinHandle::join) {
-            Some(Err(_)) => Err(Error::Client {
-                what: "send records".to_owned(),
-                reason: "the producer's thread ended by a panic".to_owned(),
-            }),
+            Some(Err(_)) => Err(ended_by_panic()),
             _ => Ok(()),
         }
     }
@@ -242,6 +241,11 @@ impl Drop for PacedProducer {
             tracing::error!(%error, "producer ended badly");
         }
     }
+}
+
+fn ended_by_panic() -> Error {
+    let reason = "the producer's thread ended by a panic".to_owned();
+    Error::Client { what: "send records".to_owned(), reason }
 }
 
 /// A poisoned lock only means that another thread ended by a panic, which is reported where it is joined.

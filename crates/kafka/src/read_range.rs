@@ -12,7 +12,7 @@ use crate::connection::{Context, KafkaConnection};
 use crate::error::{Error, Result, is_transient_code};
 
 /// Records read ahead per partition: a replay asks for the ranges of a partition one after the other.
-const READ_AHEAD_RECORDS: usize = 512;
+const READ_AHEAD_RECORDS: usize = 256;
 
 /// A record of one's own.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -98,6 +98,16 @@ fn a_topic_deleted_in_mid_run_ends_reading_and_sending_with_its_name() {
 }
 
 #[test]
+fn a_compacted_topic_is_refused_with_the_remedy() {
+    let create = ["--create", "--topic", "compacted", "--config", "cleanup.policy=compact"];
+    kafka().kafka_tool("kafka-topics", &create).unwrap();
+    let spec = scadles_kafka::TopicSpec { name: "compacted".to_owned(), partitions: 1, replication: None };
+    let refused = Error::TopicCompacted { topic: "compacted".to_owned(), policy: "compact".to_owned() };
+    assert_eq!(broker().check_topics(std::slice::from_ref(&spec), DEADLINE).err().as_ref(), Some(&refused));
+    assert_eq!(broker().ensure_topics(&[spec], DEADLINE).err(), Some(refused));
+}
+
+#[test]
 fn a_topic_made_anew_is_noticed_by_its_offsets() {
     let topic = suite::topic(broker(), 1);
     suite::send(broker(), &topic, 1, 20);

@@ -25,10 +25,13 @@ fn processor_seconds() -> f64 {
 fn measured_rates(broker: &dyn Broker, rates: &[f64], length: Duration) -> Vec<f64> {
     let topics: Vec<_> = rates.iter().map(|_| suite::topic(broker, 2)).collect();
     let streams = topics.iter().zip(rates).map(|(t, &rate)| suite::stream(t, 2, rate, None)).collect();
-    let producer = suite::start(broker, streams, ProducerOptions::default());
-    // Settled: the first connections and producer ids are over.
-    std::thread::sleep(Duration::from_secs(2));
-    let before: Vec<_> = producer.statistics().iter().map(|s| s.delivered).collect();
+    // At 59 MB/s this much is two seconds: what a broker needs to warm up.
+    let options = ProducerOptions { queued_kbytes: 128 << 10, ..ProducerOptions::default() };
+    let producer = suite::start(broker, streams, options);
+    // Settled: the first connections and producer ids are over, and the broker's code is compiled.
+    std::thread::sleep(Duration::from_secs(5));
+    let at_start = producer.statistics();
+    let before: Vec<_> = at_start.iter().map(|s| s.delivered).collect();
     let (began, processor) = (Instant::now(), processor_seconds());
     std::thread::sleep(length);
     let after: Vec<_> = producer.statistics().iter().map(|s| s.delivered).collect();
@@ -39,10 +42,10 @@ fn measured_rates(broker: &dyn Broker, rates: &[f64], length: Duration) -> Vec<f
         (processor_seconds() - processor) / elapsed * 100.0
     );
     let statistics = producer.stop(DEADLINE).unwrap();
-    for (topic, s) in topics.iter().zip(&statistics) {
+    for ((topic, s), at_start) in topics.iter().zip(&statistics).zip(at_start) {
         let stored: u64 = broker.describe(topic, DEADLINE).unwrap().iter().map(|r| r.end).sum();
         assert_eq!(stored, s.delivered);
-        assert_eq!(s.slipped, Duration::ZERO);
+        assert_eq!(s.slipped, at_start.slipped, "the machine or the broker was held up for over a second");
     }
     before.iter().zip(after).map(|(before, after)| (after - before) as f64 / elapsed).collect()
 }

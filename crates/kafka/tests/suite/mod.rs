@@ -193,6 +193,8 @@ pub(crate) fn a_topic_that_does_not_exist_is_an_error_that_names_it_and_is_not_m
         missing()
     );
     assert_eq!(broker.describe("nowhere", DEADLINE).err(), missing());
+    let spec = TopicSpec { name: "nowhere".to_owned(), partitions: 1, replication: None };
+    assert_eq!(broker.check_topics(&[spec], DEADLINE).err(), missing());
 }
 
 pub(crate) fn a_topic_is_made_once_and_refused_where_it_is_too_small(broker: &dyn Broker) {
@@ -202,6 +204,8 @@ pub(crate) fn a_topic_is_made_once_and_refused_where_it_is_too_small(broker: &dy
     assert_eq!(broker.ensure_topics(&spec(1), DEADLINE).unwrap(), [TopicOutcome::Exists { partitions: 2 }]);
     let too_few = Some(Error::TooFewPartitions { topic: name.clone(), have: 2, want: 5 });
     assert_eq!(broker.ensure_topics(&spec(5), DEADLINE).err(), too_few);
+    assert_eq!(broker.check_topics(&spec(5), DEADLINE).err(), too_few);
+    assert_eq!(broker.check_topics(&spec(2), DEADLINE), Ok(()));
     let offsets = [0; 5];
     let options = ConsumerOptions::default();
     assert_eq!(StreamConsumer::assign_from(broker.connection(), &name, &offsets, options).err(), too_few);
