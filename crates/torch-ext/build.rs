@@ -42,7 +42,7 @@ fn main() -> Result<(), String> {
         .flag(&include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"));
-    if gloo != PathBuf::from("/usr/include") {
+    if gloo.as_os_str() != "/usr/include" {
         build.flag("-isystem").flag(&gloo);
     }
     build.try_compile("torch_ext").map_err(|error| error.to_string())?;

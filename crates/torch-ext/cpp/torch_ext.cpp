@@ -301,8 +301,10 @@ char* te_gloo_new(const te_gloo_options* options, te_gloo** out) {
     // Every call here waits for its own end, so there is never work for a second thread.
     group->threads = 1;
     auto store = c10::make_intrusive<ForeignStore>(*options);
-    *out = new te_gloo{
-        c10::make_intrusive<c10d::ProcessGroupGloo>(store, options->rank, options->world_size, group), group->timeout, at::Tensor()};
+    auto made = c10::make_intrusive<c10d::ProcessGroupGloo>(store, options->rank, options->world_size, group);
+    // A rank that had no use for the group and left at once would look dead to those that are still connecting.
+    made->barrier()->wait();
+    *out = new te_gloo{std::move(made), group->timeout, at::Tensor()};
   });
 }
 

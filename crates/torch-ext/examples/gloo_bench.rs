@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use common::Role;
 use torch_ext::{Error, Gloo};
 
+type Operation<'a> = Box<dyn FnMut() -> Result<(), Error> + 'a>;
+
 /// What one call took: wall time (median and smallest) and this process's own CPU time (mean), in milliseconds.
 struct Times {
     median: f64,
@@ -18,7 +20,7 @@ struct Times {
     cpu: f64,
 }
 
-fn measure(group: &Gloo, rounds: usize, operation: &mut dyn FnMut() -> Result<(), Error>) -> Times {
+fn measure(group: &Gloo, rounds: usize, operation: &mut Operation<'_>) -> Times {
     operation().unwrap();
     let cpu = common::cpu_milliseconds();
     let mut times: Vec<f64> = (0..rounds)
@@ -39,7 +41,7 @@ fn main() {
     let number = |index: usize, default: usize| args.get(index).map_or(default, |text| text.parse().unwrap());
     let (world_size, len, rounds) = (number(0, 4), number(1, 35_000), number(2, 50));
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    match common::processes(&args, world_size, Duration::from_secs(60)) {
+    match common::processes(&args, world_size, Duration::from_mins(1)) {
         Role::Parent(ranks, _store) => {
             for mut rank in ranks {
                 assert!(rank.wait().success());
@@ -48,7 +50,7 @@ fn main() {
         Role::Rank(group) => {
             let tensor = common::random::<f32>(group.rank() as u64, len);
             let tensor = RefCell::new(tensor);
-            let mut operations: [(&str, Box<dyn FnMut() -> Result<(), Error>>); 3] = [
+            let mut operations: [(&str, Operation<'_>); 3] = [
                 ("native", Box::new(|| group.all_reduce_sum(&mut tensor.borrow_mut()))),
                 ("in rank order", Box::new(|| group.all_reduce_in_rank_order(&mut tensor.borrow_mut()))),
                 (

@@ -1,5 +1,5 @@
 //! Flat buffers under a real model and real backward passes, and the process-wide switches.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::float_cmp)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::float_cmp, clippy::cast_possible_wrap)]
 
 mod common;
 
