@@ -60,12 +60,7 @@ pub struct StepCost {
 
 impl StepCost {
     /// `seconds_per_sample` on one core and undisturbed; `None` takes the default of the model. Workers share the cores.
-    pub fn new(
-        model: &ModelConfig,
-        world_size: usize,
-        cores: u32,
-        seconds_per_sample: Option<f64>,
-    ) -> Self {
+    pub fn new(model: &ModelConfig, world_size: usize, cores: u32, seconds_per_sample: Option<f64>) -> Self {
         let alone = seconds_per_sample.unwrap_or_else(|| default_seconds_per_sample(model));
         let crowding = (world_size as f64 / f64::from(cores.max(1))).max(1.0);
         let bytes = bytes_sent_per_step(parameter_count(model), world_size) as f64;
@@ -163,7 +158,10 @@ mod tests {
     #[test]
     fn parameter_counts_are_those_of_the_networks() {
         assert_eq!(parameter_count(&model(ModelName::Cnn)), 33_946);
-        assert_eq!(parameter_count(&model(ModelName::Mlp)), 3072 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10);
+        assert_eq!(
+            parameter_count(&model(ModelName::Mlp)),
+            3072 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10
+        );
         assert_eq!(parameter_count(&model(ModelName::ResNet18)), 11_173_962);
     }
 

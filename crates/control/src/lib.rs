@@ -17,15 +17,17 @@ pub mod cost;
 pub mod dataset;
 pub mod decide;
 pub mod estimate;
+mod file;
 pub mod mistake;
 pub mod plan;
 pub mod rates;
 mod text;
 pub mod validate;
 
-pub use decide::decide;
 pub use cost::parameter_count;
+pub use decide::decide;
 pub use estimate::{Estimate, Machine, conventional, estimate, render};
+pub use file::parse_job;
 pub use mistake::{Mistake, Mistakes};
 pub use plan::{Body, BrokerKind, Plan, ProducerPlan, TopicPlan, plan};
 pub use validate::{ValidatedJob, validate};

@@ -92,14 +92,21 @@ impl Findings {
         }
     }
 
-    /// The value if nothing was found wrong, else all mistakes in the order of their paths.
-    pub(crate) fn into_result<T>(mut self, value: T) -> Result<T, Mistakes> {
-        if self.0.is_empty() {
-            return Ok(value);
-        }
+    /// Whether nothing was found wrong.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All mistakes in the order of their paths.
+    pub(crate) fn into_mistakes(mut self) -> Mistakes {
         self.0.sort_by(|a, b| natural(&a.path).cmp(&natural(&b.path)).then_with(|| a.cmp(b)));
         self.0.dedup();
-        Err(Mistakes(self.0))
+        Mistakes(self.0)
+    }
+
+    /// The value if nothing was found wrong, else all mistakes.
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Mistakes> {
+        if self.is_empty() { Ok(value) } else { Err(self.into_mistakes()) }
     }
 }
 
@@ -110,7 +117,6 @@ fn natural(path: &str) -> Vec<(String, u64)> {
             Some((index, rest)) => (rest.to_owned(), index.parse().unwrap_or(u64::MAX)),
             None => (piece.to_owned(), 0),
         })
-        .map(|(text, index)| (text, index))
         .collect()
 }
 
@@ -207,7 +213,8 @@ impl Findings {
         }
         let names: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
-        let remedy = if given.is_empty() { "give one of them" } else { "keep one of them, remove the others" };
+        let remedy =
+            if given.is_empty() { "give one of them" } else { "keep one of them, remove the others" };
         self.add(path, given.join(", "), format!("needs exactly one of {names}"), remedy);
     }
 }

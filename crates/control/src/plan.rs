@@ -22,6 +22,8 @@ use crate::{
 const USABLE_SHARE: f64 = 0.9;
 /// How much longer than expected the time between two checkpoints may be before the producer has to wait.
 const MARGIN: f64 = 1.5;
+/// Evaluation and the writing of a checkpoint come on top of the steps, in seconds.
+const PAUSE_SECONDS: f64 = 10.0;
 /// Rate that embedded partitions are sized for when there is no producer, in samples per second.
 const UNKNOWN_RATE: f64 = 100.0;
 /// Most partitions that a device gets by itself; more is the user's decision.
@@ -189,7 +191,7 @@ fn rates_or_guess(job: &ValidatedJob) -> Vec<f64> {
 fn seconds_between_checkpoints(job: &ValidatedJob, body: &Body, rates: &[f64]) -> f64 {
     let cost = StepCost::new(&job.model, rates.len(), body.cores, None);
     let step = settle(job.stream.batch, job.stream.batch_bounds, rates, cost);
-    step.step_seconds * job.checkpoint.every_steps as f64
+    step.step_seconds * job.checkpoint.every_steps as f64 + PAUSE_SECONDS
 }
 
 /// P = ⌈1.5 · rate · record bytes · seconds between checkpoints / budget⌉: until the next checkpoint is durable, every
@@ -330,4 +332,4 @@ fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>) -> Jo
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -123,14 +123,9 @@ pub(super) fn first_cause(job: &JobConfig, seen: &Observation, state: &Supervisi
             })
         }
         // Before the group has formed, an absent worker is one that is yet to be started.
-        ProcessState::Absent if formed => Some(Loss {
-            rank,
-            code: None,
-            raw_code: None,
-            signal: None,
-            vanished: true,
-            last_words: None,
-        }),
+        ProcessState::Absent if formed => {
+            Some(Loss { rank, code: None, raw_code: None, signal: None, vanished: true, last_words: None })
+        }
         _ => None,
     });
     let first = losses.min_by_key(Loss::precedence)?;

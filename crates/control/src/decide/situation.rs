@@ -96,9 +96,10 @@ impl Situation<'_> {
             BatchRule::StreamRate { .. } | BatchRule::LineRate => self.job.stream.batch_bounds.min,
         };
         let progress = self.progress().filter(|progress| progress.phase == Phase::Training)?;
-        let silent = progress.devices.iter().find(|device| {
-            device.silent_seconds > limit && device.ledger.buffered < u64::from(enough)
-        })?;
+        let silent = progress
+            .devices
+            .iter()
+            .find(|device| device.silent_seconds > limit && device.ledger.buffered < u64::from(enough))?;
         let topic = self.job.devices.iter().find(|device| device.name == silent.name);
         let topic = topic.map_or("its topic", |device| device.topic.as_str());
         Some(Outcome {
@@ -162,7 +163,8 @@ impl Situation<'_> {
     fn keep_checkpoint(&mut self, reported: Option<scadles_api::CheckpointRef>) {
         let Some(reported) = reported else { return };
         let known = self.next.checkpoint.as_ref();
-        let same = known.is_some_and(|known| known.job_uid == reported.job_uid && known.name == reported.name);
+        let same =
+            known.is_some_and(|known| known.job_uid == reported.job_uid && known.name == reported.name);
         if !same && reported.step >= self.first_step() {
             self.next.checkpoint = Some(reported);
         }

@@ -41,7 +41,8 @@ fn devices(out: &mut String, plan: &Plan, job: &JobConfig, estimate: &Estimate) 
     for (index, (device, topic)) in job.devices.iter().zip(&plan.topics).enumerate().take(MOST_LINES) {
         let rate = estimate.rates.as_ref().and_then(|rates| rates.get(index));
         let step = chosen.and_then(|rule| rule.settled.devices.get(index));
-        let topic_name = if topic.create { device.topic.clone() } else { format!("{} (yours)", device.topic) };
+        let topic_name =
+            if topic.create { device.topic.clone() } else { format!("{} (yours)", device.topic) };
         rows.push(vec![
             device.name.clone(),
             topic_name,
@@ -142,9 +143,11 @@ fn table(out: &mut String, rows: &[Vec<String>], left: usize) {
             .iter()
             .zip(&widths)
             .enumerate()
-            .map(|(column, (cell, width))| {
-                if column < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-            })
+            .map(
+                |(column, (cell, width))| {
+                    if column < left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                },
+            )
             .collect();
         let _ = writeln!(out, "  {}", cells.join("  ").trim_end());
     }

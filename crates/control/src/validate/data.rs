@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use scadles_api::{
-    job::{DatasetSpec, DistributionSpec, EvaluationSpec, PartitionName, ProducerSpec, RatesSpec, ScadlesJobSpec},
+    job::{
+        DatasetSpec, DistributionSpec, EvaluationSpec, PartitionName, ProducerSpec, RatesSpec, ScadlesJobSpec,
+    },
     worker::{DatasetConfig, DatasetName, EvaluationConfig, ModelConfig, PartitionRule, ProducerConfig},
 };
 
@@ -95,7 +97,8 @@ impl Data<'_> {
         let allowed = Allowed::Positive(HIGHEST_RATE);
         let mut rates = vec![1.0; self.devices];
         if let Some(list) = &given.list {
-            if list.len() != self.devices {
+            // Without devices there is a mistake to be told already.
+            if list.len() != self.devices && self.devices > 0 {
                 found.add(
                     format!("{path}.list"),
                     format!("{list:?}"),

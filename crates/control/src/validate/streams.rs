@@ -35,8 +35,8 @@ pub(super) fn devices(found: &mut Findings, job: &ScadlesJob, namespace: &str) -
     let (devices, paths): (Vec<_>, Vec<_>) = if let Some(named) = &given.named {
         named_devices(found, named, topic)
     } else {
-        let count = found.integer_32("spec.devices.count", given.count, 1, 1..=MOST_DEVICES);
-        (0..count.min(MOST_DEVICES) as usize)
+        found.integer_32("spec.devices.count", given.count, 1, 1..=MOST_DEVICES);
+        (0..given.count.unwrap_or(0).min(MOST_DEVICES) as usize)
             .map(|index| {
                 let name = names::numbered_device(index);
                 (ValidatedDevice { topic: topic(&name), name }, "spec.kafka.topics.nameTemplate".to_owned())
@@ -229,18 +229,10 @@ fn batch(found: &mut Findings, given: Option<&BatchSpec>) -> (BatchRule, BatchBo
             "remove it, or set spec.stream.batch.rule: Fixed",
         );
     }
-    let min = found.integer_32(
-        "spec.stream.batch.min",
-        given.and_then(|batch| batch.min),
-        8,
-        1..=LARGEST_BATCH,
-    );
-    let max = found.integer_32(
-        "spec.stream.batch.max",
-        given.and_then(|batch| batch.max),
-        1024,
-        1..=LARGEST_BATCH,
-    );
+    let min =
+        found.integer_32("spec.stream.batch.min", given.and_then(|batch| batch.min), 8, 1..=LARGEST_BATCH);
+    let max =
+        found.integer_32("spec.stream.batch.max", given.and_then(|batch| batch.max), 1024, 1..=LARGEST_BATCH);
     if min > max {
         found.add(
             "spec.stream.batch",
@@ -249,8 +241,12 @@ fn batch(found: &mut Findings, given: Option<&BatchSpec>) -> (BatchRule, BatchBo
             "lower spec.stream.batch.min (8 if left out) or raise spec.stream.batch.max (1024 if left out)",
         );
     }
-    let max_skip =
-        found.integer_32("spec.stream.batch.maxSkip", given.and_then(|batch| batch.max_skip), 4, 0..=1_000_000);
+    let max_skip = found.integer_32(
+        "spec.stream.batch.maxSkip",
+        given.and_then(|batch| batch.max_skip),
+        4,
+        0..=1_000_000,
+    );
     let mut bounds = BatchBounds { min, max, max_skip };
     let rule = match name {
         BatchRuleName::Fixed => {
@@ -277,7 +273,8 @@ fn fixed_size(found: &mut Findings, size: Option<u32>, min: Option<u32>, max: u3
     let path = "spec.stream.batch.fixed.size";
     let size = found.integer_32(path, size, 64, 1..=LARGEST_BATCH);
     let min = min.unwrap_or(1);
-    if !(min..=max).contains(&size) && min <= max {
+    let possible = (1..=LARGEST_BATCH).contains(&size);
+    if possible && min <= max && !(min..=max).contains(&size) {
         found.add(
             path,
             size,

@@ -1,0 +1,346 @@
+use scadles_api::worker::{
+    BatchBounds, BatchRule, DatasetConfig, DatasetName, LearningRateScaling, ModelName, PartitionRule,
+    StreamPolicy, Transform,
+};
+
+use super::*;
+use crate::parse_job;
+
+const JOB: &str = "
+apiVersion: scadles.io/v1alpha1
+kind: ScadlesJob
+metadata: {name: s1, namespace: demo}
+spec:
+  model: {name: Cnn}
+  training: {seed: 7}
+  stream: {batch: {rule: LineRate}}
+  kafka: {bootstrapServers: '127.0.0.1:9092', topics: {partitions: 2}}
+  devices: {named: [{name: a}, {name: b, topic: mine}]}
+  producer: {dataset: {name: Cifar10}, rates: {list: [50, 38]}}
+  checkpoint: {storage: {path: ck}}
+  evaluation: {everySteps: 20}
+  completion: {maxSamples: 60000}
+  runPolicy: {maxRestarts: 3}
+";
+
+fn check(text: &str) -> Result<ValidatedJob, Mistakes> {
+    validate(&parse_job(text).unwrap_or_else(|mistakes| panic!("form: {mistakes}")))
+}
+
+fn changed(changes: &[(&str, &str)]) -> Result<ValidatedJob, Mistakes> {
+    let text = changes.iter().fold(JOB.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    });
+    check(&text)
+}
+
+/// Path and problem of the only mistake after one change of the good job.
+fn mistake(from: &str, to: &str) -> (String, String) {
+    let found = changed(&[(from, to)]).expect_err(to);
+    assert_eq!(found.count(), 1, "{to}: {found}");
+    let only = found.iter().next().unwrap();
+    assert!(!only.remedy.is_empty(), "{only}");
+    (only.path.clone(), only.problem.clone())
+}
+
+#[test]
+fn a_job_without_mistakes_has_every_default_filled_in() {
+    let expected = ValidatedJob {
+        name: "s1".to_owned(),
+        namespace: "demo".to_owned(),
+        devices: vec![
+            ValidatedDevice { name: "a".to_owned(), topic: "demo.s1.a".to_owned() },
+            ValidatedDevice { name: "b".to_owned(), topic: "mine".to_owned() },
+        ],
+        bootstrap_servers: Some("127.0.0.1:9092".to_owned()),
+        topics: ValidatedTopics {
+            management: TopicManagement::Operator,
+            partitions: Some(2),
+            replication: 1,
+        },
+        model: ModelConfig {
+            name: ModelName::Cnn,
+            normalization: scadles_api::worker::Normalization::Group,
+            num_classes: 10,
+            input_shape: [3, 32, 32],
+        },
+        training: TrainingConfig {
+            micro_batch: 64,
+            learning_rate: 0.1,
+            momentum: 0.9,
+            weight_decay: 0.0001,
+            milestone_epochs: vec![],
+            gamma: 0.2,
+            base_batch_size: 64,
+            learning_rate_scaling: LearningRateScaling::Linear,
+            aggregation: scadles_api::worker::Aggregation::Weighted,
+            epoch_samples: 50_000,
+            seed: 7,
+        },
+        stream: StreamConfig {
+            format: scadles_api::worker::RecordFormat::CifarBinary,
+            start_from: scadles_api::worker::StartFrom::Earliest,
+            policy: StreamPolicy::Persistence,
+            batch: BatchRule::LineRate,
+            batch_bounds: BatchBounds { min: 8, max: 1024, max_skip: 4 },
+            transform: Transform {
+                mean: vec![0.4914, 0.48216, 0.44653],
+                std: vec![0.24703, 0.24349, 0.26159],
+                random_crop_padding: 0,
+                horizontal_flip: false,
+            },
+            buffer_bytes: 64 << 20,
+            max_rejected_share: 0.01,
+        },
+        producer: Some(ProducerConfig {
+            dataset: DatasetConfig { name: DatasetName::Cifar10, path: None },
+            rates: vec![50.0, 38.0],
+            partition: PartitionRule::Iid,
+            seed: 7,
+        }),
+        checkpoint: ValidatedCheckpoint { every_steps: 40, keep: 3, path: Some("ck".into()) },
+        evaluation: Some(EvaluationConfig {
+            dataset: DatasetConfig { name: DatasetName::Cifar10, path: None },
+            every_steps: 20,
+            samples: 2000,
+            top_k: vec![1, 5],
+        }),
+        completion: Completion::MaxSamples(60_000),
+        limits: Limits {
+            max_restarts: 3,
+            start_deadline_seconds: 600.0,
+            active_deadline_seconds: None,
+            stall_seconds: 300.0,
+            collective_seconds: 60.0,
+            stop_grace_seconds: 30.0,
+            orphan_seconds: 60.0,
+        },
+    };
+    assert_eq!(check(JOB), Ok(expected));
+}
+
+#[test]
+fn a_job_without_producer_or_broker_validates_because_only_the_body_knows_the_broker() {
+    let job = changed(&[
+        ("  kafka: {bootstrapServers: '127.0.0.1:9092', topics: {partitions: 2}}\n", ""),
+        ("  producer: {dataset: {name: Cifar10}, rates: {list: [50, 38]}}\n", ""),
+        ("  evaluation: {everySteps: 20}\n", ""),
+    ]);
+    let job = job.unwrap();
+    assert_eq!(job.bootstrap_servers, None);
+    assert_eq!(job.stream.transform.mean, vec![0.5; 3]);
+}
+
+#[test]
+fn every_mistake_of_meaning_is_told_at_its_field() {
+    let cases = [
+        ("v1alpha1", "v2", "apiVersion"),
+        ("kind: ScadlesJob", "kind: Job", "kind"),
+        ("name: s1", "name: S_1", "metadata.name"),
+        ("name: s1", "name: a-name-that-is-too-long-for-a-job", "metadata.name"),
+        ("namespace: demo", "namespace: -x", "metadata.namespace"),
+        ("{named: [{name: a}, {name: b, topic: mine}]}", "{}", "spec.devices"),
+        ("{name: a}", "{name: A}", "spec.devices.named[0].name"),
+        ("{name: a}", "{name: a-very-long-device-name}", "spec.devices.named[0].name"),
+        ("{name: a}", "{name: b}", "spec.devices.named[1].name"),
+        ("topic: mine", "topic: my topic", "spec.devices.named[1].topic"),
+        ("topic: mine", "topic: '..'", "spec.devices.named[1].topic"),
+        ("topic: mine", "topic: demo.s1.a", "spec.devices.named[1].topic"),
+        ("partitions: 2", "nameTemplate: 'x/{device}'", "spec.kafka.topics.nameTemplate"),
+        ("partitions: 2", "partitions: 0", "spec.kafka.topics.partitions"),
+        ("partitions: 2", "replicationFactor: 0", "spec.kafka.topics.replicationFactor"),
+        ("'127.0.0.1:9092'", "localhost", "spec.kafka.bootstrapServers"),
+        ("'127.0.0.1:9092'", "'a:1,b:99999'", "spec.kafka.bootstrapServers"),
+        ("seed: 7", "microBatch: 0", "spec.training.microBatch"),
+        ("seed: 7", "baseBatchSize: 0", "spec.training.baseBatchSize"),
+        ("seed: 7", "epochSamples: 0", "spec.training.epochSamples"),
+        ("seed: 7", "optimizer: {learningRate: 0}", "spec.training.optimizer.learningRate"),
+        ("seed: 7", "optimizer: {momentum: 1}", "spec.training.optimizer.momentum"),
+        ("seed: 7", "optimizer: {weightDecay: -1}", "spec.training.optimizer.weightDecay"),
+        ("seed: 7", "optimizer: {gamma: 0}", "spec.training.optimizer.gamma"),
+        ("seed: 7", "optimizer: {milestoneEpochs: [2, 1]}", "spec.training.optimizer.milestoneEpochs"),
+        ("rule: LineRate", "rule: LineRate, min: 0", "spec.stream.batch.min"),
+        ("rule: LineRate", "rule: LineRate, max: 20000, min: 1", "spec.stream.batch.max"),
+        ("rule: LineRate", "rule: LineRate, min: 64, max: 32", "spec.stream.batch"),
+        ("rule: LineRate", "rule: LineRate, windowSeconds: 1", "spec.stream.batch.windowSeconds"),
+        ("rule: LineRate", "rule: LineRate, fixed: {size: 64}", "spec.stream.batch.fixed"),
+        ("rule: LineRate", "rule: StreamRate, windowSeconds: 0", "spec.stream.batch.windowSeconds"),
+        ("rule: LineRate", "rule: Fixed, fixed: {size: 0}", "spec.stream.batch.fixed.size"),
+        ("rule: LineRate", "rule: Fixed, fixed: {size: 2000}", "spec.stream.batch.fixed.size"),
+        ("{batch: {rule: LineRate}}", "{bufferBytes: 1Mi}", "spec.stream.bufferBytes"),
+        ("{batch: {rule: LineRate}}", "{maxRejectedShare: 1.5}", "spec.stream.maxRejectedShare"),
+        ("{batch: {rule: LineRate}}", "{transform: {mean: [0.5]}}", "spec.stream.transform.mean"),
+        ("{batch: {rule: LineRate}}", "{transform: {std: [1, 0, 1]}}", "spec.stream.transform.std"),
+        (
+            "{batch: {rule: LineRate}}",
+            "{transform: {randomCropPadding: 32}}",
+            "spec.stream.transform.randomCropPadding",
+        ),
+        ("everySteps: 20", "dataset: {name: Files}", "spec.evaluation.dataset.files"),
+        ("{name: Cifar10}", "{name: Cifar10, files: {path: x}}", "spec.producer.dataset.files"),
+        ("list: [50, 38]", "list: [50]", "spec.producer.rates.list"),
+        ("list: [50, 38]", "list: [50, 0]", "spec.producer.rates.list[1]"),
+        ("list: [50, 38]", "constant: -1", "spec.producer.rates.constant"),
+        ("list: [50, 38]", "constant: 2e6", "spec.producer.rates.constant"),
+        ("list: [50, 38]", "list: [50, 38], constant: 1", "spec.producer.rates"),
+        ("{list: [50, 38]}", "{}", "spec.producer.rates"),
+        ("list: [50, 38]", "uniform: {mean: 0, standardDeviation: 1}", "spec.producer.rates.uniform.mean"),
+        (
+            "list: [50, 38]",
+            "normal: {mean: 1, standardDeviation: -1}",
+            "spec.producer.rates.normal.standardDeviation",
+        ),
+        ("{list: [50, 38]}", "{constant: 1}, labelSkew: {}", "spec.producer.labelSkew"),
+        (
+            "{list: [50, 38]}",
+            "{constant: 1}, partition: LabelSkew, labelSkew: {labelsPerDevice: 11}",
+            "spec.producer.labelSkew.labelsPerDevice",
+        ),
+        ("storage: {path: ck}", "storage: {}", "spec.checkpoint.storage"),
+        ("storage: {path: ck}", "storage: {path: ''}", "spec.checkpoint.storage.path"),
+        ("storage: {path: ck}", "everySteps: 0", "spec.checkpoint.everySteps"),
+        ("storage: {path: ck}", "keep: 0", "spec.checkpoint.keep"),
+        ("everySteps: 20", "topK: [5]", "spec.evaluation.topK"),
+        ("everySteps: 20", "topK: [1, 11]", "spec.evaluation.topK"),
+        ("everySteps: 20", "topK: [1, 1]", "spec.evaluation.topK"),
+        ("everySteps: 20", "samples: 10001", "spec.evaluation.samples"),
+        ("{maxSamples: 60000}", "{}", "spec.completion"),
+        ("{maxSamples: 60000}", "{maxSamples: 1, maxSteps: 1}", "spec.completion"),
+        ("maxSamples: 60000", "maxSteps: 0", "spec.completion.maxSteps"),
+        ("maxSamples: 60000", "maxEpochs: 0", "spec.completion.maxEpochs"),
+        ("maxSamples: 60000", "targetAccuracy: 1.1", "spec.completion.targetAccuracy"),
+        ("maxRestarts: 3", "maxRestarts: 10001", "spec.runPolicy.maxRestarts"),
+        ("maxRestarts: 3", "startDeadlineSeconds: 0", "spec.runPolicy.startDeadlineSeconds"),
+        ("maxRestarts: 3", "activeDeadlineSeconds: 0", "spec.runPolicy.activeDeadlineSeconds"),
+        ("maxRestarts: 3", "stallSeconds: -1", "spec.runPolicy.stallSeconds"),
+        ("maxRestarts: 3", "collectiveSeconds: 0", "spec.runPolicy.collectiveSeconds"),
+        ("maxRestarts: 3", "stopGraceSeconds: 0", "spec.runPolicy.stopGraceSeconds"),
+        ("maxRestarts: 3", "orphanSeconds: 0", "spec.runPolicy.orphanSeconds"),
+    ];
+    for (from, to, path) in cases {
+        assert_eq!(mistake(from, to).0, path, "{to}");
+    }
+}
+
+#[test]
+fn zero_devices_are_a_mistake_in_either_form() {
+    for devices in ["{count: 0}", "{named: []}"] {
+        let found = changed(&[
+            ("{named: [{name: a}, {name: b, topic: mine}]}", devices),
+            ("list: [50, 38]", "constant: 1"),
+        ]);
+        let found = found.expect_err(devices);
+        assert!(found.iter().next().unwrap().path.starts_with("spec.devices."), "{found}");
+    }
+}
+
+#[test]
+fn a_data_set_that_does_not_fit_the_model_is_told_with_the_shape_to_set() {
+    let found = changed(&[("{name: Cifar10}", "{name: FashionMnist}")]).unwrap_err();
+    let remedies: Vec<&str> = found.iter().map(|it| it.remedy.as_str()).collect();
+    assert_eq!(remedies, ["set spec.model.inputShape: [1, 28, 28]"], "{found}");
+    let found = changed(&[("name: Cnn", "name: Cnn, numClasses: 100")]).unwrap_err();
+    assert!(found.iter().all(|it| it.remedy == "set spec.model.numClasses: 10"), "{found}");
+}
+
+#[test]
+fn impossible_numbers_of_labels_and_sides_are_told_at_the_model() {
+    for (model, path) in [
+        ("name: Cnn, numClasses: 1", "spec.model.numClasses"),
+        ("name: Cnn, numClasses: 257", "spec.model.numClasses"),
+        ("name: Cnn, inputShape: [0, 32, 32]", "spec.model.inputShape"),
+        ("name: ResNet18, inputShape: [3, 7, 32]", "spec.model.inputShape"),
+        ("name: Mlp, inputShape: [3, 32, 513]", "spec.model.inputShape"),
+    ] {
+        let found = changed(&[("name: Cnn", model)]).expect_err(model);
+        assert!(found.iter().any(|it| it.path == path), "{model}: {found}");
+    }
+}
+
+#[test]
+fn evaluation_takes_the_producers_data_set_unless_that_has_no_held_out_part() {
+    let found = changed(&[("{name: Cifar10}", "{name: Files, files: {path: x.bin}}")]).unwrap_err();
+    assert_eq!(found.iter().next().unwrap().path, "spec.evaluation.dataset");
+    let own = changed(&[
+        ("{name: Cifar10}", "{name: Files, files: {path: x.bin}}"),
+        ("everySteps: 20", "dataset: {name: Files, files: {path: y.bin}}"),
+    ]);
+    assert_eq!(own.unwrap().evaluation.unwrap().dataset.path, Some("y.bin".into()));
+}
+
+#[test]
+fn a_target_accuracy_needs_evaluations_during_the_run() {
+    let found = changed(&[("maxSamples: 60000", "targetAccuracy: 0.5"), ("everySteps: 20", "everySteps: 0")]);
+    assert_eq!(found.unwrap_err().iter().next().unwrap().path, "spec.completion.targetAccuracy");
+    assert!(changed(&[("maxSamples: 60000", "targetAccuracy: 0.5")]).is_ok());
+}
+
+#[test]
+fn one_template_for_many_devices_must_name_the_device() {
+    let (path, problem) = {
+        let found = changed(&[
+            ("{named: [{name: a}, {name: b, topic: mine}]}", "{count: 2}"),
+            ("partitions: 2", "nameTemplate: all"),
+        ]);
+        let found = found.unwrap_err();
+        assert_eq!(found.count(), 1, "{found}");
+        let only = found.iter().next().unwrap();
+        (only.path.clone(), only.problem.clone())
+    };
+    assert_eq!(path, "spec.kafka.topics.nameTemplate");
+    assert!(problem.contains("same topic"), "{problem}");
+}
+
+#[test]
+fn a_small_fixed_batch_does_not_meet_the_default_lower_bound() {
+    let job = changed(&[("rule: LineRate", "rule: Fixed, fixed: {size: 4}")]).unwrap();
+    assert_eq!(job.stream.batch, BatchRule::Fixed { size: 4 });
+    assert_eq!(job.stream.batch_bounds.min, 4);
+}
+
+#[test]
+fn counted_devices_are_numbered_and_rates_are_drawn_from_the_seed() {
+    let draw = |seed: &str| {
+        let job = changed(&[
+            ("{named: [{name: a}, {name: b, topic: mine}]}", "{count: 16}"),
+            ("list: [50, 38]", "uniform: {mean: 38, standardDeviation: 24}"),
+            ("seed: 7", seed),
+        ]);
+        job.unwrap()
+    };
+    let job = draw("seed: 7");
+    assert_eq!(job.devices[15].name, "device-15");
+    assert_eq!(job.devices[15].topic, "demo.s1.device-15");
+    let rates = job.producer.unwrap().rates;
+    assert_eq!(rates.len(), 16);
+    assert!(rates.iter().all(|rate| *rate > 0.0));
+    assert_eq!(rates, draw("seed: 7").producer.unwrap().rates);
+    assert_ne!(rates, draw("seed: 8").producer.unwrap().rates);
+}
+
+#[test]
+fn all_mistakes_are_found_in_one_pass() {
+    let found = changed(&[
+        ("name: s1", "name: S1"),
+        ("name: Cnn", "name: ResNet18, inputShape: [3, 4, 32]"),
+        ("rule: LineRate", "rule: LineRate, min: 2000, windowSeconds: 1"),
+        ("list: [50, 38]", "list: [0]"),
+        ("{maxSamples: 60000}", "{}"),
+        ("maxRestarts: 3", "stallSeconds: 0"),
+    ]);
+    let found = found.unwrap_err();
+    let paths: Vec<&str> = found.iter().map(|it| it.path.as_str()).collect();
+    let expected = [
+        "metadata.name",
+        "spec.completion",
+        "spec.model.inputShape",
+        "spec.producer.dataset.name",
+        "spec.producer.rates.list",
+        "spec.producer.rates.list[0]",
+        "spec.runPolicy.stallSeconds",
+        "spec.stream.batch",
+        "spec.stream.batch.windowSeconds",
+    ];
+    assert_eq!(paths, expected);
+}
