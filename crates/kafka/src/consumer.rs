@@ -155,7 +155,7 @@ impl StreamConsumer {
             if let Some(event) = self.state.pending.pop_front() {
                 return Some(event);
             }
-            match self.consumer.poll(end.saturating_duration_since(Instant::now()))? {
+            match self.consumer.poll(whole_milliseconds(end.saturating_duration_since(Instant::now())))? {
                 Ok(message) => {
                     if let Some(gap) = self.state.accept(message.partition(), message.offset()) {
                         return Some(Event::Record(Record { message, gap }));
@@ -314,6 +314,11 @@ impl State {
             Err(error) => self.pending.push_back(Event::Fatal(error)),
         }
     }
+}
+
+/// Rounded up: the client library waits whole milliseconds and spins through the rest of one.
+fn whole_milliseconds(left: Duration) -> Duration {
+    Duration::from_millis(left.as_nanos().div_ceil(1_000_000) as u64)
 }
 
 /// Pure: the partitions whose position lies before what is left, with the new position; a position behind the end

@@ -102,6 +102,8 @@ pub struct PacedProducer {
 struct Shared {
     streams: Mutex<Vec<Stream>>,
     delivered: Vec<AtomicU64>,
+    /// Callbacks so far: tells whether a poll found something.
+    served: AtomicU64,
     topics: Vec<String>,
     failure: Mutex<Option<Error>>,
     outage_since: Mutex<Option<Instant>>,
@@ -149,6 +151,7 @@ impl PacedProducer {
         let shared = Arc::new(Shared {
             delivered: streams.iter().map(|_| AtomicU64::new(0)).collect(),
             streams: Mutex::new(streams),
+            served: AtomicU64::new(0),
             topics,
             failure: Mutex::default(),
             outage_since: Mutex::default(),
@@ -352,13 +355,25 @@ impl Sender {
             if let Err(error) = self.send_what_is_due() {
                 self.shared.fail(error);
             }
-            // Delivery reports are served here, never while the streams are locked.
-            self.producer.poll(TICK.saturating_sub(tick.elapsed()));
+            self.serve_reports();
+            // Not the client library's own wait: it spins through the last part of a millisecond.
+            std::thread::sleep(TICK.saturating_sub(tick.elapsed()));
         }
         let within = *lock(&self.shared.flush_within);
         if lock(&self.shared.failure).is_none() && !within.is_zero() {
             // What stays undelivered shows in the statistics.
             let _ = self.producer.flush(within);
+        }
+    }
+
+    /// Serves delivery reports, errors and log lines until none is left; never while the streams are locked.
+    fn serve_reports(&self) {
+        loop {
+            let served = self.shared.served.load(Ordering::Relaxed);
+            self.producer.poll(Duration::ZERO);
+            if self.shared.served.load(Ordering::Relaxed) == served {
+                break;
+            }
         }
     }
 
@@ -427,10 +442,12 @@ struct Deliveries {
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, line: &str) {
+        self.shared.served.fetch_add(1, Ordering::Relaxed);
         log_line(level, fac, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.served.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(target: "librdkafka", %error, reason, "producer error");
         match error.rdkafka_error_code() {
             // "All brokers are down" does not come while a bootstrap address was never tried again.
@@ -450,6 +467,7 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        self.shared.served.fetch_add(1, Ordering::Relaxed);
         let (device, expected) = unpack(opaque);
         let topic = || self.shared.topics[device].clone();
         match result {
