@@ -121,6 +121,19 @@ fn a_stream_rate_overrun_counts_one_window() {
     assert_eq!(clock.poll(4.5, &view(350, 450, 100.0)), Readiness::NotBefore(5.0));
 }
 
+#[test]
+fn a_load_that_doubled_is_known_within_a_few_steps_however_long_the_old_one_lasted() {
+    let mut clock = BatchClock::new(BatchRule::LineRate, BOUNDS);
+    let mut after = |busy_seconds: f64, steps: u32| {
+        for _ in 0..steps {
+            clock.step_finished(&StepTiming { busy_seconds, compute_seconds: busy_seconds, local_batch: 10 });
+        }
+        clock.busy_seconds()
+    };
+    assert!((after(0.3, 500) - 0.3).abs() < 1e-9);
+    assert!((after(0.6, 3) - 0.6).abs() < 0.03);
+}
+
 proptest! {
     #[test]
     fn a_batch_is_never_more_than_is_there_nor_than_the_maximum(

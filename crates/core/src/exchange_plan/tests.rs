@@ -16,6 +16,7 @@ fn the_last_layers_make_a_small_first_bucket_and_the_rest_large_ones() {
 #[test]
 fn a_tiny_model_is_one_bucket_and_no_model_is_none() {
     assert_eq!(plan_buckets(&[0, 16, 48], 64, 4, 3).len(), 1);
+    assert_eq!(plan_buckets(&[32, 48], 64, 4, 3)[0].range, 0..64);
     assert_eq!(plan_buckets(&[], 0, 4, 3), []);
     assert_eq!(plan_buckets(&[0], 0, 4, 3), []);
 }
