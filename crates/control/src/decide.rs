@@ -22,7 +22,7 @@ mod types;
 use scadles_api::worker::JobConfig;
 
 use cause::Verdict;
-use situation::Situation;
+use situation::{Situation, interrupted, unkillable};
 pub use types::{
     Action, BrokerState, Decision, JobPhase, Observation, Outcome, ProcessState, Stopping, Supervision,
     UserRequest, WorkerObservation,
@@ -81,8 +81,7 @@ impl Situation<'_> {
             return;
         }
         if self.seen.user_request.is_some() {
-            let outcome = self.interrupted();
-            self.begin_stop(outcome);
+            self.begin_stop(interrupted());
         } else if let Some(outcome) = self.active_deadline_passed() {
             self.begin_stop(outcome);
         }
@@ -193,8 +192,7 @@ impl Situation<'_> {
         if self.anyone_alive() {
             self.kill_all("the group starts anew");
             if self.now - self.next.phase_since > KILL_PATIENCE_SECONDS {
-                let outcome = self.unkillable();
-                return self.finish(outcome);
+                return self.finish(unkillable());
             }
             return "waiting for the workers of the last attempt to end".to_owned();
         }

@@ -161,10 +161,10 @@ impl Machine {
     }
 
     /// One decision.
-    fn tick(&mut self, state: Supervision, event: &Event) -> Supervision {
+    fn tick(&mut self, state: &Supervision, event: &Event) -> Supervision {
         self.now += TICK_SECONDS;
         self.happen(event, state.attempt);
-        let decision = decide(&self.job, &state, &self.seen, self.now);
+        let decision = decide(&self.job, state, &self.seen, self.now);
         let next = decision.next;
         assert!(next.restarts <= self.job.limits.max_restarts);
         assert!(next.attempt == state.attempt || next.attempt == state.attempt + 1);
@@ -191,7 +191,7 @@ proptest! {
         let mut state = Supervision::new(0.0, None);
         let mut outcome = None;
         for event in &events {
-            state = machine.tick(state, event);
+            state = machine.tick(&state, event);
             if let Some(earlier) = &outcome {
                 prop_assert_eq!(Some(earlier), state.outcome(), "an outcome is final");
             }
@@ -207,10 +207,10 @@ proptest! {
         let mut state = Supervision::new(0.0, None);
         for (rank, how, quiet) in deaths.iter().cycle().take(2000) {
             for _ in 0..*quiet {
-                state = machine.tick(state, &Event::Nothing);
+                state = machine.tick(&state, &Event::Nothing);
             }
             // No step is ever made, so that even drains count.
-            state = machine.tick(state, &Event::Die { rank: *rank, how: *how });
+            state = machine.tick(&state, &Event::Die { rank: *rank, how: *how });
             if state.outcome().is_some() {
                 break;
             }
@@ -225,12 +225,12 @@ proptest! {
         let mut machine = Machine::new();
         let mut state = Supervision::new(0.0, None);
         for event in &events {
-            state = machine.tick(state, event);
+            state = machine.tick(&state, event);
         }
         machine.seen.user_request = Some(UserRequest::Stop);
         let asked = machine.now;
         while state.outcome().is_none() && machine.now < asked + 1000.0 {
-            state = machine.tick(state, &Event::Nothing);
+            state = machine.tick(&state, &Event::Nothing);
         }
         prop_assert!(state.outcome().is_some());
         prop_assert!(machine.now <= asked + machine.job.limits.stop_grace_seconds + 3.0);

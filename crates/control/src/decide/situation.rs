@@ -288,7 +288,7 @@ impl Situation<'_> {
         let stopping = match &self.next.phase {
             JobPhase::Done(_) => return,
             JobPhase::Stopping(stopping) => Stopping { save: false, ..stopping.clone() },
-            _ => Stopping { since: self.now, outcome: self.interrupted(), save: false },
+            _ => Stopping { since: self.now, outcome: interrupted(), save: false },
         };
         self.next.phase = JobPhase::Stopping(stopping);
     }
@@ -444,14 +444,6 @@ impl Situation<'_> {
         }
     }
 
-    pub(super) fn interrupted(&self) -> Outcome {
-        Outcome {
-            code: ExitCode::Interrupted,
-            message: "stopped by the user".to_owned(),
-            remedy: "go on with --resume".to_owned(),
-        }
-    }
-
     pub(super) fn active_deadline_passed(&self) -> Option<Outcome> {
         let limit = self.job.limits.active_deadline_seconds?;
         (self.now - self.next.job_started_at > limit).then(|| Outcome {
@@ -463,13 +455,21 @@ impl Situation<'_> {
             remedy: "go on with --resume, or raise spec.runPolicy.activeDeadlineSeconds".to_owned(),
         })
     }
+}
 
-    pub(super) fn unkillable(&self) -> Outcome {
-        Outcome {
-            code: ExitCode::Internal,
-            message: "workers of the last attempt could not be ended".to_owned(),
-            remedy: "end them by hand, then go on with --resume".to_owned(),
-        }
+pub(super) fn interrupted() -> Outcome {
+    Outcome {
+        code: ExitCode::Interrupted,
+        message: "stopped by the user".to_owned(),
+        remedy: "go on with --resume".to_owned(),
+    }
+}
+
+pub(super) fn unkillable() -> Outcome {
+    Outcome {
+        code: ExitCode::Internal,
+        message: "workers of the last attempt could not be ended".to_owned(),
+        remedy: "end them by hand, then go on with --resume".to_owned(),
     }
 }
 

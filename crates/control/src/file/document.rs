@@ -71,14 +71,12 @@ fn float(number: f64, path: &str, found: &mut Findings) -> Value {
     if number.fract() == 0.0 && (-beyond_i64..0.0).contains(&number) {
         return Value::Number((number as i64).into());
     }
-    match Number::from_f64(number) {
-        Some(number) => Value::Number(number),
-        None => {
-            found.add(path, number, "is not a finite number", "give a finite number");
-            // Goes on as a number, so that its type is not told as a second mistake.
-            Value::Number(1.into())
-        }
+    if let Some(number) = Number::from_f64(number) {
+        return Value::Number(number);
     }
+    found.add(path, number, "is not a finite number", "give a finite number");
+    // Goes on as a number, so that its type is not told as a second mistake.
+    Value::Number(1.into())
 }
 
 impl<'de> Deserialize<'de> for Document {

@@ -104,7 +104,7 @@ fn describe(field: &Value) -> String {
     if field.get("anyOf").is_some() {
         return "a number of bytes such as 64Mi".to_owned();
     }
-    let bound = |name: &str| field.get(name).map(|limit| limit.to_string());
+    let bound = |name: &str| field.get(name).map(ToString::to_string);
     match field.get("type").and_then(Value::as_str) {
         Some("integer") => match (bound("minimum"), bound("maximum")) {
             (Some(least), Some(most)) => format!("an integer from {least} to {most}"),
