@@ -203,7 +203,11 @@ fn wrong_arguments_are_refused_before_anything_is_sent() {
     }
     assert!(matches!(TcpStore::serve(HOST, 0, 2, Duration::ZERO), Err(Error::Argument { .. })));
     assert!(matches!(TcpStore::serve(HOST, 0, 0, TIMEOUT), Err(Error::Argument { .. })));
-    assert!(matches!(TcpStore::serve("a\0b", 0, 1, TIMEOUT), Err(_)));
+    assert!(TcpStore::serve("a\0b", 0, 1, TIMEOUT).is_err());
+    match TcpStore::connect(HOST, store.port(), 3, TIMEOUT) {
+        Err(Error::Rendezvous { message, .. }) => assert!(message.contains("is for 2 ranks"), "{message}"),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
 }
 
 #[test]
