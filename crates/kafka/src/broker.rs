@@ -17,6 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::connection::{Context, KafkaConnection};
 use crate::error::{Error, Result};
 use crate::offsets::{OffsetWatcher, PartitionOffsets, partition_count};
+use crate::producer::LogOnly;
 
 /// Bytes that the embedded broker keeps per partition: a constant of librdkafka's mock, 5 MiB.
 pub const EMBEDDED_BYTES_PER_PARTITION: u64 = 5 << 20;
@@ -328,13 +329,11 @@ fn block_on<F: Future>(future: F, end: Instant) -> Option<F::Output> {
 /// librdkafka's mock cluster: a broker on a loopback port of this process, there at once, gone with the process.
 pub struct EmbeddedBroker {
     /// The client that owns the mock cluster.
-    owner: BaseProducer<Owner>,
+    owner: BaseProducer<LogOnly>,
     connection: KafkaConnection,
     /// Topics made so far: the mock cannot be asked without making what is asked for.
     topics: Mutex<BTreeMap<String, u32>>,
 }
-
-type Owner = crate::producer::LogOnly;
 
 impl EmbeddedBroker {
     /// Starts the broker.
@@ -344,7 +343,7 @@ impl EmbeddedBroker {
             |error: KafkaError| Error::Client { what: starting.to_owned(), reason: error.to_string() };
         let mut config = rdkafka::ClientConfig::new();
         config.set("test.mock.num.brokers", "1").set("client.id", "scadles-embedded");
-        let owner: BaseProducer<Owner> = config.create_with_context(Owner::default()).map_err(failed)?;
+        let owner: BaseProducer<LogOnly> = config.create_with_context(LogOnly).map_err(failed)?;
         let servers = owner
             .client()
             .mock_cluster()

@@ -21,7 +21,7 @@ fn processor_seconds() -> f64 {
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
-/// Sends at `rates` for `length` and returns each stream's rate over that time, by the broker's own offsets.
+/// Sends at `rates` for `length` and returns each stream's rate over that time; all that was sent is stored in the end.
 fn measured_rates(broker: &dyn Broker, rates: &[f64], length: Duration) -> Vec<f64> {
     let topics: Vec<_> = rates.iter().map(|_| suite::topic(broker, 2)).collect();
     let streams = topics.iter().zip(rates).map(|(t, &rate)| suite::stream(t, 2, rate, None)).collect();
@@ -31,10 +31,10 @@ fn measured_rates(broker: &dyn Broker, rates: &[f64], length: Duration) -> Vec<f
     // Settled: the first connections and producer ids are over, and the broker's code is compiled.
     std::thread::sleep(Duration::from_secs(5));
     let at_start = producer.statistics();
-    let before: Vec<_> = at_start.iter().map(|s| s.delivered).collect();
+    let before: Vec<_> = at_start.iter().map(|s| s.sent).collect();
     let (began, processor) = (Instant::now(), processor_seconds());
     std::thread::sleep(length);
-    let after: Vec<_> = producer.statistics().iter().map(|s| s.delivered).collect();
+    let after: Vec<_> = producer.statistics().iter().map(|s| s.sent).collect();
     let elapsed = began.elapsed().as_secs_f64();
     println!(
         "{} streams: {:.0} % of a core",
@@ -44,7 +44,7 @@ fn measured_rates(broker: &dyn Broker, rates: &[f64], length: Duration) -> Vec<f
     let statistics = producer.stop(DEADLINE).unwrap();
     for ((topic, s), at_start) in topics.iter().zip(&statistics).zip(at_start) {
         let stored: u64 = broker.describe(topic, DEADLINE).unwrap().iter().map(|r| r.end).sum();
-        assert_eq!(stored, s.delivered);
+        assert_eq!((stored, s.delivered), (s.sent, s.sent));
         assert_eq!(s.slipped, at_start.slipped, "the machine or the broker was held up for over a second");
     }
     before.iter().zip(after).map(|(before, after)| (after - before) as f64 / elapsed).collect()
