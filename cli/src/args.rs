@@ -1,0 +1,168 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Trains one model on the live data streams of many devices.
+#[derive(Debug, Parser)]
+#[command(name = "scadles", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  scadles run manifests/examples/quickstart-local.yaml      train four devices on live CIFAR-10 streams
+  scadles plan manifests/examples/quickstart-local.yaml     what would run, and what it costs
+  scadles run job.yaml --kafka localhost:9092               the same on a Kafka of your own
+  scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
+  scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
+  scadles replay runs/quickstart-20260101T120000Z           train it again from its journal, bit for bit
+
+Exit codes: 0 complete, 2 wrong configuration, 4 broker lost, 5 storage failed, 6 stream stalled, 12 deadline passed,
+13 too many restarts, 130 interrupted; see docs.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a job on this machine: streams, one worker per device, live table, report
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Show what a job would run: topics, devices, expected batches, waits, bytes, memory
+    Plan(PlanArgs),
+    /// Send a job's simulated streams to a Kafka, without training
+    #[command(after_help = PRODUCE_EXAMPLES)]
+    Produce(ProduceArgs),
+    /// List the data sets that are here, and how to get the missing ones
+    Data(DataArgs),
+    /// Measure the accuracy of a run's model on all held-out pictures
+    Evaluate(TrainerArgs),
+    /// Train a run again from its journal and compare the parameters, bit for bit
+    Replay(TrainerArgs),
+    /// Print the summary of a run
+    Report(ReportArgs),
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  scadles run job.yaml                       embedded broker, run folder runs/<job>-<time>/
+  scadles run job.yaml --out /tmp/first      run folder of your choice
+  scadles run job.yaml --kafka kafka:9092    streams on a real Kafka
+  scadles run job.yaml --resume              go on with the latest run of this job under runs/
+  scadles run job.yaml --resume /tmp/first   go on with that run
+
+Ctrl-C stops after a checkpoint and writes the report; a second Ctrl-C ends at once (the report is written all the same).";
+
+const PRODUCE_EXAMPLES: &str = "\
+Examples:
+  scadles produce job.yaml --kafka localhost:9092                until Ctrl-C
+  scadles produce job.yaml --kafka localhost:9092 --seconds 60   for a minute";
+
+/// Where streams and data are.
+#[derive(Debug, Clone, Args)]
+pub struct Surroundings {
+    /// `embedded`, or the bootstrap servers of a Kafka; overrides spec.kafka.bootstrapServers
+    #[arg(long, value_name = "embedded|HOST:PORT")]
+    pub kafka: Option<String>,
+    /// Folder of the data sets [default: $SCADLES_DATA, else .cache/data of the checkout]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// The job file (YAML)
+    pub job: PathBuf,
+    /// Run folder [default: runs/<job>-<time>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Where streams and data are.
+    #[command(flatten)]
+    pub surroundings: Surroundings,
+    /// Go on from the last checkpoint of RUN_DIR, or of the job's latest run
+    #[arg(long, value_name = "RUN_DIR", num_args = 0..=1, conflicts_with = "out")]
+    pub resume: Option<Option<PathBuf>>,
+    /// Plain lines instead of the live table, also on a terminal
+    #[arg(long)]
+    pub plain: bool,
+    /// Compute threads per worker
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    /// The job file (YAML)
+    pub job: PathBuf,
+    /// Where streams and data are.
+    #[command(flatten)]
+    pub surroundings: Surroundings,
+    /// Compute threads per worker
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+}
+
+/// Arguments of `produce`.
+#[derive(Debug, Clone, Args)]
+pub struct ProduceArgs {
+    /// The job file (YAML)
+    pub job: PathBuf,
+    /// Where streams and data are.
+    #[command(flatten)]
+    pub surroundings: Surroundings,
+    /// Stop after this long [default: at Ctrl-C]
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<f64>,
+}
+
+/// Arguments of `data`.
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// Folder of the data sets [default: $SCADLES_DATA, else .cache/data of the checkout]
+    pub dir: Option<PathBuf>,
+}
+
+/// Arguments of the commands that the trainer carries out.
+#[derive(Debug, Clone, Args)]
+pub struct TrainerArgs {
+    /// A run folder, or a model file
+    pub target: PathBuf,
+    /// Further arguments for the trainer
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<String>,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Clone, Args)]
+pub struct ReportArgs {
+    /// A run folder
+    pub run: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn resume_may_name_a_run_or_leave_it_open() {
+        let resume = |line: &str| match Cli::parse_from(line.split(' ')).command {
+            Command::Run(args) => args.resume,
+            other => unreachable!("{other:?}"),
+        };
+        assert_eq!(resume("scadles run job.yaml"), None);
+        assert_eq!(resume("scadles run job.yaml --resume"), Some(None));
+        assert_eq!(resume("scadles run job.yaml --resume runs/a"), Some(Some("runs/a".into())));
+    }
+}

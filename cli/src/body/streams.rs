@@ -1,0 +1,300 @@
+//! The broker and the simulated streams of a local run.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, TryRecvError, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use scadles_api::PartitionPosition;
+use scadles_control::decide::BrokerState;
+use scadles_kafka::{
+    Broker, DeviceStream, EmbeddedBroker, Error, KafkaConnection, PacedProducer, PartitionOffsets,
+    ProducerOptions, RealBroker, StreamStatistics, TopicOutcome, TopicSpec, dataset::DatasetSource,
+    producer::WaitCause,
+};
+
+use crate::view::StreamView;
+
+/// One try to reach a broker; between tries the screen says what is wrong.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Making and looking up topics, for all devices together.
+const TOPIC_PATIENCE: Duration = Duration::from_mins(1);
+
+/// At the end of a run, the records under way may take this long to be confirmed.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A topic of the job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// What it must be like.
+    pub spec: TopicSpec,
+    /// Make it if it is missing.
+    pub create: bool,
+}
+
+/// Where the streams are.
+#[derive(Clone)]
+pub enum Venue {
+    /// A broker in this process, there at once.
+    Embedded(Arc<dyn Broker>),
+    /// Bootstrap servers of a Kafka.
+    Servers(String),
+}
+
+impl Venue {
+    /// The Kafka at `servers`; without, a broker in this process.
+    pub fn open(servers: Option<&str>) -> Result<Self, Error> {
+        Ok(match servers {
+            Some(servers) => Self::Servers(servers.to_owned()),
+            None => Self::Embedded(Arc::new(EmbeddedBroker::start()?)),
+        })
+    }
+
+    /// As the report names it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Embedded(_) => "embedded".to_owned(),
+            Self::Servers(servers) => servers.clone(),
+        }
+    }
+
+    /// Whether the records die with this process.
+    pub fn is_embedded(&self) -> bool {
+        matches!(self, Self::Embedded(_))
+    }
+}
+
+/// The broker with the job's topics, once it is there.
+#[derive(Clone)]
+pub struct Topics {
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// Per device, in the order of ranks.
+    pub outcomes: Vec<TopicOutcome>,
+}
+
+/// What a connecting thread tells.
+type Connected = Result<Topics, Error>;
+
+/// The way to a broker: tried again and again in a thread of its own, until it is there or can never be.
+pub struct BrokerAccess {
+    news: Receiver<Connected>,
+    /// Since when, on the supervisor's clock, and what was the latest problem.
+    since: f64,
+    problem: String,
+    topics: Option<Topics>,
+}
+
+impl BrokerAccess {
+    /// Makes the topics on the embedded broker, or begins to look for the real one.
+    pub fn open(venue: &Venue, topics: Vec<Topic>, now: f64) -> Result<Self, Error> {
+        let (send, news) = channel();
+        match venue {
+            Venue::Embedded(broker) => {
+                let topics = prepare(Arc::clone(broker), &topics)?;
+                Ok(Self { news, since: now, problem: String::new(), topics: Some(topics) })
+            }
+            Venue::Servers(servers) => {
+                let problem = format!("connecting to {servers}");
+                let connection = KafkaConnection::new(servers.clone());
+                connection.validate()?;
+                spawn("broker-access", move || {
+                    loop {
+                        let found = connect(&connection, &topics);
+                        let last = !matches!(&found, Err(error) if error.is_transient());
+                        // The runner is gone: so is the reason to go on.
+                        if send.send(found).is_err() || last {
+                            return;
+                        }
+                        std::thread::sleep(Duration::from_millis(500));
+                    }
+                })?;
+                Ok(Self { news, since: now, problem, topics: None })
+            }
+        }
+    }
+
+    /// How things stand. An error is final: no waiting helps.
+    pub fn look(&mut self) -> Result<BrokerState, Error> {
+        loop {
+            match self.news.try_recv() {
+                Ok(Ok(topics)) => self.topics = Some(topics),
+                Ok(Err(error)) if error.is_transient() => self.problem = error.to_string(),
+                Ok(Err(error)) => return Err(error),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        Ok(match self.topics {
+            Some(_) => BrokerState::Ready,
+            None => BrokerState::Waiting { since: self.since, problem: self.problem.clone() },
+        })
+    }
+
+    /// The broker, once it is there.
+    pub fn topics(&self) -> Option<&Topics> {
+        self.topics.as_ref()
+    }
+}
+
+fn connect(connection: &KafkaConnection, topics: &[Topic]) -> Connected {
+    let broker: Arc<dyn Broker> = Arc::new(RealBroker::connect(connection.clone(), CONNECT_PATIENCE)?);
+    prepare(broker, topics)
+}
+
+/// Makes the topics that may be made, and checks the others.
+fn prepare(broker: Arc<dyn Broker>, topics: &[Topic]) -> Connected {
+    let mut outcomes = Vec::with_capacity(topics.len());
+    for topic in topics {
+        if topic.create {
+            outcomes.extend(broker.ensure_topics(std::slice::from_ref(&topic.spec), TOPIC_PATIENCE)?);
+            continue;
+        }
+        let partitions = broker.describe(&topic.spec.name, TOPIC_PATIENCE)?.len();
+        if partitions < topic.spec.partitions as usize {
+            let want = topic.spec.partitions as usize;
+            return Err(Error::TooFewPartitions { topic: topic.spec.name.clone(), have: partitions, want });
+        }
+        outcomes.push(TopicOutcome::Exists { partitions: partitions as u32 });
+    }
+    Ok(Topics { broker, outcomes })
+}
+
+/// What is sent.
+#[derive(Clone)]
+pub struct StreamsPlan {
+    /// One stream per device.
+    pub streams: Vec<DeviceStream>,
+    /// The records.
+    pub source: DatasetSource,
+}
+
+/// The simulated streams of a run: off, being started, sending, stopped.
+///
+/// They begin when the first group is ready to train, so that nobody starts with a backlog, and go on through restarts,
+/// as the streams of real devices do. On a real Kafka each goes on at the end of its partitions.
+pub struct Producer {
+    plan: Option<StreamsPlan>,
+    starting: Option<Receiver<Result<PacedProducer, Error>>>,
+    sending: Option<PacedProducer>,
+    /// Offsets of the last durable checkpoint, given before the producer was there.
+    durable: Vec<Vec<u64>>,
+    last: Vec<StreamStatistics>,
+    failure: Option<Error>,
+}
+
+impl Producer {
+    /// Streams that are not sent yet; `None`: the job has none.
+    pub fn new(plan: Option<StreamsPlan>) -> Self {
+        Self { plan, starting: None, sending: None, durable: vec![], last: vec![], failure: None }
+    }
+
+    /// Begins to send, once.
+    pub fn start(&mut self, broker: &Arc<dyn Broker>) {
+        let Some(plan) = self.plan.take() else { return };
+        let (send, receive) = channel();
+        let broker = Arc::clone(broker);
+        let started = spawn("producer-start", move || {
+            let options = ProducerOptions {
+                budget_bytes_per_partition: broker.limits().budget_bytes_per_partition,
+                ..ProducerOptions::default()
+            };
+            let producer =
+                PacedProducer::start(broker.connection(), plan.streams, Box::new(plan.source), options);
+            // Nobody waits for it any more: it is dropped, which stops it.
+            let _ = send.send(producer);
+        });
+        match started {
+            Ok(()) => self.starting = Some(receive),
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// Whether [`Self::start`] was called on streams that the job has.
+    pub fn is_started(&self) -> bool {
+        self.plan.is_none()
+    }
+
+    /// Takes note of a started producer and of a failed one.
+    pub fn look(&mut self) -> Result<(), Error> {
+        if let Some(news) = &self.starting
+            && let Ok(outcome) = news.try_recv()
+        {
+            self.starting = None;
+            match outcome {
+                Ok(producer) => {
+                    for (device, offsets) in self.durable.iter().enumerate() {
+                        producer.set_durable_offsets(device, offsets);
+                    }
+                    self.sending = Some(producer);
+                }
+                Err(error) => self.failure = Some(error),
+            }
+        }
+        let failure = self.failure.take().or_else(|| self.sending.as_ref().and_then(PacedProducer::failure));
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// A durable checkpoint: records before these positions are never asked for again.
+    pub fn set_durable(&mut self, positions: &[Vec<PartitionPosition>]) {
+        let offsets = |device: &Vec<PartitionPosition>| {
+            let mut device = device.clone();
+            device.sort_by_key(|position| position.partition);
+            device.iter().map(|position| position.next.max(0).cast_unsigned()).collect()
+        };
+        self.durable = positions.iter().map(offsets).collect();
+        if let Some(producer) = &self.sending {
+            for (device, offsets) in self.durable.iter().enumerate() {
+                producer.set_durable_offsets(device, offsets);
+            }
+        }
+    }
+
+    /// What each stream did so far.
+    pub fn statistics(&self) -> Vec<StreamStatistics> {
+        self.sending.as_ref().map_or_else(|| self.last.clone(), PacedProducer::statistics)
+    }
+
+    /// The streams for the screen.
+    pub fn view(&self) -> Vec<StreamView> {
+        self.statistics().iter().map(stream_view).collect()
+    }
+
+    /// Stops sending; what is under way is delivered, or the error says what is not.
+    pub fn stop(&mut self) -> Result<(), Error> {
+        self.plan = None;
+        self.starting = None;
+        let Some(producer) = self.sending.take() else { return Ok(()) };
+        self.last = producer.statistics();
+        self.last = producer.stop(FLUSH_PATIENCE)?;
+        Ok(())
+    }
+}
+
+fn stream_view(stream: &StreamStatistics) -> StreamView {
+    let waiting = stream.waiting_since.map(|(since, cause)| {
+        let words = match cause {
+            WaitCause::Budget => "for a checkpoint",
+            WaitCause::Broker => "for the broker",
+        };
+        (words.to_owned(), since.elapsed().as_secs_f64())
+    });
+    StreamView { asked: stream.asked_samples_per_second, waiting }
+}
+
+/// First and end offsets of every device's partitions now.
+pub fn offsets_now(topics: &Topics, names: &[String]) -> Result<Vec<Vec<PartitionOffsets>>, Error> {
+    let deadline = Instant::now() + TOPIC_PATIENCE;
+    let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+    names.iter().map(|name| topics.broker.describe(name, left())).collect()
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop).map_err(|error| Error::Client {
+        what: format!("start the thread {name}"),
+        reason: error.to_string(),
+    })
+}

@@ -1,0 +1,299 @@
+//! `scadles run`: everything that happens before and after the local body's loop.
+
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::SystemTime};
+
+use scadles_api::{
+    CheckpointRef, ExitCode, ScadlesJob, WorkerConfig,
+    worker::{DatasetName, JobConfig},
+};
+use scadles_control::{Body, Plan, TopicPlan, decide::Supervision, plan};
+use scadles_kafka::{
+    DeviceStream, TopicSpec,
+    dataset::{Dataset, DatasetSource, Split},
+};
+
+use crate::{
+    args::RunArgs,
+    body::{
+        Clock, Ended, LocalBody, Parts,
+        streams::{BrokerAccess, Producer, StreamsPlan, Topic, Venue},
+    },
+    failure::{Failure, Result},
+    job::{self, LoadedJob},
+    memory::Memory,
+    report::{self, Ending},
+    run_folder::{RunFolder, write_json},
+    screen::{complain, say},
+    signals::Signals,
+    surroundings,
+    view::Display,
+};
+
+/// Runs a job to its end and writes its report.
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    let clock = Clock::start();
+    let loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
+    let trainer = surroundings::trainer()?;
+    surroundings::raise_file_limit(loaded.validated.devices.len())?;
+    let signals = Signals::catch()?;
+    let (folder, earlier) = open_folder(args, &loaded.validated.name)?;
+    let venue =
+        Venue::open(loaded.validated.bootstrap_servers.as_deref()).map_err(|error| Failure::kafka(&error))?;
+    let uid = match &earlier {
+        Some(earlier) => earlier.job_uid.clone(),
+        None => format!("{}-{}", loaded.validated.name, surroundings::random_text(4)?),
+    };
+    let plan = plan_run(args, &loaded, &folder, &venue, uid.clone())?;
+    let config = plan.job().cloned().ok_or_else(|| Failure::internal("a plan without workers"))?;
+    let streams = plan_streams(&plan, &config)?;
+    check_held_out_data(&config)?;
+    let display = Display::new(args.plain, clock.began());
+    display.event(&format!("run folder {}", folder.path().display()));
+    for note in &plan.notes {
+        display.event(note);
+    }
+    let memory = match earlier {
+        None => Memory::new(uid, venue.name(), Supervision::new(clock.now(), None)),
+        Some(earlier) => take_up(earlier, &folder, &config, &venue, &clock, &display)?,
+    };
+    write_inputs(&folder, &loaded, &plan, &config)?;
+    let topics = plan.topics.iter().map(topic).collect();
+    let access = BrokerAccess::open(&venue, topics, clock.now()).map_err(|error| Failure::kafka(&error))?;
+    let token = plan.workers.first().map(|worker| worker.token.clone()).unwrap_or_default();
+    let ended = LocalBody::new(Parts {
+        folder,
+        trainer,
+        config: config.clone(),
+        token,
+        memory,
+        access,
+        producer: Producer::new(streams),
+        clock,
+        display,
+        signals,
+    })
+    .run();
+    finish(&loaded.job, &config, &ended)
+}
+
+fn open_folder(args: &RunArgs, name: &str) -> Result<(RunFolder, Option<Memory>)> {
+    let Some(asked) = &args.resume else {
+        return Ok((RunFolder::create(name, args.out.as_deref(), SystemTime::now())?, None));
+    };
+    let path = match asked {
+        Some(path) => path.clone(),
+        None => RunFolder::latest(name)?,
+    };
+    let folder = RunFolder::resume(&path)?;
+    let memory = Memory::load(folder.path())?;
+    Ok((folder, Some(memory)))
+}
+
+fn plan_run(
+    args: &RunArgs,
+    loaded: &LoadedJob,
+    folder: &RunFolder,
+    venue: &Venue,
+    uid: String,
+) -> Result<Plan> {
+    let body = Body {
+        broker: surroundings::broker_kind(Some(venue)),
+        uid,
+        host: "127.0.0.1".to_owned(),
+        output_dir: folder.path().to_owned(),
+        data_dir: surroundings::data_dir(args.surroundings.data.as_deref()),
+        checkpoint_root: None,
+        token: surroundings::random_text(16)?,
+        threads: args.threads,
+        cores: surroundings::cores(),
+    };
+    plan(&loaded.validated, &body).map_err(|mistakes| {
+        Failure::configuration(format!("{}: {mistakes}", args.job.display()).trim_end(), "")
+    })
+}
+
+/// A topic of the plan as the broker wants to hear of it.
+pub fn topic(plan: &TopicPlan) -> Topic {
+    Topic {
+        spec: TopicSpec {
+            name: plan.name.clone(),
+            partitions: plan.partitions,
+            replication: Some(plan.replication),
+        },
+        create: plan.create,
+    }
+}
+
+/// Reads the data set of the simulated streams, if the job has them.
+pub fn plan_streams(plan: &Plan, config: &JobConfig) -> Result<Option<StreamsPlan>> {
+    let Some(producer) = &plan.producer else { return Ok(None) };
+    let failed = |error: scadles_kafka::dataset::DatasetError| Failure::kafka(&error.into());
+    let what = &producer.config;
+    let dataset = Dataset::load(&what.dataset, Split::Train, &config.data_dir, producer.record_bytes)
+        .map_err(failed)?;
+    let source = DatasetSource::new(Arc::new(dataset), what.partition, what.seed, producer.devices.len())
+        .map_err(failed)?;
+    let streams = producer
+        .devices
+        .iter()
+        .zip(&what.rates)
+        .map(|(device, rate)| DeviceStream {
+            topic: device.topic.clone(),
+            partitions: device.partitions,
+            samples_per_second: *rate,
+            max_records: None,
+        })
+        .collect();
+    Ok(Some(StreamsPlan { streams, source }))
+}
+
+/// Finds a missing evaluation set now, and not after the first hundred steps.
+fn check_held_out_data(config: &JobConfig) -> Result<()> {
+    let Some(evaluation) = &config.evaluation else { return Ok(()) };
+    if evaluation.dataset.name != DatasetName::Files || evaluation.dataset.path.is_some() {
+        let record_bytes = config.model.record_bytes();
+        Dataset::load(&evaluation.dataset, Split::Test, &config.data_dir, record_bytes)
+            .map_err(|error| Failure::kafka(&error.into()))?;
+    }
+    Ok(())
+}
+
+/// Job, resolved job, one configuration per worker: readable by this user alone, since they carry the token.
+fn write_inputs(folder: &RunFolder, loaded: &LoadedJob, plan: &Plan, config: &JobConfig) -> Result<()> {
+    folder.write_text("job.yaml", &loaded.text)?;
+    folder.write_json("job.json", config)?;
+    plan.workers.iter().try_for_each(|worker: &WorkerConfig| {
+        write_json(&folder.worker_config(&worker.device().name), worker, 0o600)
+    })
+}
+
+/// Takes up an earlier run: its last durable checkpoint, its numbers, its broker.
+fn take_up(
+    earlier: Memory,
+    folder: &RunFolder,
+    config: &JobConfig,
+    venue: &Venue,
+    clock: &Clock,
+    display: &Display,
+) -> Result<Memory> {
+    same_job(folder, config)?;
+    let records_kept = !venue.is_embedded() && earlier.broker == venue.name();
+    let known = earlier.supervision.checkpoint.clone();
+    let checkpoint = latest_checkpoint(config)
+        .or(known)
+        .map(|checkpoint| CheckpointRef { restart_streams: !records_kept, ..checkpoint });
+    display.event(&match &checkpoint {
+        Some(checkpoint) => {
+            format!("going on from checkpoint {}, after step {}", checkpoint.name, checkpoint.step)
+        }
+        None => "the run has no checkpoint yet: it starts from nothing".to_owned(),
+    });
+    if !records_kept {
+        display.event(
+            "the records of the earlier run died with its embedded broker: the model goes on, the streams start anew \
+             (a real Kafka keeps them: --kafka HOST:PORT)",
+        );
+    }
+    let supervision = Supervision::resume(earlier.supervision.clone(), clock.now(), checkpoint);
+    Ok(Memory { broker: venue.name(), supervision, ..earlier })
+}
+
+/// A run goes on with the model and the devices that it began with.
+fn same_job(folder: &RunFolder, config: &JobConfig) -> Result<()> {
+    let path = folder.path().join("job.json");
+    let begun: Option<JobConfig> = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some(begun) = begun else { return Ok(()) };
+    let names = |config: &JobConfig| -> Vec<String> {
+        config.devices.iter().map(|device| device.name.clone()).collect()
+    };
+    let changed = if begun.name != config.name {
+        Some(("metadata.name", begun.name.clone()))
+    } else if begun.model != config.model {
+        Some(("spec.model", format!("{:?}", begun.model.name)))
+    } else if names(&begun) != names(config) {
+        Some(("spec.devices", names(&begun).join(", ")))
+    } else {
+        None
+    };
+    match changed {
+        None => Ok(()),
+        Some((field, was)) => Err(Failure::configuration(
+            format!(
+                "{field}: the run in {} began with `{was}`, the job file says otherwise",
+                folder.path().display()
+            ),
+            "give the job file of that run (its copy is job.yaml in the run folder), or start without --resume",
+        )),
+    }
+}
+
+/// The newest checkpoint of the run whose manifest is written: an earlier runner may have died before it heard of it.
+fn latest_checkpoint(config: &JobConfig) -> Option<CheckpointRef> {
+    let root = config.checkpoint.root.join(&config.uid);
+    let name = newest_complete(&root)?;
+    let step = name.split_once('-')?.1.parse().ok()?;
+    Some(CheckpointRef { job_uid: config.uid.clone(), name, step, restart_streams: false })
+}
+
+fn newest_complete(root: &Path) -> Option<String> {
+    fs::read_dir(root)
+        .ok()?
+        .filter_map(std::result::Result::ok)
+        .filter(|entry| entry.path().join("manifest.json").is_file())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.split_once('-').is_some_and(|(_, step)| step.parse::<u64>().is_ok()))
+        .max()
+}
+
+/// Writes the report and prints its summary, however the run ended.
+fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCode> {
+    let folder = &ended.folder;
+    let devices: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
+    let steps = fs::read_to_string(folder.path().join("steps.csv")).unwrap_or_default();
+    let report = report::build(&Ending {
+        job,
+        outcome: &ended.outcome,
+        memory: &ended.memory,
+        progress: ended.progress.as_ref(),
+        weights: report::mean_weights(&steps, &devices),
+        devices,
+        rates: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
+        parameter_hashes: ended.parameter_hashes.clone(),
+        versions: versions(),
+    });
+    let written = folder.write_json("report.json", &report);
+    say(format!("\n{}", report::summary(&report)));
+    let there: Vec<&str> =
+        ["report.json", "steps.csv", "model.safetensors", "checkpoints", "journal", "logs"]
+            .into_iter()
+            .filter(|name| folder.path().join(name).exists())
+            .collect();
+    say(format!("{}: {}", folder.path().display(), there.join(", ")));
+    let code = ended.outcome.code;
+    if code != ExitCode::Completed {
+        complain(&Failure {
+            code,
+            message: ended.outcome.message.clone(),
+            remedy: ended.outcome.remedy.clone(),
+        });
+        say(format!("go on with it: scadles run JOB --resume {}", folder.path().display()));
+    }
+    match written {
+        Err(failure) if code == ExitCode::Completed => Err(failure),
+        Err(failure) => {
+            complain(&failure);
+            Ok(code)
+        }
+        Ok(()) => Ok(code),
+    }
+}
+
+fn versions() -> BTreeMap<String, String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+        Some(line.trim_start_matches(['\t', ' ', ':']).to_owned())
+    });
+    let mut versions = BTreeMap::from([("scadles".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
+    versions.extend(cpu.map(|cpu| ("cpu".to_owned(), cpu)));
+    versions
+}

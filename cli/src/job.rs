@@ -1,0 +1,49 @@
+//! A job file, read and checked.
+
+use std::path::Path;
+
+use scadles_api::{ScadlesJob, job::KafkaSpec};
+use scadles_control::{ValidatedJob, parse_job, validate};
+
+use crate::failure::{Failure, Result};
+
+/// A job file that has no mistakes.
+#[derive(Clone, Debug)]
+pub struct LoadedJob {
+    /// The file's text.
+    pub text: String,
+    /// The job as given, the broker replaced where the command line asks for another.
+    pub job: ScadlesJob,
+    /// Every default filled in.
+    pub validated: ValidatedJob,
+}
+
+/// Reads and checks a job file; `kafka` is `embedded` or bootstrap servers, and replaces the file's own.
+pub fn load(path: &Path, kafka: Option<&str>) -> Result<LoadedJob> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::configuration(
+            format!("job file {}: {error}", path.display()),
+            "name a job file, such as manifests/examples/quickstart-local.yaml",
+        )
+    })?;
+    let wrong = |mistakes: scadles_control::Mistakes| {
+        Failure::configuration(format!("{}: {mistakes}", path.display()).trim_end(), "")
+    };
+    let mut job = parse_job(&text).map_err(wrong)?;
+    if let Some(kafka) = kafka {
+        replace_broker(&mut job, kafka);
+    }
+    let validated = validate(&job).map_err(wrong)?;
+    Ok(LoadedJob { text, job, validated })
+}
+
+/// Puts the broker of the command line in the place of the file's. Topic settings stay with a real broker.
+fn replace_broker(job: &mut ScadlesJob, kafka: &str) {
+    job.spec.kafka = match kafka {
+        "embedded" => None,
+        servers => Some(KafkaSpec {
+            bootstrap_servers: servers.to_owned(),
+            topics: job.spec.kafka.take().and_then(|kafka| kafka.topics),
+        }),
+    };
+}

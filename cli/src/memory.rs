@@ -1,0 +1,183 @@
+//! `supervision.json`: what a runner knows and its successor must know. Plain data and its file.
+
+use std::{fs, path::Path};
+
+use scadles_api::{Progress, progress::Evaluation};
+use scadles_control::decide::Supervision;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    failure::{Failure, Result},
+    run_folder::RunFolder,
+};
+
+/// Name of the file in the run folder.
+pub const FILE: &str = "supervision.json";
+
+/// Format of the file; grows when a field changes its meaning.
+const VERSION: u32 = 1;
+
+/// What a runner knows of its run, saved at every change before it acts upon it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Format of the file.
+    pub version: u32,
+    /// Unique id of the run, part of its checkpoints' path.
+    pub job_uid: String,
+    /// Broker: `embedded` or the bootstrap servers.
+    pub broker: String,
+    /// State of the job brain.
+    pub supervision: Supervision,
+    /// Seconds from the command's start to the first step, once there was one.
+    pub start_seconds: Option<f64>,
+    /// Seconds of training in attempts before the one in `attempt`.
+    pub earlier_train_seconds: f64,
+    /// Attempt of the latest progress, and its seconds of training.
+    pub attempt: u32,
+    /// Seconds of training in `attempt`.
+    pub train_seconds: f64,
+    /// Evaluations along the surviving history.
+    pub accuracy: Vec<Evaluation>,
+}
+
+impl Memory {
+    /// A run that begins.
+    pub fn new(job_uid: String, broker: String, supervision: Supervision) -> Self {
+        Self {
+            version: VERSION,
+            job_uid,
+            broker,
+            supervision,
+            start_seconds: None,
+            earlier_train_seconds: 0.0,
+            attempt: 0,
+            train_seconds: 0.0,
+            accuracy: Vec::new(),
+        }
+    }
+
+    /// Seconds of training so far, all attempts.
+    pub fn all_train_seconds(&self) -> f64 {
+        self.earlier_train_seconds + self.train_seconds
+    }
+
+    /// Takes note of rank 0's progress; `seconds` have passed since the command began. Tells whether something is new
+    /// that must be saved.
+    pub fn note(&mut self, progress: &Progress, seconds: f64) -> bool {
+        if progress.attempt != self.attempt {
+            self.earlier_train_seconds += self.train_seconds;
+            self.attempt = progress.attempt;
+        }
+        self.train_seconds = progress.train_seconds;
+        let mut changed = false;
+        if self.start_seconds.is_none() && progress.step > 0 {
+            // Seen a little late: the step itself took its time, and so did the look.
+            self.start_seconds = Some((seconds - progress.train_seconds).max(0.0));
+            changed = true;
+        }
+        if let Some(evaluation) = &progress.evaluation
+            && self.accuracy.last() != Some(evaluation)
+        {
+            // A restart rolls back evaluations after its checkpoint.
+            self.accuracy.retain(|earlier| {
+                earlier.step < evaluation.step
+                    || (earlier.step == evaluation.step && earlier.pictures != evaluation.pictures)
+            });
+            self.accuracy.push(evaluation.clone());
+            changed = true;
+        }
+        changed
+    }
+
+    /// Saves the file.
+    pub fn save(&self, folder: &RunFolder) -> Result<()> {
+        folder.write_json(FILE, self)
+    }
+
+    /// Reads the file of an earlier runner.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let broken = |problem: String| {
+            Failure::configuration(
+                format!("{}: {problem}", path.display()),
+                "name the folder of a run that scadles made, or start without --resume",
+            )
+        };
+        let text = fs::read_to_string(&path).map_err(|error| broken(error.to_string()))?;
+        let memory: Self = serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        if memory.version != VERSION {
+            return Err(broken(format!("written by another version of scadles (format {})", memory.version)));
+        }
+        Ok(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scadles_api::Phase;
+
+    use super::*;
+
+    fn progress(attempt: u32, step: u64, train_seconds: f64) -> Progress {
+        Progress {
+            protocol: scadles_api::PROTOCOL_VERSION,
+            device: "device-0".to_owned(),
+            attempt,
+            rank: 0,
+            phase: Phase::Training,
+            step,
+            samples: step * 100,
+            epoch: 0.0,
+            loss: None,
+            learning_rate: 0.1,
+            window_seconds: 0.25,
+            step_seconds: 0.25,
+            samples_per_second: 400.0,
+            train_seconds,
+            evaluation: None,
+            checkpoint: None,
+            durable_positions: vec![],
+            devices: vec![],
+            last_words: None,
+        }
+    }
+
+    fn evaluated(attempt: u32, step: u64) -> Progress {
+        let evaluation = Evaluation {
+            step,
+            samples_trained: step * 100,
+            seconds: step as f64,
+            pictures: 2000,
+            loss: 1.0,
+            top_k: vec![],
+            per_class: vec![],
+        };
+        Progress { evaluation: Some(evaluation), ..progress(attempt, step, 1.0) }
+    }
+
+    fn memory() -> Memory {
+        Memory::new("uid".to_owned(), "embedded".to_owned(), Supervision::new(0.0, None))
+    }
+
+    #[test]
+    fn training_time_adds_up_over_attempts() {
+        let mut memory = memory();
+        memory.note(&progress(1, 10, 4.0), 6.0);
+        memory.note(&progress(1, 20, 8.0), 10.0);
+        memory.note(&progress(2, 15, 1.0), 14.0);
+        assert_eq!(memory.all_train_seconds().to_bits(), 9.0f64.to_bits());
+        assert_eq!(memory.start_seconds, Some(2.0), "the first step is counted once");
+    }
+
+    #[test]
+    fn evaluations_that_a_restart_rolled_back_are_dropped() {
+        let mut memory = memory();
+        for progress in [evaluated(1, 40), evaluated(1, 80), evaluated(1, 120), evaluated(2, 80)] {
+            assert!(memory.note(&progress, 1.0));
+            assert!(!memory.note(&progress, 1.0), "the same evaluation is noted once");
+        }
+        let steps: Vec<u64> = memory.accuracy.iter().map(|evaluation| evaluation.step).collect();
+        assert_eq!(steps, [40, 80]);
+    }
+}

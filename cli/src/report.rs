@@ -1,0 +1,277 @@
+//! `report.json` and the summary at the end of a run. Pure.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use scadles_api::{
+    DeviceProgress, ExitCode, Ledger, PartitionPosition, Progress, ScadlesJob,
+    report::{Conventional, DeviceReport, REPORT_VERSION, RunReport},
+};
+use scadles_control::{decide::Outcome, estimate::CONVENTIONAL_BATCH};
+
+use crate::{
+    memory::Memory,
+    screen::{grouped, span},
+};
+
+/// What is known at the end of a run.
+#[derive(Clone, Debug)]
+pub struct Ending<'a> {
+    /// The job as given.
+    pub job: &'a ScadlesJob,
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// What the runner remembers.
+    pub memory: &'a Memory,
+    /// Rank 0's last progress, if there was one.
+    pub progress: Option<&'a Progress>,
+    /// Device names in the order of ranks.
+    pub devices: Vec<String>,
+    /// Rates asked of the producer; empty without one.
+    pub rates: Vec<f64>,
+    /// Mean weight per device over the steps; empty if unknown.
+    pub weights: Vec<f64>,
+    /// Hash of the parameters per rank; empty text where a rank did not say.
+    pub parameter_hashes: Vec<String>,
+    /// Versions of what took part.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// The report of a run.
+pub fn build(ending: &Ending<'_>) -> RunReport {
+    let seconds = ending.memory.all_train_seconds();
+    let steps = ending.progress.map_or(0, |progress| progress.step);
+    let devices: Vec<DeviceReport> =
+        (0..ending.devices.len()).map(|index| device(ending, index, steps, seconds)).collect();
+    RunReport {
+        version: REPORT_VERSION,
+        outcome: ending.outcome.code,
+        message: sentence(ending.outcome),
+        job: ending.job.clone(),
+        job_uid: ending.memory.job_uid.clone(),
+        versions: ending.versions.clone(),
+        broker: ending.memory.broker.clone(),
+        steps,
+        samples: ending.progress.map_or(0, |progress| progress.samples),
+        seconds,
+        start_seconds: ending.memory.start_seconds.unwrap_or(0.0),
+        conventional: conventional(&ending.rates, &devices, seconds),
+        devices,
+        accuracy: ending.memory.accuracy.clone(),
+        parameter_hashes: ending.parameter_hashes.clone(),
+        attempts: ending.memory.supervision.history.clone(),
+    }
+}
+
+fn sentence(outcome: &Outcome) -> String {
+    if outcome.remedy.is_empty() {
+        outcome.message.clone()
+    } else {
+        format!("{}; remedy: {}", outcome.message, outcome.remedy)
+    }
+}
+
+fn device(ending: &Ending<'_>, index: usize, steps: u64, seconds: f64) -> DeviceReport {
+    let name = ending.devices[index].clone();
+    let rate_asked = ending.rates.get(index).copied();
+    let Some(seen) = ending.progress.and_then(|progress| progress.devices.get(index)) else {
+        return DeviceReport { name, rate_asked, ..DeviceReport::default() };
+    };
+    let DeviceProgress { ledger, bytes_sent, wait_seconds, prequential_accuracy, .. } = seen;
+    let per = |number: u64, of: f64| if of > 0.0 { number as f64 / of } else { 0.0 };
+    DeviceReport {
+        name,
+        arrived: ledger.arrived,
+        trained: ledger.trained,
+        buffered: ledger.buffered,
+        dropped: ledger.dropped,
+        rejected: ledger.rejected,
+        lost: ledger.lost,
+        rolled_back: ledger.rolled_back,
+        rate_mean: per(ledger.arrived, seconds),
+        rate_asked,
+        batch_mean: per(ledger.trained, steps as f64),
+        weight_mean: ending.weights.get(index).copied().unwrap_or(0.0),
+        bytes_sent: *bytes_sent,
+        wait_seconds: *wait_seconds,
+        prequential_accuracy: *prequential_accuracy,
+    }
+}
+
+fn conventional(asked: &[f64], devices: &[DeviceReport], seconds: f64) -> Option<Conventional> {
+    let measured: Vec<f64> = devices.iter().map(|device| device.rate_mean).collect();
+    let rates = if asked.is_empty() { measured.as_slice() } else { asked };
+    let known = !rates.is_empty() && rates.iter().all(|rate| *rate > 0.0) && seconds > 0.0;
+    known.then(|| scadles_control::conventional(rates, seconds, CONVENTIONAL_BATCH)).flatten()
+}
+
+/// The account of a device at the moment when its stream ends at `ends`: what arrived since the worker's last look waits
+/// at the broker.
+pub fn settle(ledger: &mut Ledger, positions: &[PartitionPosition], ends: &[(i32, i64)]) {
+    let growth: i64 = positions
+        .iter()
+        .filter_map(|position| {
+            let (_, end) = ends.iter().find(|(partition, _)| *partition == position.partition)?;
+            Some((end - position.end).max(0))
+        })
+        .sum();
+    let growth = growth.cast_unsigned();
+    ledger.arrived += growth;
+    ledger.buffered += growth;
+}
+
+/// Mean weight per device over the steps of the surviving history, from `steps.csv`: columns `step` and
+/// `local_batch.<device>`. Empty if the table does not have them.
+pub fn mean_weights(table: &str, devices: &[String]) -> Vec<f64> {
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
+    let column = |name: &str| header.iter().position(|column| *column == name);
+    let Some(step_column) = column("step") else { return vec![] };
+    let batch_columns: Option<Vec<usize>> =
+        devices.iter().map(|device| column(&format!("local_batch.{device}"))).collect();
+    let Some(batch_columns) = batch_columns else { return vec![] };
+    // A later attempt's step replaces the same step of an earlier one, and all that came after it.
+    let mut surviving: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for line in lines {
+        let cells: Vec<&str> = line.split(',').collect();
+        let Some(step) = cells.get(step_column).and_then(|cell| cell.trim().parse().ok()) else { continue };
+        let number = |column: &usize| cells.get(*column).and_then(|cell| cell.trim().parse::<f64>().ok());
+        // A killed worker may leave half a line.
+        let Some(batches) = batch_columns.iter().map(number).collect() else { continue };
+        surviving.split_off(&step);
+        surviving.insert(step, batches);
+    }
+    let mut means = vec![0.0; devices.len()];
+    let rows: Vec<(f64, Vec<f64>)> = surviving
+        .into_values()
+        .map(|batches| (batches.iter().sum::<f64>(), batches))
+        .filter(|(sum, _)| *sum > 0.0)
+        .collect();
+    for (sum, batches) in &rows {
+        for (mean, batch) in means.iter_mut().zip(batches) {
+            *mean += batch / sum / rows.len() as f64;
+        }
+    }
+    means
+}
+
+/// The summary of a run, as printed at its end and by `scadles report`.
+pub fn summary(report: &RunReport) -> String {
+    let mut text = String::new();
+    let speed = if report.seconds > 0.0 { report.samples as f64 / report.seconds } else { 0.0 };
+    let _ = writeln!(text, "{}: {}", outcome_word(report.outcome), report.message);
+    let _ = writeln!(
+        text,
+        "{} samples in {} ({speed:.0}/s), {} steps, {} attempt{}",
+        grouped(report.samples),
+        span(report.seconds),
+        grouped(report.steps),
+        report.attempts.len(),
+        if report.attempts.len() == 1 { "" } else { "s" },
+    );
+    accuracy(&mut text, report);
+    devices(&mut text, report);
+    comparison(&mut text, report);
+    hashes(&mut text, report);
+    text
+}
+
+fn outcome_word(code: ExitCode) -> &'static str {
+    match code {
+        ExitCode::Completed => "complete",
+        ExitCode::Stopped | ExitCode::Interrupted => "stopped",
+        _ => "failed",
+    }
+}
+
+fn accuracy(text: &mut String, report: &RunReport) {
+    let Some(last) = report.accuracy.last() else { return };
+    let shares: Vec<String> =
+        last.top_k.iter().map(|top| format!("Top-{} {:.2} %", top.accuracy_k, top.share * 100.0)).collect();
+    let _ = writeln!(
+        text,
+        "{} on {} held-out pictures after step {} (loss {:.3})",
+        shares.join(", "),
+        grouped(last.pictures),
+        grouped(last.step),
+        last.loss
+    );
+}
+
+fn devices(text: &mut String, report: &RunReport) {
+    let width = report.devices.iter().map(|device| device.name.len()).max().unwrap_or(0).max("device".len());
+    let _ = writeln!(
+        text,
+        "\n{:width$}  {:>8}  {:>9}  {:>9}  {:>8}  {:>7}  {:>8}  {:>6}  {:>11}  {:>6}  {:>6}  {:>9}",
+        "device",
+        "rate/s",
+        "arrived",
+        "trained",
+        "buffered",
+        "dropped",
+        "rejected",
+        "lost",
+        "rolled back",
+        "batch",
+        "weight",
+        "wait"
+    );
+    for device in &report.devices {
+        let _ = writeln!(
+            text,
+            "{:width$}  {:>8.1}  {:>9}  {:>9}  {:>8}  {:>7}  {:>8}  {:>6}  {:>11}  {:>6.1}  {:>6.3}  {:>9}",
+            device.name,
+            device.rate_mean,
+            grouped(device.arrived),
+            grouped(device.trained),
+            grouped(device.buffered),
+            grouped(device.dropped),
+            grouped(device.rejected),
+            grouped(device.lost),
+            grouped(device.rolled_back),
+            device.batch_mean,
+            device.weight_mean,
+            span(device.wait_seconds),
+        );
+    }
+    let balanced = report.devices.iter().all(|device| {
+        device.arrived == device.trained + device.buffered + device.dropped + device.rejected + device.lost
+    });
+    let verdict = if balanced {
+        "every sample is accounted for: arrived = trained + buffered + dropped + rejected + lost"
+    } else {
+        "WARNING: the account of samples does not balance; please report this with the run folder"
+    };
+    let _ = writeln!(text, "{verdict}");
+}
+
+fn comparison(text: &mut String, report: &RunReport) {
+    let Some(conventional) = &report.conventional else { return };
+    let _ = writeln!(
+        text,
+        "\nFixed {} would have trained {} samples in this time ({} steps; each waits {:.2} s for the slowest stream)",
+        conventional.batch,
+        grouped(conventional.samples),
+        grouped(conventional.steps),
+        conventional.step_seconds,
+    );
+    if conventional.samples > 0 {
+        let factor = report.samples as f64 / conventional.samples as f64;
+        let _ = writeln!(text, "this run trained {factor:.1} times as many");
+    }
+}
+
+fn hashes(text: &mut String, report: &RunReport) {
+    let Some(first) = report.parameter_hashes.first().filter(|hash| !hash.is_empty()) else { return };
+    let _ = if report.parameter_hashes.iter().all(|hash| hash == first) {
+        writeln!(
+            text,
+            "parameters are bit-identical on all {} ranks (hash {first})",
+            report.parameter_hashes.len()
+        )
+    } else {
+        writeln!(text, "parameter hashes per rank: {}", report.parameter_hashes.join(" "))
+    };
+}
+
+#[cfg(test)]
+mod tests;
