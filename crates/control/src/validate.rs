@@ -1,6 +1,6 @@
 //! From the job as written to the job as meant: every mistake found in one pass, every default filled in. No I/O.
 //!
-//! What comes out needs no second look: later code never sees the raw job, and [`crate::plan`] can only fail on facts of
+//! What comes out needs no second look: later code never sees the raw job, and [`plan`](mod@crate::plan) can only fail on facts of
 //! the machine.
 
 mod data;
