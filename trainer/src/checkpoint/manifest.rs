@@ -1,0 +1,96 @@
+//! What a checkpoint says about itself. Plain data.
+
+use scadles_api::progress::Evaluation;
+use scadles_api::{CheckpointRef, names};
+use scadles_core::device_stream::DeviceCheckpoint;
+use serde::{Deserialize, Serialize};
+
+/// Content of `manifest.json`: everything a new attempt needs beside the tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// [`scadles_api::PROTOCOL_VERSION`] of who wrote it.
+    pub protocol: u32,
+    /// Unique id of the job.
+    pub job_uid: String,
+    /// Attempt that wrote it.
+    pub attempt: u32,
+    /// Step after which it was taken.
+    pub step: u64,
+    /// Samples trained by all devices since the job began.
+    pub samples: u64,
+    /// samples / epoch_samples.
+    pub epoch: f64,
+    /// Seed of the model's first parameters.
+    pub learner_seed: u64,
+    /// Agreed window T in seconds; 0 for rules without one.
+    pub window_seconds: f64,
+    /// Seconds of training since the job began, evaluations left out.
+    pub train_seconds: f64,
+    /// Hash of the parameters, hexadecimal: checked after loading.
+    pub parameter_hash: String,
+    /// Name of the journal segment that continues from here.
+    pub journal_segment: String,
+    /// Per device, in the order of ranks.
+    pub devices: Vec<DeviceState>,
+    /// Evaluations so far, in order.
+    pub evaluations: Vec<Evaluation>,
+    /// The other files of the checkpoint; filled in by the store.
+    #[serde(default)]
+    pub files: Vec<FileEntry>,
+}
+
+impl Manifest {
+    /// Name of the checkpoint below the job's folder.
+    pub fn name(&self) -> String {
+        names::checkpoint(self.attempt, self.step)
+    }
+
+    /// The reference by which an attempt is told to load this checkpoint.
+    pub fn reference(&self) -> CheckpointRef {
+        CheckpointRef {
+            job_uid: self.job_uid.clone(),
+            name: self.name(),
+            step: self.step,
+            restart_streams: false,
+        }
+    }
+}
+
+/// One device's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceState {
+    /// Device name.
+    pub name: String,
+    /// Next untrained offsets and the ledger's counters.
+    pub stream: DeviceCheckpoint,
+    /// Sums since the job began.
+    pub totals: DeviceTotals,
+}
+
+/// Sums of one device since the job began: report and progress go on counting from here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceTotals {
+    /// Σ of local batches.
+    pub local_batches: u64,
+    /// Σ of aggregation weights.
+    pub aggregation_weights: f64,
+    /// Bytes handed to the collectives.
+    pub bytes_sent: u64,
+    /// Seconds of waiting for samples or for others.
+    pub wait_seconds: f64,
+    /// Seconds of compute, exchange and update.
+    pub busy_seconds: f64,
+}
+
+/// One file beside the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileEntry {
+    /// Name within the checkpoint's folder.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+}

@@ -1,0 +1,263 @@
+//! Where checkpoints lie: an object store (today: folders of this machine). Shell.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use scadles_api::{CheckpointRef, PROTOCOL_VERSION};
+use tokio::runtime::Runtime;
+
+use super::error::CheckpointError;
+use super::manifest::{FileEntry, Manifest};
+use super::tensors::FlatTensors;
+
+/// The network's parameters.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The optimiser's momentum, in tensors of the same names.
+pub const MOMENTUM_FILE: &str = "momentum.safetensors";
+/// Written last.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// What is saved. `manifest.files` is filled in by the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Everything beside the tensors.
+    pub manifest: Manifest,
+    /// Parameters.
+    pub model: FlatTensors,
+    /// Momentum.
+    pub momentum: FlatTensors,
+}
+
+/// What is loaded: the tensors still as bytes, for [`super::tensors::read_into`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedCheckpoint {
+    /// Everything beside the tensors.
+    pub manifest: Manifest,
+    /// Bytes of [`MODEL_FILE`].
+    pub model: Vec<u8>,
+    /// Bytes of [`MOMENTUM_FILE`].
+    pub momentum: Vec<u8>,
+}
+
+/// The checkpoints below one root folder.
+///
+/// Guarantees: a checkpoint that `list`, `latest` or `load` sees is complete and was durable (file contents and
+/// directory entries synced) before its manifest appeared; a manifest is never overwritten.
+/// Caveat: calls block, and must not be made from within an async task.
+pub struct CheckpointStore {
+    root: PathBuf,
+    store: Arc<dyn ObjectStore>,
+    runtime: Runtime,
+}
+
+impl CheckpointStore {
+    /// Opens the store at `root`, a folder that is made if it is missing.
+    pub fn open(root: &FilePath) -> Result<Self, CheckpointError> {
+        let failed = |reason: String| CheckpointError::Open { place: root.display().to_string(), reason };
+        std::fs::create_dir_all(root).map_err(|error| failed(error.to_string()))?;
+        let store = LocalFileSystem::new_with_prefix(root).map_err(|error| failed(error.to_string()))?;
+        // No worker threads: every call blocks its own.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|error| failed(format!("no runtime for file access: {error}")))?;
+        Ok(Self { root: root.to_owned(), store: Arc::new(store.with_fsync(true)), runtime })
+    }
+
+    /// The root folder.
+    pub fn root(&self) -> &FilePath {
+        &self.root
+    }
+
+    /// The folder of one checkpoint on this machine.
+    pub fn folder(&self, reference: &CheckpointRef) -> PathBuf {
+        self.root.join(&reference.job_uid).join(&reference.name)
+    }
+
+    /// Writes all files of `snapshot`, the manifest last. A half-written folder of the same name is overwritten.
+    pub fn write(&self, snapshot: &Snapshot) -> Result<CheckpointRef, CheckpointError> {
+        let reference = snapshot.manifest.reference();
+        let mut manifest = snapshot.manifest.clone();
+        manifest.files.clear();
+        for (name, tensors) in [(MODEL_FILE, &snapshot.model), (MOMENTUM_FILE, &snapshot.momentum)] {
+            let bytes = tensors
+                .to_safetensors()
+                .map_err(|error| CheckpointError::damaged(&self.place(&reference, name), &error))?;
+            manifest.files.push(FileEntry { name: name.to_owned(), bytes: bytes.len() as u64 });
+            self.put(&reference, name, bytes, PutMode::Overwrite)?;
+        }
+        let place = self.place(&reference, MANIFEST_FILE);
+        let text = serde_json::to_vec_pretty(&manifest)
+            .map_err(|error| CheckpointError::Write { place, reason: error.to_string() })?;
+        self.put(&reference, MANIFEST_FILE, text, PutMode::Create)?;
+        Ok(reference)
+    }
+
+    /// Loads one checkpoint and checks that it is whole and of the named job.
+    pub fn load(&self, reference: &CheckpointRef) -> Result<LoadedCheckpoint, CheckpointError> {
+        let manifest = self.manifest(reference)?;
+        let read = |name: &str| -> Result<Vec<u8>, CheckpointError> {
+            let bytes = self.get(reference, name)?;
+            let expected = manifest.files.iter().find(|file| file.name == name).map(|file| file.bytes);
+            if expected == Some(bytes.len() as u64) {
+                return Ok(bytes);
+            }
+            let reason = match expected {
+                Some(expected) => format!("it has {} bytes, the manifest says {expected}", bytes.len()),
+                None => "the manifest does not name it".to_owned(),
+            };
+            Err(CheckpointError::Damaged { place: self.place(reference, name), reason })
+        };
+        let (model, momentum) = (read(MODEL_FILE)?, read(MOMENTUM_FILE)?);
+        Ok(LoadedCheckpoint { manifest, model, momentum })
+    }
+
+    /// The manifest alone.
+    pub fn manifest(&self, reference: &CheckpointRef) -> Result<Manifest, CheckpointError> {
+        let text = self.get(reference, MANIFEST_FILE)?;
+        let damaged = |reason| {
+            Err(CheckpointError::Damaged { place: self.place(reference, MANIFEST_FILE), reason })
+        };
+        let manifest: Manifest = match serde_json::from_slice(&text) {
+            Ok(manifest) => manifest,
+            Err(error) => return damaged(error.to_string()),
+        };
+        if manifest.protocol != PROTOCOL_VERSION {
+            return damaged(format!("it has protocol {}, this program {PROTOCOL_VERSION}", manifest.protocol));
+        }
+        if manifest.job_uid != reference.job_uid || manifest.name() != reference.name {
+            return damaged(format!("it describes {}/{}", manifest.job_uid, manifest.name()));
+        }
+        Ok(manifest)
+    }
+
+    /// The complete checkpoints of a job, oldest first (attempt, then step).
+    pub fn list(&self, job_uid: &str) -> Result<Vec<CheckpointRef>, CheckpointError> {
+        let mut references = Vec::new();
+        for name in self.folders(job_uid)? {
+            let Some((_, step)) = parse_name(&name) else { continue };
+            let reference =
+                CheckpointRef { job_uid: job_uid.to_owned(), name, step, restart_streams: false };
+            if self.is_complete(&reference)? {
+                references.push(reference);
+            }
+        }
+        references.sort_by_key(|reference| parse_name(&reference.name));
+        Ok(references)
+    }
+
+    /// The newest complete checkpoint of a job: of the highest attempt, since an attempt continues the checkpoint that
+    /// it loaded and supersedes later ones of attempts before it.
+    pub fn latest(&self, job_uid: &str) -> Result<Option<CheckpointRef>, CheckpointError> {
+        Ok(self.list(job_uid)?.pop())
+    }
+
+    /// Removes all but checkpoint 0 and the newest `keep` (at least one) complete checkpoints, and half-written ones
+    /// that are older than the newest complete one. Returns the names removed.
+    pub fn prune(&self, job_uid: &str, keep: usize) -> Result<Vec<String>, CheckpointError> {
+        let complete = self.list(job_uid)?;
+        let Some(newest) = complete.last() else { return Ok(Vec::new()) };
+        let kept: Vec<&str> = complete.iter().rev().take(keep.max(1)).map(|kept| kept.name.as_str()).collect();
+        let mut removed = Vec::new();
+        for name in self.folders(job_uid)? {
+            let Some(age) = parse_name(&name) else { continue };
+            let is_complete = complete.iter().any(|reference| reference.name == name);
+            let goes = if is_complete {
+                age.1 != 0 && !kept.contains(&name.as_str())
+            } else {
+                Some(age) < parse_name(&newest.name)
+            };
+            if goes {
+                self.remove(job_uid, &name)?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes one checkpoint, its manifest first, so that what is left over counts as half-written.
+    fn remove(&self, job_uid: &str, name: &str) -> Result<(), CheckpointError> {
+        for file in [MANIFEST_FILE, MODEL_FILE, MOMENTUM_FILE] {
+            let path = Path::from_iter([job_uid, name, file]);
+            match self.runtime.block_on(self.store.delete(&path)) {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    return Err(CheckpointError::Write {
+                        place: self.root.join(path.as_ref()).display().to_string(),
+                        reason: error.to_string(),
+                    });
+                }
+            }
+        }
+        let folder = self.root.join(job_uid).join(name);
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(CheckpointError::Write { place: folder.display().to_string(), reason: error.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn folders(&self, job_uid: &str) -> Result<Vec<String>, CheckpointError> {
+        let prefix = Path::from(job_uid);
+        let listed = self.runtime.block_on(self.store.list_with_delimiter(Some(&prefix)));
+        let listed = listed.map_err(|error| CheckpointError::Read {
+            place: self.root.join(job_uid).display().to_string(),
+            reason: error.to_string(),
+        })?;
+        Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+    }
+
+    fn is_complete(&self, reference: &CheckpointRef) -> Result<bool, CheckpointError> {
+        let path = Path::from_iter([&reference.job_uid, &reference.name, MANIFEST_FILE]);
+        match self.runtime.block_on(self.store.head(&path)) {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.unread(reference, MANIFEST_FILE, &error)),
+        }
+    }
+
+    fn put(
+        &self,
+        reference: &CheckpointRef,
+        name: &str,
+        bytes: Vec<u8>,
+        mode: PutMode,
+    ) -> Result<(), CheckpointError> {
+        let path = Path::from_iter([&reference.job_uid, &reference.name, name]);
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let place = self.place(reference, name);
+        match self.runtime.block_on(self.store.put_opts(&path, bytes.into(), options)) {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => Err(CheckpointError::Exists { place }),
+            Err(error) => Err(CheckpointError::Write { place, reason: error.to_string() }),
+        }
+    }
+
+    fn get(&self, reference: &CheckpointRef, name: &str) -> Result<Vec<u8>, CheckpointError> {
+        let path = Path::from_iter([&reference.job_uid, &reference.name, name]);
+        let bytes = self.runtime.block_on(async { self.store.get(&path).await?.bytes().await });
+        bytes.map(Into::into).map_err(|error| self.unread(reference, name, &error))
+    }
+
+    fn unread(&self, reference: &CheckpointRef, name: &str, error: &object_store::Error) -> CheckpointError {
+        match error {
+            object_store::Error::NotFound { .. } => {
+                CheckpointError::Missing { place: self.folder(reference).display().to_string() }
+            }
+            _ => CheckpointError::Read { place: self.place(reference, name), reason: error.to_string() },
+        }
+    }
+
+    fn place(&self, reference: &CheckpointRef, name: &str) -> String {
+        self.folder(reference).join(name).display().to_string()
+    }
+}
+
+/// (attempt, step) of a checkpoint's name; `None` for other folders. Pure.
+pub fn parse_name(name: &str) -> Option<(u32, u64)> {
+    let (attempt, step) = name.split_once('-')?;
+    Some((attempt.parse().ok()?, step.parse().ok()?))
+}

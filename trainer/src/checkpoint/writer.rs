@@ -1,0 +1,111 @@
+//! Writes checkpoints beside the training: one thread, one snapshot at a time. Shell.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+
+use scadles_api::CheckpointRef;
+
+use super::error::CheckpointError;
+use super::store::{CheckpointStore, Snapshot};
+
+/// A background writer. At most one snapshot is being written and one waits; the training never waits for the disk
+/// unless it is a whole checkpoint ahead of it.
+pub struct CheckpointWriter {
+    submit: Option<Sender<Snapshot>>,
+    results: Receiver<Result<CheckpointRef, CheckpointError>>,
+    pending: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Snapshots that may be on their way at once: each is a copy of the model.
+const MAX_PENDING: usize = 2;
+
+impl CheckpointWriter {
+    /// Opens the store at `root` and starts the thread. After each write all but checkpoint 0 and the newest `keep`
+    /// checkpoints of the same job are removed.
+    pub fn start(root: &Path, keep: usize) -> Result<Self, CheckpointError> {
+        let store = CheckpointStore::open(root)?;
+        let (submit, snapshots) = channel::<Snapshot>();
+        let (report, results) = channel();
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || {
+                for snapshot in snapshots {
+                    let result = write_and_prune(&store, &snapshot, keep);
+                    if report.send(result).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| CheckpointError::Open {
+                place: root.display().to_string(),
+                reason: format!("no thread: {error}"),
+            })?;
+        Ok(Self { submit: Some(submit), results, pending: 0, thread: Some(thread) })
+    }
+
+    /// Hands a snapshot over. If two are on their way already, waits for the older one and returns its result.
+    pub fn submit(&mut self, snapshot: Snapshot) -> Result<Option<CheckpointRef>, CheckpointError> {
+        let finished = if self.pending == MAX_PENDING { Some(self.wait()?) } else { None };
+        let sender = self.submit.as_ref().ok_or(CheckpointError::WriterEnded)?;
+        sender.send(snapshot).map_err(|_| CheckpointError::WriterEnded)?;
+        self.pending += 1;
+        Ok(finished)
+    }
+
+    /// The next finished checkpoint, in the order of submission, if one is finished. Never waits.
+    pub fn poll(&mut self) -> Result<Option<CheckpointRef>, CheckpointError> {
+        if self.pending == 0 {
+            return Ok(None);
+        }
+        match self.results.try_recv() {
+            Ok(result) => {
+                self.pending -= 1;
+                result.map(Some)
+            }
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(CheckpointError::WriterEnded),
+        }
+    }
+
+    /// Waits until everything submitted is written; the last reference, if anything was pending.
+    pub fn finish(&mut self) -> Result<Option<CheckpointRef>, CheckpointError> {
+        let mut last = None;
+        while self.pending > 0 {
+            last = Some(self.wait()?);
+        }
+        Ok(last)
+    }
+
+    fn wait(&mut self) -> Result<CheckpointRef, CheckpointError> {
+        let result = self.results.recv().map_err(|_| CheckpointError::WriterEnded)?;
+        self.pending -= 1;
+        result
+    }
+}
+
+impl Drop for CheckpointWriter {
+    fn drop(&mut self) {
+        self.submit = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer was reported as `WriterEnded`; there is nothing left to save.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A checkpoint that is written counts, whether or not old ones could be removed.
+fn write_and_prune(
+    store: &CheckpointStore,
+    snapshot: &Snapshot,
+    keep: usize,
+) -> Result<CheckpointRef, CheckpointError> {
+    let reference = store.write(snapshot)?;
+    match store.prune(&reference.job_uid, keep) {
+        Ok(removed) if !removed.is_empty() => tracing::debug!(?removed, "pruned checkpoints"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "old checkpoints stay"),
+    }
+    Ok(reference)
+}
