@@ -1,0 +1,57 @@
+//! Which of the journal's records count. Pure.
+
+use std::collections::BTreeMap;
+
+use super::JournalError;
+use super::reader::Segment;
+use super::record::StepRecord;
+
+/// The surviving history of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// Step after which the first record begins: 0 unless old segments were deleted.
+    pub from_step: u64,
+    /// One record per step, without gaps.
+    pub steps: Vec<StepRecord>,
+    /// Records of steps that a later attempt rolled back, in the order they were written.
+    pub superseded: Vec<StepRecord>,
+}
+
+/// Follows the segments, which must be in order of (attempt, step): what lies beyond a segment's start was rolled back
+/// by it.
+pub fn surviving(segments: &[Segment]) -> Result<History, JournalError> {
+    let mut history = History {
+        from_step: segments.first().map_or(0, |segment| segment.header.from_step),
+        ..History::default()
+    };
+    for segment in segments {
+        let kept = history.steps.partition_point(|record| record.step <= segment.header.from_step);
+        history.superseded.extend(history.steps.drain(kept..));
+        let mut expected = history.steps.last().map_or(history.from_step, |record| record.step) + 1;
+        let gap = |expected, found| JournalError::Gap { segment: segment.name.clone(), expected, found };
+        // An attempt cannot start beyond what the attempts before it have reached.
+        if segment.header.from_step + 1 != expected {
+            return Err(gap(expected, segment.header.from_step + 1));
+        }
+        for record in &segment.records {
+            if record.step != expected {
+                return Err(gap(expected, record.step));
+            }
+            expected += 1;
+        }
+        history.steps.extend(segment.records.iter().cloned());
+    }
+    Ok(history)
+}
+
+/// Samples per device whose training was rolled back by a restart: the ledger's column `rolled_back`. `devices` are the
+/// names in the order of ranks.
+pub fn superseded_samples(history: &History, devices: &[String]) -> BTreeMap<String, u64> {
+    let mut samples: BTreeMap<String, u64> = devices.iter().map(|name| (name.clone(), 0)).collect();
+    for record in &history.superseded {
+        for (name, device) in devices.iter().zip(&record.devices) {
+            *samples.entry(name.clone()).or_default() += device.samples();
+        }
+    }
+    samples
+}

@@ -1,0 +1,82 @@
+//! Lines of the journal. Plain data.
+
+use scadles_core::device_stream::BatchRange;
+use serde::{Deserialize, Serialize};
+
+/// First line of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SegmentHeader {
+    /// [`scadles_api::PROTOCOL_VERSION`] of who wrote it.
+    pub protocol: u32,
+    /// Unique id of the job.
+    pub job_uid: String,
+    /// Attempt that writes.
+    pub attempt: u32,
+    /// Step after which the segment's records begin.
+    pub from_step: u64,
+    /// Name of the checkpoint of that step.
+    pub checkpoint: String,
+    /// Model of the CPU: replay gives the same bits on the same kind.
+    pub cpu: String,
+    /// libtorch's version.
+    pub torch: String,
+    /// Compute threads per worker.
+    pub threads: u32,
+    /// Device names in the order of ranks: the order of addition.
+    pub devices: Vec<String>,
+    /// Hash of the job's configuration, see [`super::writer::config_hash`].
+    pub config_hash: String,
+}
+
+/// One committed step. All numbers read back with the bits that were written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRecord {
+    /// Attempt that took it.
+    pub attempt: u32,
+    /// The step's number: the first is 1.
+    pub step: u64,
+    /// Epoch that augmentation was drawn for: samples before the step / epoch_samples, rounded down.
+    pub epoch: u64,
+    /// η_t as given to the optimiser.
+    pub learning_rate: f64,
+    /// Agreed window T in seconds; 0 for rules without one.
+    pub window_seconds: f64,
+    /// Σb.
+    pub global_batch: u64,
+    /// Samples per forward pass.
+    pub micro_batch: u32,
+    /// Per device in the order of ranks.
+    pub devices: Vec<DeviceStep>,
+    /// Hash of the parameters after the step, hexadecimal, where it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter_hash: Option<String>,
+}
+
+/// What one device trained in a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStep {
+    /// Factor of the summed cross-entropy: w_i / loss mass.
+    pub loss_scale: f64,
+    /// Its records in training order; empty if the device sat out.
+    pub ranges: Vec<RecordRange>,
+}
+
+impl DeviceStep {
+    /// b_i.
+    pub fn samples(&self) -> u64 {
+        self.ranges.iter().map(|range| range.2).sum()
+    }
+}
+
+/// (partition, first offset, records): consecutive offsets, all of them samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordRange(pub u32, pub u64, pub u64);
+
+impl From<&BatchRange> for RecordRange {
+    fn from(range: &BatchRange) -> Self {
+        Self(range.partition, range.first_offset, range.count)
+    }
+}

@@ -1,0 +1,145 @@
+//! `steps.csv`: one line per step, for plots. Shell.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+
+use super::JournalError;
+
+/// One step. Rolled-back steps stay in the file; the column `attempt` tells them apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CsvRow {
+    /// Attempt that took it.
+    pub attempt: u32,
+    /// The step's number.
+    pub step: u64,
+    /// Seconds of training since the job began.
+    pub seconds: f64,
+    /// Samples trained by all devices since the job began.
+    pub samples: u64,
+    /// Weighted mean loss.
+    pub loss: f64,
+    /// η_t.
+    pub learning_rate: f64,
+    /// Agreed window T in seconds.
+    pub window_seconds: f64,
+    /// Duration of the step, commit to commit, in seconds.
+    pub step_seconds: f64,
+    /// Per device in the order of ranks.
+    pub devices: Vec<CsvDevice>,
+}
+
+/// One device's columns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CsvDevice {
+    /// b_i.
+    pub local_batch: u32,
+    /// S_i, samples per second.
+    pub stream_rate: f64,
+    /// Q_i, samples that wait in the worker and at the broker.
+    pub buffered: u64,
+    /// Seconds of waiting within the step.
+    pub wait_seconds: f64,
+}
+
+/// The open file.
+pub struct StepsCsv {
+    file: std::fs::File,
+    place: String,
+    line: String,
+}
+
+impl StepsCsv {
+    /// Opens `<run_dir>/steps.csv` to append; writes the head if the file is new. `devices` in the order of ranks.
+    pub fn open(run_dir: &Path, devices: &[String]) -> Result<Self, JournalError> {
+        let path = run_dir.join("steps.csv");
+        let place = path.display().to_string();
+        let failed = |error: std::io::Error| JournalError::Write { place: place.clone(), reason: error.to_string() };
+        std::fs::create_dir_all(run_dir).map_err(failed)?;
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.len() == 0 {
+            file.write_all(head(devices).as_bytes()).map_err(failed)?;
+        }
+        Ok(Self { file, place, line: String::new() })
+    }
+
+    /// Writes one step.
+    pub fn append(&mut self, row: &CsvRow) -> Result<(), JournalError> {
+        self.line.clear();
+        push_row(&mut self.line, row);
+        self.file
+            .write_all(self.line.as_bytes())
+            .map_err(|error| JournalError::Write { place: self.place.clone(), reason: error.to_string() })
+    }
+}
+
+/// Pure: the first line.
+fn head(devices: &[String]) -> String {
+    let mut head =
+        "attempt,step,seconds,samples,loss,learning_rate,window_seconds,step_seconds".to_owned();
+    for column in ["local_batch", "stream_rate", "buffered", "wait_seconds"] {
+        for device in devices {
+            // Writing into a String cannot fail.
+            let _ = write!(head, ",{column}.{device}");
+        }
+    }
+    head.push('\n');
+    head
+}
+
+/// Pure: one line.
+fn push_row(line: &mut String, row: &CsvRow) {
+    // Writing into a String cannot fail.
+    let _ = write!(
+        line,
+        "{},{},{:.3},{},{:.6},{},{:.4},{:.4}",
+        row.attempt,
+        row.step,
+        row.seconds,
+        row.samples,
+        row.loss,
+        row.learning_rate,
+        row.window_seconds,
+        row.step_seconds
+    );
+    for device in &row.devices {
+        let _ = write!(line, ",{}", device.local_batch);
+    }
+    for device in &row.devices {
+        let _ = write!(line, ",{:.2}", device.stream_rate);
+    }
+    for device in &row.devices {
+        let _ = write!(line, ",{}", device.buffered);
+    }
+    for device in &row.devices {
+        let _ = write!(line, ",{:.4}", device.wait_seconds);
+    }
+    line.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_the_columns_of_the_head() {
+        let devices = ["a".to_owned(), "b".to_owned()];
+        let device = CsvDevice { local_batch: 3, stream_rate: 12.5, buffered: 7, wait_seconds: 0.25 };
+        let row = CsvRow {
+            attempt: 1,
+            step: 9,
+            seconds: 1.5,
+            samples: 40,
+            loss: 2.25,
+            learning_rate: 0.1,
+            window_seconds: 0.25,
+            step_seconds: 0.3,
+            devices: vec![device, device],
+        };
+        let mut line = String::new();
+        push_row(&mut line, &row);
+        assert_eq!(line, "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,3,3,12.50,12.50,7,7,0.2500,0.2500\n");
+        assert_eq!(line.split(',').count(), head(&devices).split(',').count());
+    }
+}

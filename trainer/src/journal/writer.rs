@@ -1,0 +1,136 @@
+//! Writes the journal's segments. Shell.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use scadles_api::names;
+use scadles_api::worker::JobConfig;
+use serde::Serialize;
+
+use super::JournalError;
+use super::reader::{EXTENSION, segment_names};
+use super::record::{SegmentHeader, StepRecord};
+use crate::checkpoint::store::parse_name;
+
+/// The open segment of rank 0.
+///
+/// Guarantees: a record handed over is with the operating system when `append` returns (it survives `kill -9`), and on
+/// the disk when `checkpoint` returns. A segment is never overwritten.
+pub struct JournalWriter {
+    dir: PathBuf,
+    header: SegmentHeader,
+    place: String,
+    file: File,
+    line: Vec<u8>,
+}
+
+impl JournalWriter {
+    /// Opens the first segment of an attempt in `<run_dir>/journal`. `header.checkpoint` names the checkpoint that the
+    /// attempt loaded, or checkpoint 0.
+    pub fn open(run_dir: &Path, header: SegmentHeader) -> Result<Self, JournalError> {
+        let dir = journal_dir(run_dir);
+        std::fs::create_dir_all(&dir).map_err(|error| write_error(&dir, &error))?;
+        let (place, file) = create_segment(&dir, &header)?;
+        Ok(Self { dir, header, place, file, line: Vec::new() })
+    }
+
+    /// Name of the open segment.
+    pub fn segment(&self) -> String {
+        names::checkpoint(self.header.attempt, self.header.from_step)
+    }
+
+    /// Writes one committed step.
+    pub fn append(&mut self, record: &StepRecord) -> Result<(), JournalError> {
+        write_line(&mut self.file, &self.place, &mut self.line, record)
+    }
+
+    /// Syncs the open segment and begins the next one, which continues the checkpoint taken after `step`. Call it before
+    /// the checkpoint's manifest is written, so that a complete checkpoint always has its history.
+    pub fn checkpoint(&mut self, step: u64) -> Result<(), JournalError> {
+        self.sync()?;
+        if step == self.header.from_step {
+            return Ok(());
+        }
+        self.header.from_step = step;
+        self.header.checkpoint = names::checkpoint(self.header.attempt, step);
+        (self.place, self.file) = create_segment(&self.dir, &self.header)?;
+        Ok(())
+    }
+
+    /// Brings the open segment onto the disk.
+    pub fn sync(&self) -> Result<(), JournalError> {
+        self.file
+            .sync_all()
+            .map_err(|error| JournalError::Write { place: self.place.clone(), reason: error.to_string() })
+    }
+
+    /// Deletes the segments that are older than `oldest_checkpoint` (the name of the oldest checkpoint that is still
+    /// kept) and returns their names. A segment goes only if the one after it is not newer than that checkpoint.
+    pub fn prune(&self, oldest_checkpoint: &str) -> Result<Vec<String>, JournalError> {
+        let oldest = parse_name(oldest_checkpoint);
+        let names = segment_names(&self.dir)?;
+        let mut removed = Vec::new();
+        for pair in names.windows(2) {
+            if Some(pair[1].0) > oldest {
+                break;
+            }
+            let path = self.dir.join(format!("{}.{EXTENSION}", pair[0].1));
+            std::fs::remove_file(&path).map_err(|error| write_error(&path, &error))?;
+            removed.push(pair[0].1.clone());
+        }
+        Ok(removed)
+    }
+}
+
+/// The journal's folder within a run folder.
+pub fn journal_dir(run_dir: &Path) -> PathBuf {
+    run_dir.join("journal")
+}
+
+/// Hash of a job's configuration, hexadecimal: FNV-1a of its JSON. Tells apart runs whose histories do not belong
+/// together; no protection against intent.
+pub fn config_hash(job: &JobConfig) -> String {
+    // Plain data serialises; a failure would only make the hash that of nothing.
+    let text = serde_json::to_vec(job).unwrap_or_default();
+    let hash = text
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+/// Model name of this machine's CPU, or its architecture.
+pub fn cpu_kind() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, model)| model.trim()))
+        .unwrap_or(std::env::consts::ARCH)
+        .to_owned()
+}
+
+fn create_segment(dir: &Path, header: &SegmentHeader) -> Result<(String, File), JournalError> {
+    let name = names::checkpoint(header.attempt, header.from_step);
+    let path = dir.join(format!("{name}.{EXTENSION}"));
+    let place = path.display().to_string();
+    let mut file = File::create_new(&path).map_err(|error| write_error(&path, &error))?;
+    write_line(&mut file, &place, &mut Vec::new(), header)?;
+    Ok((place, file))
+}
+
+/// One `write` per line: a line is torn only if the disk is full or the machine fails.
+fn write_line(
+    file: &mut File,
+    place: &str,
+    line: &mut Vec<u8>,
+    value: &impl Serialize,
+) -> Result<(), JournalError> {
+    let failed = |reason: String| JournalError::Write { place: place.to_owned(), reason };
+    line.clear();
+    serde_json::to_writer(&mut *line, value).map_err(|error| failed(error.to_string()))?;
+    line.push(b'\n');
+    file.write_all(line).map_err(|error| failed(error.to_string()))
+}
+
+fn write_error(path: &Path, error: &std::io::Error) -> JournalError {
+    JournalError::Write { place: path.display().to_string(), reason: error.to_string() }
+}
