@@ -2,8 +2,6 @@
 
 use scadles_api::ExitCode;
 
-use super::tensors::TensorsError;
-
 /// A failure of saved state. `place` is a folder or file of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
@@ -79,10 +77,5 @@ impl CheckpointError {
             Self::Damaged { .. } => "delete that folder and resume from the checkpoint before it",
             Self::WriterEnded => "",
         }
-    }
-
-    /// A tensor file that does not fit.
-    pub(crate) fn damaged(place: &str, source: &TensorsError) -> Self {
-        Self::Damaged { place: place.to_owned(), reason: source.to_string() }
     }
 }

@@ -2,8 +2,9 @@
 
 use scadles_api::progress::Evaluation;
 use scadles_api::{CheckpointRef, names};
-use scadles_core::device_stream::DeviceCheckpoint;
 use serde::{Deserialize, Serialize};
+
+use crate::source::StreamCheckpoint;
 
 /// Content of `manifest.json`: everything a new attempt needs beside the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,7 +65,7 @@ pub struct DeviceState {
     /// Device name.
     pub name: String,
     /// Next untrained offsets and the ledger's counters.
-    pub stream: DeviceCheckpoint,
+    pub stream: StreamCheckpoint,
     /// Sums since the job began.
     pub totals: DeviceTotals,
 }

@@ -5,12 +5,11 @@
 //!
 //! Checkpoint 0 (step 0) is never pruned: it holds the resolved start of every stream, and every replay can begin there.
 //!
-//! [`manifest`] and [`tensors`] are plain data and pure; [`store`] and [`writer`] do the I/O.
+//! [`manifest`] is plain data; [`store`] and [`writer`] do the I/O.
 
 pub mod error;
 pub mod manifest;
 pub mod store;
-pub mod tensors;
 pub mod writer;
 
 #[cfg(test)]
@@ -18,6 +17,5 @@ mod tests;
 
 pub use error::CheckpointError;
 pub use manifest::{DeviceState, DeviceTotals, FileEntry, Manifest};
-pub use store::{CheckpointStore, LoadedCheckpoint, Snapshot};
-pub use tensors::{FlatTensors, TensorSlot, TensorsError};
+pub use store::{CheckpointStore, Snapshot};
 pub use writer::CheckpointWriter;

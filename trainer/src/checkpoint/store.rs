@@ -11,7 +11,6 @@ use tokio::runtime::Runtime;
 
 use super::error::CheckpointError;
 use super::manifest::{FileEntry, Manifest};
-use super::tensors::FlatTensors;
 
 /// The network's parameters.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -20,21 +19,11 @@ pub const MOMENTUM_FILE: &str = "momentum.safetensors";
 /// Written last.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// What is saved. `manifest.files` is filled in by the store.
+/// What is saved, and loaded again bit for bit. The tensors are safetensors files, see
+/// [`crate::learner::Learner::encode`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Everything beside the tensors.
-    pub manifest: Manifest,
-    /// Parameters.
-    pub model: FlatTensors,
-    /// Momentum.
-    pub momentum: FlatTensors,
-}
-
-/// What is loaded: the tensors still as bytes, for [`super::tensors::read_into`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoadedCheckpoint {
-    /// Everything beside the tensors.
+    /// Everything beside the tensors. `manifest.files` is filled in by the store.
     pub manifest: Manifest,
     /// Bytes of [`MODEL_FILE`].
     pub model: Vec<u8>,
@@ -77,14 +66,14 @@ impl CheckpointStore {
     }
 
     /// Writes all files of `snapshot`, the manifest last. A half-written folder of the same name is overwritten.
-    pub fn write(&self, snapshot: &Snapshot) -> Result<CheckpointRef, CheckpointError> {
-        let reference = snapshot.manifest.reference();
-        let mut manifest = snapshot.manifest.clone();
+    pub fn write(&self, snapshot: Snapshot) -> Result<CheckpointRef, CheckpointError> {
+        let Snapshot { mut manifest, model, momentum } = snapshot;
+        let reference = manifest.reference();
+        if self.is_complete(&reference)? {
+            return Err(CheckpointError::Exists { place: self.place(&reference, MANIFEST_FILE) });
+        }
         manifest.files.clear();
-        for (name, tensors) in [(MODEL_FILE, &snapshot.model), (MOMENTUM_FILE, &snapshot.momentum)] {
-            let bytes = tensors
-                .to_safetensors()
-                .map_err(|error| CheckpointError::damaged(&self.place(&reference, name), &error))?;
+        for (name, bytes) in [(MODEL_FILE, model), (MOMENTUM_FILE, momentum)] {
             manifest.files.push(FileEntry { name: name.to_owned(), bytes: bytes.len() as u64 });
             self.put(&reference, name, bytes, PutMode::Overwrite)?;
         }
@@ -96,7 +85,7 @@ impl CheckpointStore {
     }
 
     /// Loads one checkpoint and checks that it is whole and of the named job.
-    pub fn load(&self, reference: &CheckpointRef) -> Result<LoadedCheckpoint, CheckpointError> {
+    pub fn load(&self, reference: &CheckpointRef) -> Result<Snapshot, CheckpointError> {
         let manifest = self.manifest(reference)?;
         let read = |name: &str| -> Result<Vec<u8>, CheckpointError> {
             let bytes = self.get(reference, name)?;
@@ -111,7 +100,7 @@ impl CheckpointStore {
             Err(CheckpointError::Damaged { place: self.place(reference, name), reason })
         };
         let (model, momentum) = (read(MODEL_FILE)?, read(MOMENTUM_FILE)?);
-        Ok(LoadedCheckpoint { manifest, model, momentum })
+        Ok(Snapshot { manifest, model, momentum })
     }
 
     /// The manifest alone.

@@ -32,7 +32,7 @@ impl CheckpointWriter {
             .name("checkpoint".to_owned())
             .spawn(move || {
                 for snapshot in snapshots {
-                    let result = write_and_prune(&store, &snapshot, keep);
+                    let result = write_and_prune(&store, snapshot, keep);
                     if report.send(result).is_err() {
                         return;
                     }
@@ -98,7 +98,7 @@ impl Drop for CheckpointWriter {
 /// A checkpoint that is written counts, whether or not old ones could be removed.
 fn write_and_prune(
     store: &CheckpointStore,
-    snapshot: &Snapshot,
+    snapshot: Snapshot,
     keep: usize,
 ) -> Result<CheckpointRef, CheckpointError> {
     let reference = store.write(snapshot)?;

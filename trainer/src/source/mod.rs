@@ -1,0 +1,224 @@
+//! A device's stream: from the broker into a bounded buffer, and from there, step by step, into batches.
+//!
+//! Two threads live as long as the [`Source`]: *ingest* owns the consumer, checks every record and copies its payload
+//! once into the arena; the *poller* asks for end offsets and low watermarks every 250 ms, also while fetching pauses.
+//! All bookkeeping is `scadles-core`'s [`DeviceStream`], behind one lock; this module is its shell.
+//!
+//! # Guarantees
+//! The arena never holds more than `buffer_bytes` (but one record per partition at least); a full one stops fetching,
+//! the rest waits at the broker. Each partition is read in order, nothing twice, nothing passed over uncounted: the
+//! ledger adds up at every moment. A batch leaves the buffer only by `commit`, after its step. Outages of the broker
+//! shorter than `broker_patience` are ridden out.
+
+mod arena;
+mod checkpoint;
+mod error;
+mod ingest;
+mod poller;
+mod settings;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use scadles_api::PartitionPosition;
+use scadles_core::batch::StreamView;
+use scadles_core::device_stream::{BatchRange, DeviceStream};
+use scadles_kafka::{ConsumerOptions, OffsetWatcher, StreamConsumer};
+
+pub use checkpoint::{StreamCheckpoint, api_ledger};
+pub use error::SourceError;
+pub use settings::{SourceSettings, Start};
+pub use state::SourceStatus;
+
+use state::Shared;
+
+/// A batch that was looked at and is still in the buffer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peeked {
+    /// Its records, partition by partition, in training order.
+    pub ranges: Vec<BatchRange>,
+    slots: Vec<u32>,
+}
+
+impl Peeked {
+    /// b_i.
+    pub fn samples(&self) -> u64 {
+        self.slots.len() as u64
+    }
+}
+
+/// One sample of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample<'a> {
+    /// Partition of its record.
+    pub partition: u32,
+    /// Offset of its record.
+    pub offset: u64,
+    /// The record's bytes.
+    pub payload: &'a [u8],
+}
+
+/// The stream of one device.
+pub struct Source {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Source {
+    /// Finds the topic, resolves where reading begins, starts the threads. Waits at most `settings.open_deadline` for
+    /// each of the broker's answers.
+    pub fn open(settings: SourceSettings) -> Result<Self, SourceError> {
+        let mut watcher = OffsetWatcher::new(&settings.connection, &settings.topic, settings.open_deadline)?;
+        if watcher.partitions() != settings.partitions {
+            return Err(SourceError::PartitionCount {
+                topic: settings.topic.clone(),
+                found: watcher.partitions(),
+                configured: settings.partitions,
+            });
+        }
+        let offsets = state::reach(&watcher.poll(settings.open_deadline)?);
+        let checkpoint = settings.start.resolve(&offsets)?;
+        let mut stream = DeviceStream::resume(&checkpoint.device, settings.buffer_bytes, 0)?;
+        // What retention took before the start is lost; reading begins behind it.
+        stream.observe_offsets(&offsets)?;
+        let begin: Vec<u64> = stream.queues().iter().map(|queue| queue.fetched_end()).collect();
+        let options = ConsumerOptions { deadline: settings.open_deadline, ..ConsumerOptions::default() };
+        let consumer = StreamConsumer::assign_from(&settings.connection, &settings.topic, &begin, options)?;
+        let shared = Arc::new(Shared::new(stream, checkpoint.earlier, &settings));
+        let mut source = Self { shared: Arc::clone(&shared), threads: Vec::new() };
+        let shared_by_poller = Arc::clone(&shared);
+        let patience = settings.broker_patience;
+        source.spawn("offsets", move || poller::run(&shared_by_poller, watcher, patience))?;
+        source.spawn("ingest", move || ingest::run(&shared, consumer, &settings))?;
+        Ok(source)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), SourceError> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        self.threads.push(thread.map_err(|error| SourceError::Thread { reason: error.to_string() })?);
+        Ok(())
+    }
+
+    /// What the batch rule needs to know now.
+    pub fn view(&self) -> StreamView {
+        self.shared.lock().view()
+    }
+
+    /// Waits until `until` holds, the source has failed, or `deadline` has passed; the latest view. `until` is asked at
+    /// every record and every poll of the offsets.
+    pub fn wait(&self, deadline: Instant, mut until: impl FnMut(&StreamView) -> bool) -> StreamView {
+        let mut state = self.shared.lock();
+        loop {
+            let view = state.view();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.failure.is_some() || until(&view) {
+                return view;
+            }
+            state = self.shared.wait_changed(state, left);
+        }
+    }
+
+    /// Looks at the next `local_batch` samples, or as many as there are; nothing is removed.
+    pub fn peek(&self, local_batch: u64) -> Peeked {
+        let batch = self.shared.lock().stream.peek(local_batch);
+        Peeked { ranges: batch.ranges, slots: batch.slots }
+    }
+
+    /// Lends the samples of a peeked batch in training order. Ingest waits meanwhile: be quick, and call no other
+    /// method of this source from within.
+    pub fn with_samples<R>(
+        &self,
+        peeked: &Peeked,
+        read: impl FnOnce(&mut dyn Iterator<Item = Sample<'_>>) -> R,
+    ) -> R {
+        let state = self.shared.lock();
+        let places = peeked.ranges.iter().flat_map(|range| {
+            (range.first_offset..range.first_offset + range.count).map(|offset| (range.partition, offset))
+        });
+        let mut samples = places.zip(&peeked.slots).map(|((partition, offset), slot)| Sample {
+            partition,
+            offset,
+            payload: state.arena.payload(*slot),
+        });
+        read(&mut samples)
+    }
+
+    /// The step that trained `peeked` has committed: its samples leave the buffer, positions move on.
+    pub fn commit(&self, peeked: &Peeked) -> Result<(), SourceError> {
+        let mut state = self.shared.lock();
+        let freed = state.stream.commit(&peeked.ranges)?;
+        state.arena.free(&freed);
+        self.shared.made_room();
+        Ok(())
+    }
+
+    /// Applies the stream policy, after a batch (algorithms.md §3). Returns the samples dropped.
+    pub fn apply_policy(&self) -> u64 {
+        let mut state = self.shared.lock();
+        let dropped = state.apply_policy();
+        self.shared.made_room();
+        dropped
+    }
+
+    /// Account of the samples at this moment: ends as of the last poll, or further where more was fetched.
+    pub fn ledger(&self) -> scadles_core::ledger::Ledger {
+        self.shared.lock().ledger()
+    }
+
+    /// Place of each partition at this moment.
+    pub fn positions(&self) -> Vec<PartitionPosition> {
+        self.shared.lock().positions()
+    }
+
+    /// Ledger, positions and the rest for reports, all of one moment.
+    pub fn status(&self) -> SourceStatus {
+        self.shared.lock().status(self.shared.now_seconds())
+    }
+
+    /// Where a restart would begin, now: to be taken between a commit and the next.
+    pub fn checkpoint(&self) -> StreamCheckpoint {
+        self.shared.lock().checkpoint()
+    }
+
+    /// Why the stream cannot go on, if so. Once set it stays.
+    pub fn failure(&self) -> Option<SourceError> {
+        self.shared.lock().failure.clone()
+    }
+
+    /// Waits until the offsets were asked for anew, at most for `deadline`.
+    pub fn fetch_newest_ends(&self, deadline: Duration) -> Result<(), SourceError> {
+        let until = Instant::now() + deadline;
+        let mut state = self.shared.lock();
+        let awaited = state.polls_begun + 1;
+        state.poll_at_once = true;
+        self.shared.wake_poller();
+        loop {
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            if state.polls_done >= awaited {
+                return Ok(());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(SourceError::NoAnswer { waited: deadline });
+            }
+            state = self.shared.wait_changed(state, left);
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.shared.stop();
+        for thread in self.threads.drain(..) {
+            // A panic of a thread has been printed; there is nothing left to do for it.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a source is told. Plain data, and the resolution of start positions (pure).
+
+use std::time::Duration;
+
+use scadles_api::WorkerConfig;
+use scadles_api::job::{StartFrom, StreamPolicy};
+use scadles_api::worker::ModelConfig;
+use scadles_core::device_stream::{DeviceCheckpoint, PartitionOffsets};
+use scadles_kafka::KafkaConnection;
+
+use super::{SourceError, StreamCheckpoint};
+
+/// Where reading begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// No checkpoint: resolved once against the broker, then part of checkpoint 0.
+    Beginning(StartFrom),
+    /// At a checkpoint.
+    From {
+        /// The checkpoint.
+        checkpoint: StreamCheckpoint,
+        /// Samples of this device that were trained after it and are rolled back by this start.
+        rolled_back: u64,
+    },
+    /// The records are gone: keep the account of a checkpoint, read the new streams from where they begin.
+    RestartStreams {
+        /// The checkpoint.
+        checkpoint: StreamCheckpoint,
+        /// Samples of this device that were trained after it and are rolled back by this start.
+        rolled_back: u64,
+    },
+}
+
+impl Start {
+    /// The checkpoint to begin at, given what the broker has. Pure.
+    pub(super) fn resolve(&self, offsets: &[PartitionOffsets]) -> Result<StreamCheckpoint, SourceError> {
+        let lows = || offsets.iter().map(|reach| reach.low).collect::<Vec<_>>();
+        Ok(match self {
+            Self::Beginning(StartFrom::Earliest) => fresh(&lows()),
+            Self::Beginning(StartFrom::Latest) => {
+                fresh(&offsets.iter().map(|reach| reach.end).collect::<Vec<_>>())
+            }
+            Self::From { checkpoint, rolled_back } => {
+                let mut checkpoint = checkpoint.clone();
+                checkpoint.device.rolled_back += rolled_back;
+                checkpoint
+            }
+            Self::RestartStreams { checkpoint, rolled_back } => {
+                let mut checkpoint = checkpoint.with_new_streams(&lows());
+                checkpoint.earlier.rolled_back += rolled_back;
+                checkpoint
+            }
+        })
+    }
+}
+
+fn fresh(start_offsets: &[u64]) -> StreamCheckpoint {
+    StreamCheckpoint { device: DeviceCheckpoint::starting_at(start_offsets), ..StreamCheckpoint::default() }
+}
+
+/// Settings of a [`super::Source`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceSettings {
+    /// Device name, for the log.
+    pub device: String,
+    /// Topic of its stream.
+    pub topic: String,
+    /// Number of partitions; the topic must have as many.
+    pub partitions: u32,
+    /// Broker.
+    pub connection: KafkaConnection,
+    /// Where reading begins.
+    pub start: Start,
+    /// What records must fit: label range and length.
+    pub model: ModelConfig,
+    /// What happens to samples that no batch has taken.
+    pub policy: StreamPolicy,
+    /// Bound of the arena, shared equally by the partitions.
+    pub buffer_bytes: u64,
+    /// Share of undecodable records, of at least 100, above which the stream fails.
+    pub max_rejected_share: f64,
+    /// Bound of each question at the start.
+    pub open_deadline: Duration,
+    /// How long the broker may be away.
+    pub broker_patience: Duration,
+}
+
+/// How long a worker waits for a broker that is away, beyond any restart of one.
+const BROKER_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a start waits for an answer.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+
+impl SourceSettings {
+    /// The settings of a worker's own device.
+    pub fn of_worker(config: &WorkerConfig, start: Start) -> Self {
+        let (device, stream) = (config.device(), &config.job.stream);
+        Self {
+            device: device.name.clone(),
+            topic: device.topic.clone(),
+            partitions: device.partitions,
+            connection: KafkaConnection::new(&config.job.kafka.bootstrap_servers),
+            start,
+            model: config.job.model.clone(),
+            policy: stream.policy,
+            buffer_bytes: stream.buffer_bytes,
+            max_rejected_share: stream.max_rejected_share,
+            open_deadline: OPEN_DEADLINE,
+            broker_patience: BROKER_PATIENCE,
+        }
+    }
+
+    /// Samples that the arena of each partition has room for.
+    pub(super) fn slots_per_partition(&self) -> u64 {
+        let quota = self.buffer_bytes / u64::from(self.partitions.max(1));
+        (quota / self.model.record_bytes() as u64).max(1)
+    }
+}
