@@ -73,7 +73,9 @@ impl CheckpointError {
             }
             Self::Read { .. } => "check that the folder is there and readable",
             Self::Exists { .. } => "use another run folder, or go on with --resume",
-            Self::Missing { .. } => "resume from one of the checkpoints that lie in that folder, or start anew",
+            Self::Missing { .. } => {
+                "resume from one of the checkpoints that lie in that folder, or start anew"
+            }
             Self::Damaged { .. } => "delete that folder and resume from the checkpoint before it",
             Self::WriterEnded => "",
         }

@@ -69,7 +69,8 @@ impl CheckpointStore {
     pub fn write(&self, snapshot: Snapshot) -> Result<CheckpointRef, CheckpointError> {
         let Snapshot { mut manifest, model, momentum } = snapshot;
         let reference = manifest.reference();
-        if self.is_complete(&reference)? {
+        // What cannot be looked at will fail to be written, with the right message.
+        if matches!(self.is_complete(&reference), Ok(true)) {
             return Err(CheckpointError::Exists { place: self.place(&reference, MANIFEST_FILE) });
         }
         manifest.files.clear();
@@ -106,15 +107,17 @@ impl CheckpointStore {
     /// The manifest alone.
     pub fn manifest(&self, reference: &CheckpointRef) -> Result<Manifest, CheckpointError> {
         let text = self.get(reference, MANIFEST_FILE)?;
-        let damaged = |reason| {
-            Err(CheckpointError::Damaged { place: self.place(reference, MANIFEST_FILE), reason })
-        };
+        let damaged =
+            |reason| Err(CheckpointError::Damaged { place: self.place(reference, MANIFEST_FILE), reason });
         let manifest: Manifest = match serde_json::from_slice(&text) {
             Ok(manifest) => manifest,
             Err(error) => return damaged(error.to_string()),
         };
         if manifest.protocol != PROTOCOL_VERSION {
-            return damaged(format!("it has protocol {}, this program {PROTOCOL_VERSION}", manifest.protocol));
+            return damaged(format!(
+                "it has protocol {}, this program {PROTOCOL_VERSION}",
+                manifest.protocol
+            ));
         }
         if manifest.job_uid != reference.job_uid || manifest.name() != reference.name {
             return damaged(format!("it describes {}/{}", manifest.job_uid, manifest.name()));
@@ -127,8 +130,7 @@ impl CheckpointStore {
         let mut references = Vec::new();
         for name in self.folders(job_uid)? {
             let Some((_, step)) = parse_name(&name) else { continue };
-            let reference =
-                CheckpointRef { job_uid: job_uid.to_owned(), name, step, restart_streams: false };
+            let reference = CheckpointRef { job_uid: job_uid.to_owned(), name, step, restart_streams: false };
             if self.is_complete(&reference)? {
                 references.push(reference);
             }
@@ -148,7 +150,8 @@ impl CheckpointStore {
     pub fn prune(&self, job_uid: &str, keep: usize) -> Result<Vec<String>, CheckpointError> {
         let complete = self.list(job_uid)?;
         let Some(newest) = complete.last() else { return Ok(Vec::new()) };
-        let kept: Vec<&str> = complete.iter().rev().take(keep.max(1)).map(|kept| kept.name.as_str()).collect();
+        let kept: Vec<&str> =
+            complete.iter().rev().take(keep.max(1)).map(|kept| kept.name.as_str()).collect();
         let mut removed = Vec::new();
         for name in self.folders(job_uid)? {
             let Some(age) = parse_name(&name) else { continue };

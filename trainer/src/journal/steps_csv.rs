@@ -55,7 +55,8 @@ impl StepsCsv {
     pub fn open(run_dir: &Path, devices: &[String]) -> Result<Self, JournalError> {
         let path = run_dir.join("steps.csv");
         let place = path.display().to_string();
-        let failed = |error: std::io::Error| JournalError::Write { place: place.clone(), reason: error.to_string() };
+        let failed =
+            |error: std::io::Error| JournalError::Write { place: place.clone(), reason: error.to_string() };
         std::fs::create_dir_all(run_dir).map_err(failed)?;
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
         if file.metadata().map_err(failed)?.len() == 0 {
@@ -76,8 +77,7 @@ impl StepsCsv {
 
 /// Pure: the first line.
 fn head(devices: &[String]) -> String {
-    let mut head =
-        "attempt,step,seconds,samples,loss,learning_rate,window_seconds,step_seconds".to_owned();
+    let mut head = "attempt,step,seconds,samples,loss,learning_rate,window_seconds,step_seconds".to_owned();
     for column in ["local_batch", "stream_rate", "buffered", "wait_seconds"] {
         for device in devices {
             // Writing into a String cannot fail.

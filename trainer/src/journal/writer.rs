@@ -93,9 +93,9 @@ pub fn journal_dir(run_dir: &Path) -> PathBuf {
 pub fn config_hash(job: &JobConfig) -> String {
     // Plain data serialises; a failure would only make the hash that of nothing.
     let text = serde_json::to_vec(job).unwrap_or_default();
-    let hash = text
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{hash:016x}")
 }
 

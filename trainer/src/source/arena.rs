@@ -13,7 +13,13 @@ pub(super) struct Arena {
 impl Arena {
     /// Room for `slots` payloads of `slot_bytes`.
     pub(super) fn new(slots: u32, slot_bytes: usize) -> Self {
-        Self { bytes: vec![0; slots as usize * slot_bytes], slot_bytes, free: Vec::new(), untouched: 0, slots }
+        Self {
+            bytes: vec![0; slots as usize * slot_bytes],
+            slot_bytes,
+            free: Vec::new(),
+            untouched: 0,
+            slots,
+        }
     }
 
     /// Copies `payload`, which must have the size of a slot, into a free one. `None` if there is none.

@@ -1,7 +1,7 @@
 //! What a restart needs to know of a stream. Plain data.
 
+use scadles_api::Ledger;
 use scadles_core::device_stream::{Decided, DeviceCheckpoint};
-use scadles_core::ledger::Ledger;
 use serde::{Deserialize, Serialize};
 
 /// Where a device's stream stands.
@@ -20,31 +20,30 @@ impl StreamCheckpoint {
     /// What the gone streams still held is known to nobody and not counted as arrived.
     pub(super) fn with_new_streams(&self, start_offsets: &[u64]) -> Self {
         let decided = self.device.partitions.iter().map(|partition| partition.decided);
-        let decided = decided.fold(Decided::default(), |sum, partition| sum + partition);
-        let mut earlier = self.earlier;
-        earlier.add(&Ledger {
+        let decided = decided.fold(Decided::default(), |all, partition| all + partition);
+        let gone = Ledger {
             arrived: decided.offsets() - decided.gaps,
             trained: decided.trained,
             buffered: 0,
             dropped: decided.dropped,
             rejected: decided.rejected,
             lost: decided.lost,
-            gaps: decided.gaps,
             rolled_back: self.device.rolled_back,
-        });
+        };
+        let earlier = sum(&self.earlier, &gone);
         Self { device: DeviceCheckpoint::starting_at(start_offsets), earlier }
     }
 }
 
-/// The ledger as reports show it.
-pub fn api_ledger(ledger: &Ledger) -> scadles_api::Ledger {
-    scadles_api::Ledger {
-        arrived: ledger.arrived,
-        trained: ledger.trained,
-        buffered: ledger.buffered,
-        dropped: ledger.dropped,
-        rejected: ledger.rejected,
-        lost: ledger.lost,
-        rolled_back: ledger.rolled_back,
+/// Column by column.
+pub(super) fn sum(a: &Ledger, b: &Ledger) -> Ledger {
+    Ledger {
+        arrived: a.arrived + b.arrived,
+        trained: a.trained + b.trained,
+        buffered: a.buffered + b.buffered,
+        dropped: a.dropped + b.dropped,
+        rejected: a.rejected + b.rejected,
+        lost: a.lost + b.lost,
+        rolled_back: a.rolled_back + b.rolled_back,
     }
 }

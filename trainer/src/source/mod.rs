@@ -25,12 +25,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use scadles_api::PartitionPosition;
+use scadles_api::{Ledger, PartitionPosition};
 use scadles_core::batch::StreamView;
 use scadles_core::device_stream::{BatchRange, DeviceStream};
 use scadles_kafka::{ConsumerOptions, OffsetWatcher, StreamConsumer};
 
-pub use checkpoint::{StreamCheckpoint, api_ledger};
+pub use checkpoint::StreamCheckpoint;
 pub use error::SourceError;
 pub use settings::{SourceSettings, Start};
 pub use state::SourceStatus;
@@ -166,7 +166,7 @@ impl Source {
     }
 
     /// Account of the samples at this moment: ends as of the last poll, or further where more was fetched.
-    pub fn ledger(&self) -> scadles_core::ledger::Ledger {
+    pub fn ledger(&self) -> Ledger {
         self.shared.lock().ledger()
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use scadles_core::rate::POLL_SECONDS;
 use scadles_kafka::OffsetWatcher;
 
-use super::state::{Shared, reach};
 use super::SourceError;
+use super::state::{Shared, reach};
 
 /// How long one question may take: an outage is noticed, and stopping is possible, within this time.
 const DEADLINE: Duration = Duration::from_secs(2);

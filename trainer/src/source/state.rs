@@ -4,16 +4,14 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use scadles_api::PartitionPosition;
 use scadles_api::job::StreamPolicy;
+use scadles_api::{Ledger, PartitionPosition};
 use scadles_core::batch::StreamView;
-use scadles_core::device_stream::{
-    Acceptance, DeviceStream, Fetched, PartitionOffsets, SampleSlot, Seek,
-};
-use scadles_core::ledger::Ledger;
+use scadles_core::device_stream::{Acceptance, DeviceStream, Fetched, PartitionOffsets, SampleSlot, Seek};
 use scadles_core::rate::RateEstimator;
 
 use super::arena::Arena;
+use super::checkpoint::sum;
 use super::{SourceError, SourceSettings, StreamCheckpoint};
 
 /// A partition whose quota was full is fetched again when this share of it is free: each time costs a new fetch.
@@ -87,20 +85,17 @@ impl State {
     }
 
     pub(super) fn ledger(&self) -> Ledger {
-        let mut ledger = self.stream.ledger();
-        ledger.add(&self.earlier);
-        ledger
+        sum(&self.stream.ledger(), &self.earlier)
     }
 
     pub(super) fn positions(&self) -> Vec<PartitionPosition> {
-        let position = |(partition, queue): (usize, &scadles_core::partition_queue::PartitionQueue)| {
-            PartitionPosition {
+        let position =
+            |(partition, queue): (usize, &scadles_core::partition_queue::PartitionQueue)| PartitionPosition {
                 partition: partition as i32,
                 start: queue.start().cast_signed(),
                 next: queue.position().cast_signed(),
                 end: queue.end().cast_signed(),
-            }
-        };
+            };
         self.stream.queues().iter().enumerate().map(position).collect()
     }
 
@@ -125,7 +120,11 @@ impl State {
     }
 
     /// Takes the broker's watermarks in.
-    pub(super) fn observe(&mut self, offsets: &[PartitionOffsets], now_seconds: f64) -> Result<(), SourceError> {
+    pub(super) fn observe(
+        &mut self,
+        offsets: &[PartitionOffsets],
+        now_seconds: f64,
+    ) -> Result<(), SourceError> {
         let seeks = self.stream.observe_offsets(offsets)?;
         self.seeks.extend(seeks);
         self.rate.poll(now_seconds, offsets.iter().map(|reach| reach.end).sum());
@@ -134,10 +133,11 @@ impl State {
 
     /// The consumer found that everything below `low` is gone from `partition`, and is there now.
     pub(super) fn skip_lost(&mut self, partition: u32, low: u64) -> Result<(), SourceError> {
-        let reach = |(index, queue): (usize, &scadles_core::partition_queue::PartitionQueue)| PartitionOffsets {
-            low: if index == partition as usize { low } else { 0 },
-            end: if index == partition as usize { queue.end().max(low) } else { queue.end() },
-        };
+        let reach =
+            |(index, queue): (usize, &scadles_core::partition_queue::PartitionQueue)| PartitionOffsets {
+                low: if index == partition as usize { low } else { 0 },
+                end: if index == partition as usize { queue.end().max(low) } else { queue.end() },
+            };
         let offsets: Vec<_> = self.stream.queues().iter().enumerate().map(reach).collect();
         let seeks = self.stream.observe_offsets(&offsets)?;
         self.seeks.extend(seeks);
@@ -176,7 +176,12 @@ impl State {
     }
 
     /// Takes a decoded record in.
-    pub(super) fn take_sample(&mut self, place: (u32, u64), millis: Option<i64>, payload: &[u8]) -> Result<Taken, SourceError> {
+    pub(super) fn take_sample(
+        &mut self,
+        place: (u32, u64),
+        millis: Option<i64>,
+        payload: &[u8],
+    ) -> Result<Taken, SourceError> {
         let (partition, offset) = place;
         let index = partition as usize;
         if self.parked.get(index).is_some_and(|parked| *parked) {
@@ -295,15 +300,27 @@ impl Shared {
         self.began.elapsed().as_secs_f64()
     }
 
-    pub(super) fn wait_changed<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+    pub(super) fn wait_changed<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        most: Duration,
+    ) -> MutexGuard<'a, State> {
         wait(&self.changed, state, most)
     }
 
-    pub(super) fn wait_room<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+    pub(super) fn wait_room<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        most: Duration,
+    ) -> MutexGuard<'a, State> {
         wait(&self.room, state, most)
     }
 
-    pub(super) fn wait_poll<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+    pub(super) fn wait_poll<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        most: Duration,
+    ) -> MutexGuard<'a, State> {
         wait(&self.poll, state, most)
     }
 
