@@ -6,7 +6,7 @@ use scadles_kafka::{Event, Record, StreamConsumer};
 
 use super::state::{Shared, Taken};
 use super::{SourceError, SourceSettings};
-use crate::batch::decode;
+use super::decode::decode;
 
 /// How long one poll waits for a record, and with it the longest delay of an order to seek or stop.
 const POLL: Duration = Duration::from_millis(50);

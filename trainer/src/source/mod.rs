@@ -12,6 +12,7 @@
 
 mod arena;
 mod checkpoint;
+mod decode;
 mod error;
 mod ingest;
 mod poller;

@@ -1,0 +1,127 @@
+//! A device's stream on the embedded broker.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where something is not as claimed")]
+
+mod stream;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use scadles_api::ExitCode;
+use scadles_kafka::{Broker, EmbeddedBroker};
+use scadles_trainer::source::{Source, SourceError, Start};
+use stream::{DEADLINE, Numbered, await_available, await_that, fill, settings, step, topic};
+
+fn broker() -> &'static dyn Broker {
+    static BROKER: OnceLock<EmbeddedBroker> = OnceLock::new();
+    BROKER.get_or_init(|| EmbeddedBroker::start().unwrap())
+}
+
+#[test]
+fn every_record_of_one_partition_is_trained_once_and_the_ledger_is_exact() {
+    stream::every_record_is_trained_once_and_the_ledger_is_exact(broker(), 1);
+}
+
+#[test]
+fn every_record_of_three_partitions_is_trained_once_and_the_ledger_is_exact() {
+    stream::every_record_is_trained_once_and_the_ledger_is_exact(broker(), 3);
+}
+
+#[test]
+fn truncation_keeps_the_newest_second_of_one_partition_and_counts_the_rest() {
+    stream::truncation_keeps_the_newest_second_and_counts_the_rest(broker(), 1);
+}
+
+#[test]
+fn truncation_keeps_the_newest_second_of_three_partitions_and_counts_the_rest() {
+    stream::truncation_keeps_the_newest_second_and_counts_the_rest(broker(), 3);
+}
+
+#[test]
+fn records_that_the_broker_forgot_while_the_buffer_was_full_are_counted_as_lost() {
+    let topic = topic(broker(), 1);
+    let mut settings = settings(broker().connection(), &topic, 1);
+    settings.model = stream::model(32);
+    let record_bytes = settings.model.record_bytes();
+    settings.buffer_bytes = 100 * record_bytes as u64;
+    let mut expected = Numbered::new(record_bytes, None);
+    // The embedded broker keeps 5 MiB a partition: 1,700 records of 3,073 bytes.
+    fill(broker().connection(), &topic, 1, 500, expected.clone());
+    let source = Source::open(settings).unwrap();
+    await_available(&source, 100);
+    fill(broker().connection(), &topic, 1, 6000, expected.clone());
+    await_that("the loss is seen", || source.ledger().lost > 0);
+    let mut trained = 0;
+    while source.view().buffered > 0 {
+        await_available(&source, 1);
+        trained += step(&source, 64, 1, &mut expected).len() as u64;
+    }
+    source.fetch_newest_ends(DEADLINE).unwrap();
+    let ledger = source.ledger();
+    assert!(ledger.is_balanced());
+    assert_eq!((ledger.arrived, ledger.buffered), (6500, 0));
+    assert_eq!(ledger.trained, trained);
+    assert!(ledger.lost > 3000 && ledger.lost + trained == 6500, "{ledger:?}");
+}
+
+#[test]
+fn a_checkpoint_whose_records_are_gone_counts_them_as_lost_and_goes_on() {
+    let topic = topic(broker(), 1);
+    let mut settings = settings(broker().connection(), &topic, 1);
+    settings.model = stream::model(32);
+    let record_bytes = settings.model.record_bytes();
+    let mut expected = Numbered::new(record_bytes, None);
+    fill(broker().connection(), &topic, 1, 100, expected.clone());
+    let source = Source::open(settings.clone()).unwrap();
+    await_available(&source, 60);
+    step(&source, 60, 1, &mut expected);
+    let checkpoint = source.checkpoint();
+    drop(source);
+    fill(broker().connection(), &topic, 1, 4000, expected.clone());
+    settings.start = Start::From { checkpoint, rolled_back: 11 };
+    let source = Source::open(settings).unwrap();
+    await_available(&source, 50);
+    step(&source, 50, 1, &mut expected);
+    let ledger = source.ledger();
+    assert_eq!((ledger.arrived, ledger.trained, ledger.rolled_back), (4100, 110, 11));
+    assert!(ledger.lost > 2000, "{ledger:?}");
+}
+
+#[test]
+fn too_many_undecodable_records_end_the_stream_with_field_value_and_remedy() {
+    let topic = topic(broker(), 1);
+    let mut settings = settings(broker().connection(), &topic, 1);
+    settings.max_rejected_share = 0.01;
+    let records = Numbered::new(settings.model.record_bytes(), Some(40));
+    fill(broker().connection(), &topic, 1, 400, records);
+    let source = Source::open(settings).unwrap();
+    await_that("the source has failed", || source.failure().is_some());
+    let error = source.failure().unwrap();
+    assert_eq!(error.exit_code(), ExitCode::TooManyRejected);
+    assert!(error.to_string().contains("spec.stream.maxRejectedShare: 0.01"), "{error}");
+    assert!(error.to_string().contains("label is 200"), "{error}");
+    assert!(error.remedy().contains("spec.stream.format"));
+}
+
+#[test]
+fn an_unknown_topic_and_a_wrong_number_of_partitions_are_errors_at_the_start() {
+    let connection = broker().connection();
+    let topic = topic(broker(), 2);
+    let error = Source::open(settings(connection, &topic, 1)).err().unwrap();
+    assert!(matches!(error, SourceError::PartitionCount { found: 2, configured: 1, .. }), "{error}");
+    assert_eq!(error.exit_code(), ExitCode::Configuration);
+}
+
+#[test]
+fn a_broker_that_is_gone_for_longer_than_the_patience_ends_the_stream() {
+    let own = EmbeddedBroker::start().unwrap();
+    let topic = topic(&own, 1);
+    let mut settings = settings(own.connection(), &topic, 1);
+    settings.broker_patience = Duration::from_secs(1);
+    let source = Source::open(settings).unwrap();
+    assert_eq!(source.fetch_newest_ends(DEADLINE), Ok(()));
+    drop(own);
+    await_that("the source has failed", || source.failure().is_some());
+    assert_eq!(source.failure().unwrap().exit_code(), ExitCode::BrokerLost);
+    assert!(source.fetch_newest_ends(DEADLINE).is_err());
+}
