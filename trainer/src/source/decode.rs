@@ -10,7 +10,10 @@ pub(super) fn decode(payload: &[u8], model: &ModelConfig) -> Result<(), String> 
             if u32::from(label) < model.num_classes {
                 return Ok(());
             }
-            Err(format!("the record's label is {label}; the model has the classes 0 to {}", model.num_classes - 1))
+            Err(format!(
+                "the record's label is {label}; the model has the classes 0 to {}",
+                model.num_classes - 1
+            ))
         }
         _ => Err(format!("the record has {} bytes; expected {expected}", payload.len())),
     }

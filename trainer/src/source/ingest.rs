@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use scadles_kafka::{Event, Record, StreamConsumer};
 
+use super::decode::decode;
 use super::state::{Shared, Taken};
 use super::{SourceError, SourceSettings};
-use super::decode::decode;
 
 /// How long one poll waits for a record, and with it the longest delay of an order to seek or stop.
 const POLL: Duration = Duration::from_millis(50);

@@ -1,6 +1,10 @@
 //! What a source must do on every broker: told as functions that a test binary per broker calls.
 
-#![allow(dead_code, clippy::missing_docs_in_private_items, reason = "each test binary uses a part of this module")]
+#![allow(
+    dead_code,
+    clippy::missing_docs_in_private_items,
+    reason = "each test binary uses a part of this module"
+)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -54,7 +58,9 @@ pub fn model(side: u32) -> ModelConfig {
 pub fn topic(broker: &dyn Broker, partitions: u32) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("stream-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    broker.ensure_topics(&[TopicSpec { name: name.clone(), partitions, replication: None }], DEADLINE).unwrap();
+    broker
+        .ensure_topics(&[TopicSpec { name: name.clone(), partitions, replication: None }], DEADLINE)
+        .unwrap();
     name
 }
 
@@ -82,8 +88,7 @@ pub fn produce(
     max_records: Option<u64>,
     records: Numbered,
 ) -> PacedProducer {
-    let stream =
-        DeviceStream { topic: topic.to_owned(), partitions, samples_per_second: rate, max_records };
+    let stream = DeviceStream { topic: topic.to_owned(), partitions, samples_per_second: rate, max_records };
     PacedProducer::start(connection, vec![stream], Box::new(records), ProducerOptions::default()).unwrap()
 }
 
@@ -123,7 +128,12 @@ pub fn step(source: &Source, local_batch: u64, partitions: u64, expected: &mut N
 pub fn await_available(source: &Source, samples: u64) {
     let view = source.wait(Instant::now() + 2 * DEADLINE, |view| view.available >= samples);
     assert_eq!(source.failure(), None);
-    assert!(view.available >= samples, "only {} of {samples} samples came: {:?}", view.available, source.ledger());
+    assert!(
+        view.available >= samples,
+        "only {} of {samples} samples came: {:?}",
+        view.available,
+        source.ledger()
+    );
 }
 
 /// Every record is trained once, in order per partition, through a restart in the middle; rejected ones are counted.
@@ -146,7 +156,9 @@ pub fn every_record_is_trained_once_and_the_ledger_is_exact(broker: &dyn Broker,
             break;
         }
         await_available(&source, batch);
-        assert!(source.status().buffered_local * settings.model.record_bytes() as u64 <= settings.buffer_bytes);
+        assert!(
+            source.status().buffered_local * settings.model.record_bytes() as u64 <= settings.buffer_bytes
+        );
         trained.extend(step(&source, batch, u64::from(partitions), &mut expected));
         rest -= batch;
         if count == 12 {
@@ -178,8 +190,7 @@ pub fn truncation_keeps_the_newest_second_and_counts_the_rest(broker: &dyn Broke
     let mut expected = Numbered::new(settings.model.record_bytes(), Some(20));
     // A backlog, then a live stream.
     fill(broker.connection(), &topic, partitions, 1500, expected.clone());
-    let producer =
-        produce(broker.connection(), &topic, partitions, 400.0, None, expected.clone());
+    let producer = produce(broker.connection(), &topic, partitions, 400.0, None, expected.clone());
     let source = Source::open(settings).unwrap();
     let mut trained = Vec::new();
     for _ in 0..12 {
