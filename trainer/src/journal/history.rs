@@ -27,17 +27,16 @@ pub fn surviving(segments: &[Segment]) -> Result<History, JournalError> {
     for segment in segments {
         let kept = history.steps.partition_point(|record| record.step <= segment.header.from_step);
         history.superseded.extend(history.steps.drain(kept..));
-        let mut expected = history.steps.last().map_or(history.from_step, |record| record.step) + 1;
+        let first = history.steps.last().map_or(history.from_step, |record| record.step) + 1;
         let gap = |expected, found| JournalError::Gap { segment: segment.name.clone(), expected, found };
         // An attempt cannot start beyond what the attempts before it have reached.
-        if segment.header.from_step + 1 != expected {
-            return Err(gap(expected, segment.header.from_step + 1));
+        if segment.header.from_step + 1 != first {
+            return Err(gap(first, segment.header.from_step + 1));
         }
-        for record in &segment.records {
+        for (record, expected) in segment.records.iter().zip(first..) {
             if record.step != expected {
                 return Err(gap(expected, record.step));
             }
-            expected += 1;
         }
         history.steps.extend(segment.records.iter().cloned());
     }

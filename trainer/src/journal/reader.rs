@@ -18,6 +18,9 @@ pub struct Segment {
     pub records: Vec<StepRecord>,
 }
 
+/// ((attempt, step), name) of a segment.
+pub(super) type Named = ((u32, u64), String);
+
 /// Extension of a segment's file.
 pub(super) const EXTENSION: &str = "jsonl";
 
@@ -40,8 +43,8 @@ pub fn read_surviving(journal_dir: &Path) -> Result<Vec<StepRecord>, JournalErro
     Ok(surviving(&read_segments(journal_dir)?)?.steps)
 }
 
-/// ((attempt, step), name) of the segments, in order. A folder that is not there has none.
-pub(super) fn segment_names(journal_dir: &Path) -> Result<Vec<((u32, u64), String)>, JournalError> {
+/// The segments, in order. A folder that is not there has none.
+pub(super) fn segment_names(journal_dir: &Path) -> Result<Vec<Named>, JournalError> {
     let failed = |error: std::io::Error| JournalError::Read {
         place: journal_dir.display().to_string(),
         reason: error.to_string(),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use scadles_core::partition_queue::PartitionQueue;
 use scadles_kafka::{Event, Record, StreamConsumer};
 
 use super::decode::decode;
@@ -87,7 +88,7 @@ impl Ingest<'_> {
     fn reattach(&mut self) -> Result<(), SourceError> {
         self.reattach_after = None;
         let state = self.shared.lock();
-        let offsets: Vec<u64> = state.stream.queues().iter().map(|queue| queue.fetched_end()).collect();
+        let offsets: Vec<u64> = state.stream.queues().iter().map(PartitionQueue::fetched_end).collect();
         drop(state);
         Ok(self.consumer.seek_all(&offsets)?)
     }
@@ -104,9 +105,8 @@ fn take(
     let verdict = decode(record.payload(), &settings.model);
     let mut state = shared.lock();
     let taken = match verdict {
-        Ok(_) => state.take_sample(place, record.timestamp_millis(), record.payload())?,
+        Ok(()) => state.take_sample(place, record.timestamp_millis(), record.payload())?,
         Err(reason) => {
-            let reason = reason.to_string();
             let taken = state.take_rejected(place, &reason);
             rejected_log.note(&settings.device, place, &reason);
             taken?

@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use scadles_api::{Ledger, PartitionPosition};
 use scadles_core::batch::StreamView;
 use scadles_core::device_stream::{BatchRange, DeviceStream};
+use scadles_core::partition_queue::PartitionQueue;
 use scadles_kafka::{ConsumerOptions, OffsetWatcher, StreamConsumer};
 
 pub use checkpoint::StreamCheckpoint;
@@ -83,11 +84,11 @@ impl Source {
             });
         }
         let offsets = state::reach(&watcher.poll(settings.open_deadline)?);
-        let checkpoint = settings.start.resolve(&offsets)?;
+        let checkpoint = settings.start.resolve(&offsets);
         let mut stream = DeviceStream::resume(&checkpoint.device, settings.buffer_bytes, 0)?;
         // What retention took before the start is lost; reading begins behind it.
         stream.observe_offsets(&offsets)?;
-        let begin: Vec<u64> = stream.queues().iter().map(|queue| queue.fetched_end()).collect();
+        let begin: Vec<u64> = stream.queues().iter().map(PartitionQueue::fetched_end).collect();
         let options = ConsumerOptions { deadline: settings.open_deadline, ..ConsumerOptions::default() };
         let consumer = StreamConsumer::assign_from(&settings.connection, &settings.topic, &begin, options)?;
         let shared = Arc::new(Shared::new(stream, checkpoint.earlier, &settings));

@@ -8,7 +8,7 @@ use scadles_api::worker::ModelConfig;
 use scadles_core::device_stream::{DeviceCheckpoint, PartitionOffsets};
 use scadles_kafka::KafkaConnection;
 
-use super::{SourceError, StreamCheckpoint};
+use super::StreamCheckpoint;
 
 /// Where reading begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,9 +33,9 @@ pub enum Start {
 
 impl Start {
     /// The checkpoint to begin at, given what the broker has. Pure.
-    pub(super) fn resolve(&self, offsets: &[PartitionOffsets]) -> Result<StreamCheckpoint, SourceError> {
+    pub(super) fn resolve(&self, offsets: &[PartitionOffsets]) -> StreamCheckpoint {
         let lows = || offsets.iter().map(|reach| reach.low).collect::<Vec<_>>();
-        Ok(match self {
+        match self {
             Self::Beginning(StartFrom::Earliest) => fresh(&lows()),
             Self::Beginning(StartFrom::Latest) => {
                 fresh(&offsets.iter().map(|reach| reach.end).collect::<Vec<_>>())
@@ -50,7 +50,7 @@ impl Start {
                 checkpoint.earlier.rolled_back += rolled_back;
                 checkpoint
             }
-        })
+        }
     }
 }
 
@@ -86,7 +86,7 @@ pub struct SourceSettings {
 }
 
 /// How long a worker waits for a broker that is away, beyond any restart of one.
-const BROKER_PATIENCE: Duration = Duration::from_secs(120);
+const BROKER_PATIENCE: Duration = Duration::from_mins(2);
 /// How long a start waits for an answer.
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 

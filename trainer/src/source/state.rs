@@ -8,6 +8,7 @@ use scadles_api::job::StreamPolicy;
 use scadles_api::{Ledger, PartitionPosition};
 use scadles_core::batch::StreamView;
 use scadles_core::device_stream::{Acceptance, DeviceStream, Fetched, PartitionOffsets, SampleSlot, Seek};
+use scadles_core::partition_queue::PartitionQueue;
 use scadles_core::rate::RateEstimator;
 
 use super::arena::Arena;
@@ -89,13 +90,12 @@ impl State {
     }
 
     pub(super) fn positions(&self) -> Vec<PartitionPosition> {
-        let position =
-            |(partition, queue): (usize, &scadles_core::partition_queue::PartitionQueue)| PartitionPosition {
-                partition: partition as i32,
-                start: queue.start().cast_signed(),
-                next: queue.position().cast_signed(),
-                end: queue.end().cast_signed(),
-            };
+        let position = |(partition, queue): (usize, &PartitionQueue)| PartitionPosition {
+            partition: (partition as u32).cast_signed(),
+            start: queue.start().cast_signed(),
+            next: queue.position().cast_signed(),
+            end: queue.end().cast_signed(),
+        };
         self.stream.queues().iter().enumerate().map(position).collect()
     }
 
@@ -133,11 +133,10 @@ impl State {
 
     /// The consumer found that everything below `low` is gone from `partition`, and is there now.
     pub(super) fn skip_lost(&mut self, partition: u32, low: u64) -> Result<(), SourceError> {
-        let reach =
-            |(index, queue): (usize, &scadles_core::partition_queue::PartitionQueue)| PartitionOffsets {
-                low: if index == partition as usize { low } else { 0 },
-                end: if index == partition as usize { queue.end().max(low) } else { queue.end() },
-            };
+        let reach = |(index, queue): (usize, &PartitionQueue)| PartitionOffsets {
+            low: if index == partition as usize { low } else { 0 },
+            end: if index == partition as usize { queue.end().max(low) } else { queue.end() },
+        };
         let offsets: Vec<_> = self.stream.queues().iter().enumerate().map(reach).collect();
         let seeks = self.stream.observe_offsets(&offsets)?;
         self.seeks.extend(seeks);

@@ -33,7 +33,7 @@ fn settings(partitions: u32, records: u64) -> SourceSettings {
 }
 
 fn shared(settings: &SourceSettings, offsets: &[PartitionOffsets]) -> Shared {
-    let checkpoint = settings.start.resolve(offsets).unwrap();
+    let checkpoint = settings.start.resolve(offsets);
     let stream = DeviceStream::resume(&checkpoint.device, settings.buffer_bytes, 0).unwrap();
     let shared = Shared::new(stream, checkpoint.earlier, settings);
     shared.lock().observe(offsets, 0.0).unwrap();
@@ -81,7 +81,7 @@ fn the_arena_never_holds_more_than_its_bound() {
 #[test]
 fn the_start_is_resolved_once_and_lost_records_are_counted_from_it() {
     let offsets = [reach(5, 20), reach(0, 7)];
-    let start = |start: Start| start.resolve(&offsets).unwrap();
+    let start = |start: Start| start.resolve(&offsets);
     let earliest = start(Start::Beginning(StartFrom::Earliest));
     let latest = start(Start::Beginning(StartFrom::Latest));
     let places = |checkpoint: &StreamCheckpoint| {
@@ -108,7 +108,7 @@ fn streams_begun_anew_keep_the_account_of_those_that_are_gone() {
     state.stream.commit(&batch.ranges).unwrap();
     let checkpoint = state.checkpoint();
     let start = Start::RestartStreams { checkpoint, rolled_back: 2 };
-    let anew = start.resolve(&[reach(0, 3)]).unwrap();
+    let anew = start.resolve(&[reach(0, 3)]);
     assert_eq!(anew.device.partitions[0].next_offset, 0);
     assert_eq!(
         anew.earlier,

@@ -2,8 +2,9 @@
 
 #![allow(
     dead_code,
-    clippy::missing_docs_in_private_items,
-    reason = "each test binary uses a part of this module"
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of this module; a test ends where something is not as claimed"
 )]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -178,7 +179,7 @@ pub fn every_record_is_trained_once_and_the_ledger_is_exact(broker: &dyn Broker,
     assert_eq!(trained, all);
     let ends: Vec<i64> = source.positions().iter().map(|position| position.end).collect();
     let broker_ends: Vec<i64> =
-        broker.describe(&topic, DEADLINE).unwrap().iter().map(|reach| reach.end as i64).collect();
+        broker.describe(&topic, DEADLINE).unwrap().iter().map(|reach| reach.end.cast_signed()).collect();
     assert_eq!(ends, broker_ends);
 }
 
