@@ -8,7 +8,7 @@ use std::{
 use scadles_api::ExitCode;
 use scadles_control::{Body, decide::BrokerState, plan};
 
-use super::run::{plan_streams, topic};
+use super::run::{load_source, plan_streams, topic};
 use crate::{
     args::ProduceArgs,
     body::{
@@ -55,12 +55,14 @@ pub fn produce(args: &ProduceArgs) -> Result<ExitCode> {
     let plan = plan(&loaded.validated, &body)
         .map_err(|mistakes| Failure::configuration(mistakes.to_string().trim_end(), ""))?;
     let config = plan.job().ok_or_else(|| Failure::internal("a plan without workers"))?;
-    let streams = plan_streams(&plan, config)?.ok_or_else(|| {
-        Failure::configuration(
-            format!("spec.producer: {} has none, so there is nothing to send", args.job.display()),
-            "add spec.producer with a data set and rates",
-        )
-    })?;
+    let streams = load_source(&loaded.validated, &config.data_dir)?
+        .and_then(|source| plan_streams(&plan, source))
+        .ok_or_else(|| {
+            Failure::configuration(
+                format!("spec.producer: {} has none, so there is nothing to send", args.job.display()),
+                "add spec.producer with a data set and rates",
+            )
+        })?;
     let clock = Clock::start();
     let topics = plan.topics.iter().map(topic).collect();
     let access = BrokerAccess::open(&venue, topics, clock.now()).map_err(|error| Failure::kafka(&error))?;

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::SystemTime};
 
 use scadles_api::{
     CheckpointRef, ExitCode, ScadlesJob, WorkerConfig,
-    worker::{DatasetName, JobConfig},
+    worker::{DeviceConfig, JobConfig},
 };
-use scadles_control::{Body, Plan, TopicPlan, decide::Supervision, plan};
+use scadles_control::{Body, Plan, TopicPlan, ValidatedJob, decide::Supervision, plan};
 use scadles_kafka::{
     DeviceStream, TopicSpec,
-    dataset::{Dataset, DatasetSource, Split},
+    dataset::{Dataset, DatasetError, DatasetSource, Split},
 };
 
 use crate::{
@@ -35,6 +35,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
     let trainer = surroundings::trainer()?;
     surroundings::raise_file_limit(loaded.validated.devices.len())?;
+    let data_dir = surroundings::data_dir(args.surroundings.data.as_deref());
+    let source = load_source(&loaded.validated, &data_dir)?;
+    check_held_out_data(&loaded.validated, &data_dir)?;
     let signals = Signals::catch()?;
     let (folder, earlier) = open_folder(args, &loaded.validated.name)?;
     let venue =
@@ -45,8 +48,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     let plan = plan_run(args, &loaded, &folder, &venue, uid.clone())?;
     let config = plan.job().cloned().ok_or_else(|| Failure::internal("a plan without workers"))?;
-    let streams = plan_streams(&plan, &config)?;
-    check_held_out_data(&config)?;
     let display = Display::new(args.plain, clock.began());
     display.event(&format!("run folder {}", folder.path().display()));
     for note in &plan.notes {
@@ -67,7 +68,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         token,
         memory,
         access,
-        producer: Producer::new(streams),
+        producer: Producer::new(source.and_then(|source| plan_streams(&plan, source))),
         clock,
         display,
         signals,
@@ -125,37 +126,37 @@ pub fn topic(plan: &TopicPlan) -> Topic {
 }
 
 /// Reads the data set of the simulated streams, if the job has them.
-pub fn plan_streams(plan: &Plan, config: &JobConfig) -> Result<Option<StreamsPlan>> {
-    let Some(producer) = &plan.producer else { return Ok(None) };
-    let failed = |error: scadles_kafka::dataset::DatasetError| Failure::kafka(&error.into());
-    let what = &producer.config;
-    let dataset = Dataset::load(&what.dataset, Split::Train, &config.data_dir, producer.record_bytes)
-        .map_err(failed)?;
-    let source = DatasetSource::new(Arc::new(dataset), what.partition, what.seed, producer.devices.len())
-        .map_err(failed)?;
-    let streams = producer
-        .devices
-        .iter()
-        .zip(&what.rates)
-        .map(|(device, rate)| DeviceStream {
-            topic: device.topic.clone(),
-            partitions: device.partitions,
-            samples_per_second: *rate,
-            max_records: None,
-        })
-        .collect();
-    Ok(Some(StreamsPlan { streams, source }))
+pub fn load_source(job: &ValidatedJob, data_dir: &Path) -> Result<Option<DatasetSource>> {
+    let Some(producer) = &job.producer else { return Ok(None) };
+    let failed = |error: DatasetError| Failure::kafka(&error.into());
+    let dataset =
+        Dataset::load(&producer.dataset, Split::Train, data_dir, job.model.record_bytes()).map_err(failed)?;
+    DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len())
+        .map(Some)
+        .map_err(failed)
+}
+
+/// The simulated streams: one per device, the records from `source`.
+pub fn plan_streams(plan: &Plan, source: DatasetSource) -> Option<StreamsPlan> {
+    let producer = plan.producer.as_ref()?;
+    let stream = |(device, rate): (&DeviceConfig, &f64)| DeviceStream {
+        topic: device.topic.clone(),
+        partitions: device.partitions,
+        samples_per_second: *rate,
+        max_records: None,
+    };
+    Some(StreamsPlan {
+        streams: producer.devices.iter().zip(&producer.config.rates).map(stream).collect(),
+        source,
+    })
 }
 
 /// Finds a missing evaluation set now, and not after the first hundred steps.
-fn check_held_out_data(config: &JobConfig) -> Result<()> {
-    let Some(evaluation) = &config.evaluation else { return Ok(()) };
-    if evaluation.dataset.name != DatasetName::Files || evaluation.dataset.path.is_some() {
-        let record_bytes = config.model.record_bytes();
-        Dataset::load(&evaluation.dataset, Split::Test, &config.data_dir, record_bytes)
-            .map_err(|error| Failure::kafka(&error.into()))?;
-    }
-    Ok(())
+fn check_held_out_data(job: &ValidatedJob, data_dir: &Path) -> Result<()> {
+    let Some(evaluation) = &job.evaluation else { return Ok(()) };
+    Dataset::load(&evaluation.dataset, Split::Test, data_dir, job.model.record_bytes())
+        .map(drop)
+        .map_err(|error| Failure::kafka(&error.into()))
 }
 
 /// Job, resolved job, one configuration per worker: readable by this user alone, since they carry the token.

@@ -1,0 +1,200 @@
+//! What a user gets wrong: a clear message, what to do, exit code 2, nothing left running.
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use support::{Scratch, fake_worker, finish, scadles, text};
+
+const GOOD: &str = "apiVersion: scadles.io/v1alpha1
+kind: ScadlesJob
+metadata: {name: bad-input}
+spec:
+  model: {name: Mlp, numClasses: 10, inputShape: [1, 28, 28]}
+  devices: {count: 2}
+  producer:
+    dataset: {name: Files, files: {path: RECORDS}}
+    rates: {constant: 50}
+  checkpoint: {everySteps: 5}
+  completion: {maxSteps: 10}
+  runPolicy: {startDeadlineSeconds: 3}
+";
+
+/// Runs a command and expects a code, and every part in what it says.
+fn expect(command: &mut Command, code: i32, parts: &[&str]) {
+    let output = finish(command.spawn().unwrap());
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "`{part}` is missing in:\n{said}");
+    }
+}
+
+fn run(job: &Path) -> Command {
+    let mut command = scadles(&fake_worker());
+    command.arg("run").arg(job).current_dir(job.parent().unwrap());
+    command
+}
+
+/// Writes a job file beside the records that it sends.
+fn write(scratch: &Scratch, text: &str) -> PathBuf {
+    let records = scratch.path().join("records.bin");
+    std::fs::write(&records, vec![0; 10 * 785]).unwrap();
+    scratch.file("job.yaml", &text.replace("RECORDS", &records.display().to_string()))
+}
+
+/// Runs the good job with one part replaced.
+fn expect_mistake(name: &str, from: &str, to: &str, parts: &[&str]) {
+    assert!(GOOD.contains(from), "{from}");
+    let scratch = Scratch::new(name);
+    let job = write(&scratch, &GOOD.replace(from, to));
+    expect(&mut run(&job), 2, parts);
+    assert!(!scratch.path().join("runs").exists(), "a refused job leaves no run folder");
+}
+
+#[test]
+fn a_job_file_that_does_not_exist_is_named() {
+    let scratch = Scratch::new("bad-file");
+    expect(&mut run(&scratch.path().join("nothing.yaml")), 2, &["nothing.yaml", "name a job file"]);
+}
+
+#[test]
+fn an_unknown_model_is_answered_with_the_known_ones() {
+    expect_mistake(
+        "bad-model",
+        "name: Mlp",
+        "name: ResNet50",
+        &["spec.model.name", "ResNet50", "ResNet18", "Cnn"],
+    );
+}
+
+#[test]
+fn an_unknown_field_is_answered_with_the_nearest_known_one() {
+    expect_mistake(
+        "bad-field",
+        "everySteps: 5",
+        "everyStep: 5",
+        &["spec.checkpoint.everyStep", "everySteps"],
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let parts = &["spec.devices.count", "spec.producer.rates.constant", "spec.completion.maxSteps"];
+    let scratch = Scratch::new("bad-all");
+    let bad = GOOD
+        .replace("count: 2", "count: 0")
+        .replace("constant: 50", "constant: 0")
+        .replace("maxSteps: 10", "maxSteps: 0");
+    expect(&mut run(&write(&scratch, &bad)), 2, parts);
+}
+
+#[test]
+fn impossible_bounds_of_a_batch_are_refused() {
+    let to = "devices: {count: 2}\n  stream: {batch: {rule: LineRate, min: 64, max: 8}}";
+    expect_mistake("bad-bounds", "devices: {count: 2}", to, &["spec.stream.batch", "64", "8"]);
+}
+
+#[test]
+fn two_devices_of_one_name_are_refused() {
+    let to = "devices: {named: [{name: gate}, {name: gate}]}";
+    expect_mistake("bad-names", "devices: {count: 2}", to, &["spec.devices.named", "gate"]);
+}
+
+#[test]
+fn a_missing_data_set_is_named_with_both_remedies() {
+    let scratch = Scratch::new("bad-data");
+    let job = write(&scratch, &GOOD.replace("name: Files, files: {path: RECORDS}", "name: FashionMnist"));
+    let mut command = run(&job);
+    command.arg("--data").arg(scratch.path().join("nowhere"));
+    expect(&mut command, 2, &["nowhere/fashion-mnist", "scripts/setup.sh data", "--data DIR"]);
+    assert!(!scratch.path().join("runs").exists(), "nothing is left of a run that could not begin");
+}
+
+#[test]
+fn a_missing_worker_program_is_named_with_the_line_that_builds_it() {
+    let scratch = Scratch::new("bad-trainer");
+    let job = write(&scratch, GOOD);
+    let mut command = run(&job);
+    command.env("SCADLES_TRAINER", "/nowhere/scadles-trainer");
+    expect(&mut command, 2, &["SCADLES_TRAINER=/nowhere/scadles-trainer", "cargo build -p scadles-trainer"]);
+}
+
+#[test]
+fn a_run_folder_that_holds_a_run_is_not_overwritten() {
+    let scratch = Scratch::new("bad-folder");
+    let job = write(&scratch, GOOD);
+    scratch.file("report.json", "{}");
+    let mut command = run(&job);
+    command.arg("--out").arg(scratch.path());
+    expect(&mut command, 2, &["already holds a run", "--resume"]);
+}
+
+#[test]
+fn a_run_folder_that_cannot_be_made_is_a_storage_failure_with_a_remedy() {
+    let scratch = Scratch::new("bad-place");
+    let job = write(&scratch, GOOD);
+    let mut command = run(&job);
+    command.arg("--out").arg(job.join("run"));
+    expect(&mut command, 5, &["job.yaml/run", "--out DIR"]);
+}
+
+#[test]
+fn resuming_what_never_ran_is_refused() {
+    let scratch = Scratch::new("bad-resume");
+    let job = write(&scratch, GOOD);
+    let mut command = run(&job);
+    command.arg("--resume");
+    expect(&mut command, 2, &["no run of job `bad-input`", "start without --resume"]);
+    let mut command = run(&job);
+    command.arg("--resume").arg(scratch.path());
+    expect(&mut command, 2, &["no supervision.json"]);
+}
+
+#[test]
+fn too_few_open_files_are_told_before_the_start() {
+    let scratch = Scratch::new("bad-files");
+    let job = write(&scratch, GOOD);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 64 && exec \"$0\" run \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_scadles"))
+        .arg(&job)
+        .env("SCADLES_TRAINER", fake_worker())
+        .current_dir(scratch.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    expect(&mut command, 2, &["only 64 files may be open", "ulimit -n"]);
+}
+
+#[test]
+fn a_broker_that_does_not_answer_ends_the_run_at_the_start_deadline() {
+    let scratch = Scratch::new("bad-broker");
+    let job = write(&scratch, GOOD);
+    let folder = scratch.path().join("run");
+    let mut command = run(&job);
+    // Port 1 of the loopback address: nobody listens there.
+    command.args(["--kafka", "127.0.0.1:1", "--out"]).arg(&folder);
+    expect(&mut command, 4, &["spec.kafka.bootstrapServers", "127.0.0.1:1"]);
+    assert!(folder.join("report.json").is_file(), "the report is written however a run ends");
+}
+
+#[test]
+fn sending_to_the_embedded_broker_without_training_is_refused() {
+    let scratch = Scratch::new("bad-produce");
+    let job = write(&scratch, GOOD);
+    let mut command = scadles(&fake_worker());
+    command.arg("produce").arg(&job);
+    expect(&mut command, 2, &["embedded broker", "--kafka HOST:PORT"]);
+}
+
+#[test]
+fn the_report_of_a_folder_without_one_is_refused() {
+    let scratch = Scratch::new("bad-report");
+    let mut command = scadles(&fake_worker());
+    command.arg("report").arg(scratch.path());
+    expect(&mut command, 2, &["report.json", "name the folder of a run"]);
+}
