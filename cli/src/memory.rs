@@ -41,6 +41,15 @@ pub struct Memory {
     pub accuracy: Vec<Evaluation>,
 }
 
+/// What a progress told that was not known before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The first step of the run.
+    pub first_step: bool,
+    /// Its evaluation.
+    pub evaluation: bool,
+}
+
 impl Memory {
     /// A run that begins.
     pub fn new(job_uid: String, broker: String, supervision: Supervision) -> Self {
@@ -62,19 +71,18 @@ impl Memory {
         self.earlier_train_seconds + self.train_seconds
     }
 
-    /// Takes note of rank 0's progress; `seconds` have passed since the command began. Tells whether something is new
-    /// that must be saved.
-    pub fn note(&mut self, progress: &Progress, seconds: f64) -> bool {
+    /// Takes note of rank 0's progress; `seconds` have passed since the command began.
+    pub fn note(&mut self, progress: &Progress, seconds: f64) -> News {
         if progress.attempt != self.attempt {
             self.earlier_train_seconds += self.train_seconds;
             self.attempt = progress.attempt;
         }
         self.train_seconds = progress.train_seconds;
-        let mut changed = false;
+        let mut news = News::default();
         if self.start_seconds.is_none() && progress.step > 0 {
             // Seen a little late: the step itself took its time, and so did the look.
             self.start_seconds = Some((seconds - progress.train_seconds).max(0.0));
-            changed = true;
+            news.first_step = true;
         }
         if let Some(evaluation) = &progress.evaluation
             && self.accuracy.last() != Some(evaluation)
@@ -85,9 +93,9 @@ impl Memory {
                     || (earlier.step == evaluation.step && earlier.pictures != evaluation.pictures)
             });
             self.accuracy.push(evaluation.clone());
-            changed = true;
+            news.evaluation = true;
         }
-        changed
+        news
     }
 
     /// Saves the file.
@@ -174,8 +182,8 @@ mod tests {
     fn evaluations_that_a_restart_rolled_back_are_dropped() {
         let mut memory = memory();
         for progress in [evaluated(1, 40), evaluated(1, 80), evaluated(1, 120), evaluated(2, 80)] {
-            assert!(memory.note(&progress, 1.0));
-            assert!(!memory.note(&progress, 1.0), "the same evaluation is noted once");
+            assert!(memory.note(&progress, 1.0).evaluation);
+            assert!(!memory.note(&progress, 1.0).evaluation, "the same evaluation is noted once");
         }
         let steps: Vec<u64> = memory.accuracy.iter().map(|evaluation| evaluation.step).collect();
         assert_eq!(steps, [40, 80]);

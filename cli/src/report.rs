@@ -27,7 +27,9 @@ pub struct Ending<'a> {
     /// Device names in the order of ranks.
     pub devices: Vec<String>,
     /// Rates asked of the producer; empty without one.
-    pub rates: Vec<f64>,
+    pub rates_asked: Vec<f64>,
+    /// Rates at which samples arrived; empty if they were not measured.
+    pub rates_measured: Vec<f64>,
     /// Mean weight per device over the steps; empty if unknown.
     pub weights: Vec<f64>,
     /// Hash of the parameters per rank; empty text where a rank did not say.
@@ -54,7 +56,7 @@ pub fn build(ending: &Ending<'_>) -> RunReport {
         samples: ending.progress.map_or(0, |progress| progress.samples),
         seconds,
         start_seconds: ending.memory.start_seconds.unwrap_or(0.0),
-        conventional: conventional(&ending.rates, &devices, seconds),
+        conventional: conventional(&ending.rates_asked, &devices, seconds),
         devices,
         accuracy: ending.memory.accuracy.clone(),
         parameter_hashes: ending.parameter_hashes.clone(),
@@ -72,7 +74,7 @@ fn sentence(outcome: &Outcome) -> String {
 
 fn device(ending: &Ending<'_>, index: usize, steps: u64, seconds: f64) -> DeviceReport {
     let name = ending.devices[index].clone();
-    let rate_asked = ending.rates.get(index).copied();
+    let rate_asked = ending.rates_asked.get(index).copied();
     let Some(seen) = ending.progress.and_then(|progress| progress.devices.get(index)) else {
         return DeviceReport { name, rate_asked, ..DeviceReport::default() };
     };
@@ -87,7 +89,7 @@ fn device(ending: &Ending<'_>, index: usize, steps: u64, seconds: f64) -> Device
         rejected: ledger.rejected,
         lost: ledger.lost,
         rolled_back: ledger.rolled_back,
-        rate_mean: per(ledger.arrived, seconds),
+        rate_mean: ending.rates_measured.get(index).copied().unwrap_or_else(|| per(ledger.arrived, seconds)),
         rate_asked,
         batch_mean: per(ledger.trained, steps as f64),
         weight_mean: ending.weights.get(index).copied().unwrap_or(0.0),

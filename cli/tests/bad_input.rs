@@ -1,5 +1,7 @@
 //! What a user gets wrong: a clear message, what to do, exit code 2, nothing left running.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Every example job can be read, has no mistakes and can be planned.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::path::Path;

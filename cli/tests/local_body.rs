@@ -1,5 +1,7 @@
 //! The local body's processes, with a worker that has no model: starts, ends, kills, resumes. See also `run_*.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{
@@ -191,4 +193,34 @@ fn two_runners_never_share_a_run_folder() {
     assert!(text(&output).contains("another `scadles run` is using the run folder"), "{}", text(&output));
     signal(child.id(), "INT");
     assert_eq!(finish(child).status.code(), Some(130));
+}
+
+#[test]
+fn a_complete_run_is_not_resumed_unless_the_job_asks_for_more() {
+    let scratch = Scratch::new("body-more");
+    let (folder, file) = (scratch.path().join("run"), job(&scratch, 5));
+    assert_eq!(finish(start(&mut run(&file, &folder))).status.code(), Some(0));
+    let resume = |file: &Path| {
+        finish(start(scadles(&fake_worker()).arg("run").arg(file).arg("--resume").arg(&folder)))
+    };
+    let refused = resume(&file);
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("raise spec.completion"), "{}", text(&refused));
+    assert_eq!(resume(&job(&scratch, 8)).status.code(), Some(0));
+    assert_eq!(report(&folder).steps, 8);
+}
+
+#[test]
+fn a_run_folder_that_can_no_longer_be_written_ends_the_job_with_workers_stopped() {
+    let scratch = Scratch::new("body-full");
+    let folder = scratch.path().join("run");
+    let child = start(&mut run(&job(&scratch, 10_000), &folder));
+    await_training(&folder, 1);
+    // Stands in for a full disk, which a test cannot make for itself alone: the next save finds no place.
+    std::fs::create_dir(folder.join("supervision.partial")).unwrap();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
+    assert!(text(&output).contains("supervision.json cannot be written"), "{}", text(&output));
+    assert_eq!(report(&folder).outcome, ExitCode::StorageFailed);
+    assert_no_worker_left(&folder);
 }

@@ -38,6 +38,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// Counters of the supervision are saved this often; all else at once.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A rate measured over less than this says little: accounts are a quarter of a second old at most.
+const SHORTEST_MEASUREMENT_SECONDS: f64 = 5.0;
+
 /// Seconds since 1970 that never run backwards while the runner lives, and can be compared with an earlier runner's.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -100,10 +103,39 @@ pub struct Ended {
     pub memory: Memory,
     /// Rank 0's last progress, accounts settled.
     pub progress: Option<Progress>,
+    /// Samples per second that arrived per device; empty if the run was too short to tell.
+    pub rates: Vec<f64>,
     /// Parameter hash per rank; empty where a rank did not say.
     pub parameter_hashes: Vec<String>,
     /// The run folder.
     pub folder: RunFolder,
+}
+
+/// How quickly samples arrived, from two looks at the accounts far apart.
+#[derive(Default)]
+struct Arrivals {
+    first: Option<(Instant, Vec<u64>)>,
+    last: Option<(Instant, Vec<u64>)>,
+}
+
+impl Arrivals {
+    fn note(&mut self, progress: &Progress) {
+        let counts: Vec<u64> = progress.devices.iter().map(|device| device.ledger.arrived).collect();
+        if counts.iter().any(|count| *count > 0) {
+            self.first.get_or_insert_with(|| (Instant::now(), counts.clone()));
+            self.last = Some((Instant::now(), counts));
+        }
+    }
+
+    /// Samples per second and device; empty if the looks were too close.
+    fn rates(&self) -> Vec<f64> {
+        let (Some((began, from)), Some((ended, to))) = (&self.first, &self.last) else { return vec![] };
+        let seconds = ended.duration_since(*began).as_secs_f64();
+        if seconds < SHORTEST_MEASUREMENT_SECONDS {
+            return vec![];
+        }
+        to.iter().zip(from).map(|(to, from)| to.saturating_sub(*from) as f64 / seconds).collect()
+    }
 }
 
 /// A running local job.
@@ -124,6 +156,9 @@ pub struct LocalBody {
     /// What this body could not do: the job is asked to stop, and ends with this.
     failure: Option<Failure>,
     saved_at: Option<Instant>,
+    /// What is to be known of the topics has been told.
+    topics_told: bool,
+    arrivals: Arrivals,
 }
 
 impl LocalBody {
@@ -145,6 +180,8 @@ impl LocalBody {
             activity: "starting".to_owned(),
             failure: None,
             saved_at: None,
+            topics_told: false,
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -172,7 +209,7 @@ impl LocalBody {
             Ok(state) => state,
             Err(error) => {
                 let problem = error.to_string();
-                self.fail(Failure::kafka(&error));
+                self.fail_at_kafka(&error);
                 BrokerState::Waiting { since: now, problem }
             }
         };
@@ -201,22 +238,20 @@ impl LocalBody {
         if progress.attempt == 0 {
             return;
         }
-        let accuracies = self.memory.accuracy.len();
-        if self.memory.note(progress, self.clock.elapsed()) {
-            self.saved_at = None;
-            if let Some(evaluation) =
-                self.memory.accuracy.last().filter(|_| accuracies > 0 || progress.step > 0)
-                && progress.evaluation.as_ref() == Some(evaluation)
-            {
-                self.display.event(&evaluation_event(evaluation));
-            }
+        let news = self.memory.note(progress, self.clock.elapsed());
+        if let (true, Some(evaluation)) = (news.evaluation, &progress.evaluation) {
+            self.display.event(&evaluation_event(evaluation));
         }
+        if news.first_step || news.evaluation {
+            self.saved_at = None;
+        }
+        self.arrivals.note(progress);
         self.latest = Some(progress.clone());
     }
 
     /// Stores the decision, then carries it out; the outcome, once the job is over.
     fn follow(&mut self, decision: Decision, now: f64) -> Option<Outcome> {
-        self.tell(&decision);
+        self.enter_phase(&decision);
         let stored = self.remember(decision.next);
         let mut outcome = None;
         for action in decision.actions {
@@ -236,8 +271,8 @@ impl LocalBody {
         outcome
     }
 
-    /// Tells the person when the job enters another phase.
-    fn tell(&mut self, decision: &Decision) {
+    /// Tells the person when the job enters another phase; before a new attempt the broker is looked for again.
+    fn enter_phase(&mut self, decision: &Decision) {
         let before = &self.memory.supervision;
         let next = &decision.next;
         let same_phase = std::mem::discriminant(&before.phase) == std::mem::discriminant(&next.phase);
@@ -245,6 +280,12 @@ impl LocalBody {
         let told = same_phase && before.attempt == next.attempt;
         if !over && !told {
             self.display.event(&decision.reason);
+        }
+        if matches!(next.phase, JobPhase::Restarting { .. })
+            && !same_phase
+            && let Err(error) = self.access.check_again(self.clock.now())
+        {
+            self.fail_at_kafka(&error);
         }
         self.activity.clone_from(&decision.reason);
     }
@@ -276,6 +317,9 @@ impl LocalBody {
     /// job is over: a group that is lost while it finishes would need them again.
     fn tend_streams(&mut self) {
         let Some(topics) = self.access.topics() else { return };
+        if !std::mem::replace(&mut self.topics_told, true) {
+            topics.notes.iter().for_each(|note| self.display.event(note));
+        }
         if let Some(progress) = &self.latest {
             if progress.phase == Phase::Training && !self.producer.is_started() {
                 self.producer.start(&topics.broker);
@@ -285,12 +329,18 @@ impl LocalBody {
             }
         }
         if let Err(error) = self.producer.look() {
-            let mut failure = Failure::kafka(&error);
-            if matches!(error, scadles_kafka::Error::TopicMissing { .. }) {
-                failure.code = ExitCode::TopicLost;
-            }
-            self.fail(failure);
+            self.fail_at_kafka(&error);
         }
+    }
+
+    /// A topic that is missing before the first attempt is a mistake of the job's; later it was taken away.
+    fn fail_at_kafka(&mut self, error: &scadles_kafka::Error) {
+        let mut failure = Failure::kafka(error);
+        let topic_gone = matches!(error, scadles_kafka::Error::TopicMissing { .. });
+        if topic_gone && self.memory.supervision.attempt > 0 {
+            failure.code = ExitCode::TopicLost;
+        }
+        self.fail(failure);
     }
 
     fn stop_streams(&mut self) {
@@ -352,6 +402,7 @@ impl LocalBody {
             }),
             memory: self.memory,
             progress: self.latest,
+            rates: self.arrivals.rates(),
             parameter_hashes,
             folder: self.folder,
         }

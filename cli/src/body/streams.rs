@@ -73,8 +73,8 @@ impl Venue {
 pub struct Topics {
     /// The broker.
     pub broker: Arc<dyn Broker>,
-    /// Per device, in the order of ranks.
-    pub outcomes: Vec<TopicOutcome>,
+    /// What the user should know of topics that were there before, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// What a connecting thread tells.
@@ -82,61 +82,88 @@ type Connected = Result<Topics, Error>;
 
 /// The way to a broker: tried again and again in a thread of its own, until it is there or can never be.
 pub struct BrokerAccess {
-    news: Receiver<Connected>,
+    venue: Venue,
+    topics: Vec<Topic>,
+    /// From the thread that is looking for the broker, while there is one.
+    news: Option<Receiver<Connected>>,
     /// Since when, on the supervisor's clock, and what was the latest problem.
     since: f64,
     problem: String,
-    topics: Option<Topics>,
+    found: Option<Topics>,
 }
 
 impl BrokerAccess {
     /// Makes the topics on the embedded broker, or begins to look for the real one.
     pub fn open(venue: &Venue, topics: Vec<Topic>, now: f64) -> Result<Self, Error> {
-        let (send, news) = channel();
+        let mut access = Self {
+            venue: venue.clone(),
+            topics,
+            news: None,
+            since: now,
+            problem: String::new(),
+            found: None,
+        };
         match venue {
-            Venue::Embedded(broker) => {
-                let topics = prepare(Arc::clone(broker), &topics)?;
-                Ok(Self { news, since: now, problem: String::new(), topics: Some(topics) })
-            }
-            Venue::Servers(servers) => {
-                let problem = format!("connecting to {servers}");
-                let connection = KafkaConnection::new(servers.clone());
-                connection.validate()?;
-                spawn("broker-access", move || {
-                    loop {
-                        let found = connect(&connection, &topics);
-                        let last = !matches!(&found, Err(error) if error.is_transient());
-                        // The runner is gone: so is the reason to go on.
-                        if send.send(found).is_err() || last {
-                            return;
-                        }
-                        std::thread::sleep(Duration::from_millis(500));
-                    }
-                })?;
-                Ok(Self { news, since: now, problem, topics: None })
-            }
+            Venue::Embedded(broker) => access.found = Some(prepare(Arc::clone(broker), &access.topics)?),
+            Venue::Servers(_) => access.seek(now)?,
         }
+        Ok(access)
+    }
+
+    /// Makes sure that the broker is there before the next attempt. Topics that are gone are not made again: their
+    /// records are lost, and offsets of before mean nothing.
+    pub fn check_again(&mut self, now: f64) -> Result<(), Error> {
+        for topic in &mut self.topics {
+            topic.create = false;
+        }
+        if self.venue.is_embedded() || self.news.is_some() { Ok(()) } else { self.seek(now) }
+    }
+
+    fn seek(&mut self, now: f64) -> Result<(), Error> {
+        let Venue::Servers(servers) = &self.venue else { return Ok(()) };
+        let connection = KafkaConnection::new(servers.clone());
+        connection.validate()?;
+        self.since = now;
+        self.problem = format!("connecting to {servers}");
+        let (send, news) = channel();
+        self.news = Some(news);
+        let topics = self.topics.clone();
+        spawn("broker-access", move || {
+            loop {
+                let found = connect(&connection, &topics);
+                let last = !matches!(&found, Err(error) if error.is_transient());
+                // The runner is gone: so is the reason to go on.
+                if send.send(found).is_err() || last {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        })
     }
 
     /// How things stand. An error is final: no waiting helps.
     pub fn look(&mut self) -> Result<BrokerState, Error> {
-        loop {
-            match self.news.try_recv() {
-                Ok(Ok(topics)) => self.topics = Some(topics),
+        while let Some(news) = &self.news {
+            match news.try_recv() {
+                Ok(Ok(topics)) => {
+                    self.found = Some(topics);
+                    self.news = None;
+                }
                 Ok(Err(error)) if error.is_transient() => self.problem = error.to_string(),
                 Ok(Err(error)) => return Err(error),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.news = None,
             }
         }
-        Ok(match self.topics {
-            Some(_) => BrokerState::Ready,
-            None => BrokerState::Waiting { since: self.since, problem: self.problem.clone() },
+        Ok(match self.news {
+            None => BrokerState::Ready,
+            Some(_) => BrokerState::Waiting { since: self.since, problem: self.problem.clone() },
         })
     }
 
-    /// The broker, once it is there.
+    /// The broker, once it was there.
     pub fn topics(&self) -> Option<&Topics> {
-        self.topics.as_ref()
+        self.found.as_ref()
     }
 }
 
@@ -147,20 +174,37 @@ fn connect(connection: &KafkaConnection, topics: &[Topic]) -> Connected {
 
 /// Makes the topics that may be made, and checks the others.
 fn prepare(broker: Arc<dyn Broker>, topics: &[Topic]) -> Connected {
-    let mut outcomes = Vec::with_capacity(topics.len());
-    for topic in topics {
-        if topic.create {
-            outcomes.extend(broker.ensure_topics(std::slice::from_ref(&topic.spec), TOPIC_PATIENCE)?);
-            continue;
+    let made: Vec<TopicSpec> =
+        topics.iter().filter(|topic| topic.create).map(|topic| topic.spec.clone()).collect();
+    let outcomes = broker.ensure_topics(&made, TOPIC_PATIENCE)?;
+    let created: Vec<&str> = made
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| **outcome == TopicOutcome::Created)
+        .map(|(spec, _)| spec.name.as_str())
+        .collect();
+    let mut notes = Vec::new();
+    for Topic { spec, .. } in topics.iter().filter(|topic| !created.contains(&topic.spec.name.as_str())) {
+        let offsets = broker.describe(&spec.name, TOPIC_PATIENCE)?;
+        let want = spec.partitions as usize;
+        if offsets.len() < want {
+            return Err(Error::TooFewPartitions { topic: spec.name.clone(), have: offsets.len(), want });
         }
-        let partitions = broker.describe(&topic.spec.name, TOPIC_PATIENCE)?.len();
-        if partitions < topic.spec.partitions as usize {
-            let want = topic.spec.partitions as usize;
-            return Err(Error::TooFewPartitions { topic: topic.spec.name.clone(), have: partitions, want });
-        }
-        outcomes.push(TopicOutcome::Exists { partitions: partitions as u32 });
+        notes.extend(notes_on(&spec.name, want, &offsets));
     }
-    Ok(Topics { broker, outcomes })
+    Ok(Topics { broker, notes })
+}
+
+/// What is worth knowing of a topic that was there before.
+fn notes_on(name: &str, read: usize, offsets: &[PartitionOffsets]) -> Option<String> {
+    let waiting: u64 = offsets.iter().take(read).map(|offsets| offsets.end.saturating_sub(offsets.low)).sum();
+    if offsets.len() > read {
+        return Some(format!(
+            "topic {name} has {} partitions, the job reads {read} of them; spec.kafka.topics.partitions changes that",
+            offsets.len()
+        ));
+    }
+    (waiting > 0).then(|| format!("topic {name} holds {waiting} records of before"))
 }
 
 /// What is sent.

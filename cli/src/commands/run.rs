@@ -177,7 +177,7 @@ fn take_up(
     clock: &Clock,
     display: &Display,
 ) -> Result<Memory> {
-    same_job(folder, config)?;
+    same_job(folder, config, &earlier)?;
     let records_kept = !venue.is_embedded() && earlier.broker == venue.name();
     let known = earlier.supervision.checkpoint.clone();
     let checkpoint = latest_checkpoint(config)
@@ -199,11 +199,18 @@ fn take_up(
     Ok(Memory { broker: venue.name(), supervision, ..earlier })
 }
 
-/// A run goes on with the model and the devices that it began with.
-fn same_job(folder: &RunFolder, config: &JobConfig) -> Result<()> {
+/// A run goes on with the model and the devices that it began with, and only if something is left to do.
+fn same_job(folder: &RunFolder, config: &JobConfig, earlier: &Memory) -> Result<()> {
     let path = folder.path().join("job.json");
     let begun: Option<JobConfig> = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let Some(begun) = begun else { return Ok(()) };
+    let complete = earlier.supervision.outcome().is_some_and(|outcome| outcome.code == ExitCode::Completed);
+    if complete && begun.completion == config.completion {
+        return Err(Failure::configuration(
+            format!("--resume {}: this run is complete", folder.path().display()),
+            "raise spec.completion in the job file to train further, or start without --resume",
+        ));
+    }
     let names = |config: &JobConfig| -> Vec<String> {
         config.devices.iter().map(|device| device.name.clone()).collect()
     };
@@ -258,7 +265,8 @@ fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCod
         progress: ended.progress.as_ref(),
         weights: report::mean_weights(&steps, &devices),
         devices,
-        rates: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
+        rates_asked: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
+        rates_measured: ended.rates.clone(),
         parameter_hashes: ended.parameter_hashes.clone(),
         versions: versions(),
     });

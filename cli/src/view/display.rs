@@ -68,12 +68,11 @@ impl Display {
         }
     }
 
-    /// Ends the live table; its last state stays on the screen.
+    /// Ends the live table and clears its place, for the summary that follows.
     pub fn close(&mut self) {
-        if let Kind::Live { lines, .. } = &mut self.kind {
-            for bar in lines.drain(..) {
-                bar.abandon();
-            }
+        if let Kind::Live { screen, lines } = &mut self.kind {
+            lines.drain(..).for_each(|bar| bar.finish_and_clear());
+            drop(screen.clear());
         }
     }
 }
