@@ -1,6 +1,13 @@
 //! `scadles run`: everything that happens before and after the local body's loop.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use scadles_api::{
     CheckpointRef, ExitCode, ScadlesJob, WorkerConfig,
@@ -268,7 +275,7 @@ fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCod
         rates_asked: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
         rates_measured: ended.rates.clone(),
         parameter_hashes: ended.parameter_hashes.clone(),
-        versions: versions(),
+        versions: versions(folder.path()),
     });
     let written = folder.write_json("report.json", &report);
     say(format!("\n{}", report::summary(&report)));
@@ -297,12 +304,25 @@ fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCod
     }
 }
 
-fn versions() -> BTreeMap<String, String> {
-    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
-        Some(line.trim_start_matches(['\t', ' ', ':']).to_owned())
-    });
+/// What took part. The worker notes libtorch's version in its journal: this program does not link it.
+fn versions(folder: &Path) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::from([("scadles".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
-    versions.extend(cpu.map(|cpu| ("cpu".to_owned(), cpu)));
+    let header = newest_journal_header(folder);
+    let noted = |name: &str| header.as_ref()?.get(name)?.as_str().map(str::to_owned);
+    versions.extend(noted("torch").map(|torch| ("torch".to_owned(), torch)));
+    versions.extend(noted("cpu").or_else(cpu_model).map(|cpu| ("cpu".to_owned(), cpu)));
     versions
+}
+
+fn newest_journal_header(folder: &Path) -> Option<serde_json::Value> {
+    let segments = fs::read_dir(folder.join("journal")).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut line = String::new();
+    BufReader::new(fs::File::open(segments.max()?).ok()?).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+fn cpu_model() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"))?;
+    Some(line.trim_start_matches(['\t', ' ', ':']).to_owned())
 }
