@@ -1,1 +1,118 @@
-//! Collectives.
+//! Collectives: how ranks exchange numbers. One trait, one engine per transport; network I/O in [`GlooEngine`] only.
+//!
+//! Guarantees of every engine: a collective ends within the timeout given at the group's making, with the result or an
+//! error; after an error the group is unusable and is made anew. Assumptions: all ranks call the same collectives in
+//! the same order. Deadlines longer than one collective (the step's) belong to the control channel.
+
+mod gloo;
+mod in_process;
+
+pub use gloo::GlooEngine;
+pub use in_process::InProcess;
+
+use crate::numeric::ValuesMut;
+
+/// Why a collective gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The arguments of this rank do not fit together: a mistake of the caller, nothing was sent.
+    #[error("{operation}: {message}")]
+    Argument {
+        /// The collective.
+        operation: &'static str,
+        /// Argument, value and what is allowed.
+        message: String,
+    },
+    /// The ranks' calls do not fit together: other sizes, or another collective.
+    #[error("failed to {operation}: {message}")]
+    Mismatch {
+        /// The collective.
+        operation: &'static str,
+        /// Which ranks differ in what.
+        message: String,
+    },
+    /// A peer is gone or did not come in time.
+    #[error("failed to {operation}: {message}")]
+    PeerLost {
+        /// The collective.
+        operation: &'static str,
+        /// What the transport said.
+        message: String,
+    },
+}
+
+/// What a rank uses to exchange numbers with the others of its attempt. Counts are in bytes.
+pub trait Communicator: Send {
+    /// Position in the attempt's device list.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks.
+    fn world_size(&self) -> usize;
+
+    /// Sends `send_counts[j]` bytes of `send`, in order, to rank j, and fills `recv` with `recv_counts[i]` bytes from
+    /// each rank i, in rank order. Counts may be zero; `recv_counts[i]` here is `send_counts[rank]` there.
+    fn all_to_all_v(
+        &mut self,
+        send: &[u8],
+        send_counts: &[usize],
+        recv: &mut [u8],
+        recv_counts: &[usize],
+    ) -> Result<(), EngineError>;
+
+    /// Fills `recv` with every rank's `send`, in rank order; all are of one length.
+    fn all_gather_equal(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), EngineError>;
+
+    /// Fills `recv` with every rank's `send`, in rank order; rank i gives `recv_counts[i]` bytes. `recv_counts` is the
+    /// same on all ranks.
+    fn all_gather_v(&mut self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<(), EngineError>;
+
+    /// Replaces `bytes` by those of rank `root`; one length everywhere.
+    fn broadcast(&mut self, bytes: &mut [u8], root: usize) -> Result<(), EngineError>;
+
+    /// Replaces `values` by their sum over the ranks, in the transport's own order of addition, with equal bits on all
+    /// ranks. For up to two ranks that is rank order too, since a sum of two does not depend on it.
+    fn all_reduce_sum(&mut self, values: ValuesMut<'_>) -> Result<(), EngineError>;
+
+    /// Bytes that this rank has handed to the collectives for others, since the group was made.
+    fn bytes_sent(&self) -> u64;
+}
+
+/// Checks one rank's counts of an unequal collective.
+fn check_counts(
+    operation: &'static str,
+    what: &str,
+    bytes: usize,
+    counts: &[usize],
+    world_size: usize,
+) -> Result<(), EngineError> {
+    let refuse = |message| Err(EngineError::Argument { operation, message });
+    if counts.len() != world_size {
+        return refuse(format!("{what}_counts has {} entries; it must have one per rank, {world_size}", counts.len()));
+    }
+    let total: usize = counts.iter().sum();
+    if total != bytes {
+        return refuse(format!("{what}_counts sum to {total}, but {what} has {bytes} bytes"));
+    }
+    Ok(())
+}
+
+/// Checks the arguments of [`Communicator::all_gather_v`].
+fn check_gather(
+    operation: &'static str,
+    rank: usize,
+    send: &[u8],
+    recv: &[u8],
+    recv_counts: &[usize],
+) -> Result<(), EngineError> {
+    check_counts(operation, "recv", recv.len(), recv_counts, recv_counts.len())?;
+    match recv_counts.get(rank) {
+        Some(&own) if own == send.len() => Ok(()),
+        own => Err(EngineError::Argument {
+            operation,
+            message: format!("rank {rank} sends {} bytes, but its entry of recv_counts is {own:?}", send.len()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

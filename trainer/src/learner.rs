@@ -1,1 +1,173 @@
-//! Model, flat parameters, forward and backward.
+//! The model: flat parameters, forward, backward. No I/O except [`Learner::save`] and [`Learner::load`].
+//!
+//! Guarantees: the same configuration and seed give the same bits; [`Learner::contribute`] leaves in the flat gradient
+//! buffer exactly the gradient of loss_scale × Σ cross-entropy, zero for an empty batch. Assumptions: one thread uses a
+//! learner at a time and has called [`set_up_torch`].
+
+mod network;
+mod parameters;
+mod tensors;
+
+use scadles_api::worker::ModelConfig;
+use tch::{Kind, Reduction, TchError, Tensor};
+use torch_ext::FlatParameters;
+use twox_hash::XxHash64;
+
+use crate::batch::Batch;
+use crate::numeric::{Real, bytes_of};
+
+pub use network::{Network, parameter_count};
+pub use parameters::{Draw, ParameterSet};
+pub use tensors::TensorsError;
+
+/// What can go wrong in model code.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnerError {
+    /// libtorch refused an operation, such as a picture too small for the network.
+    #[error("failed to compute with the model")]
+    Torch(#[from] TchError),
+    /// The flat buffers could not be made or read.
+    #[error("failed to use the flat parameters")]
+    Flat(#[from] torch_ext::Error),
+    /// A file of tensors could not be written, read, or does not fit the model.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+}
+
+/// Prepares the calling thread for reproducible compute: `threads` per torch operation, subnormal numbers become zero.
+/// To be called first in every thread that trains or evaluates; threads started later inherit it.
+pub fn set_up_torch(threads: u32) -> Result<(), torch_ext::Error> {
+    torch_ext::set_threads(i32::try_from(threads).unwrap_or(i32::MAX))?;
+    if !torch_ext::set_flush_denormal(true) {
+        tracing::warn!("this CPU cannot flush subnormal numbers to zero; steps may be slower and differ from other CPUs");
+    }
+    Ok(())
+}
+
+/// What one rank's forward pass over its batch has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepStatistics {
+    /// Sum of the samples' cross-entropy, unscaled, in nats.
+    pub loss_sum: f64,
+    /// Samples whose highest score was their label's, before the model learned from them (test-then-train).
+    pub correct: u64,
+    /// Samples in the batch.
+    pub samples: u64,
+}
+
+/// A network with its parameters and gradients in flat buffers of `T`.
+pub struct Learner<T: Real> {
+    network: Box<dyn Network>,
+    flat: FlatParameters,
+    shapes: Vec<Vec<usize>>,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<T: Real> Learner<T> {
+    /// Builds the network that `config` names, with start values from `seed`.
+    pub fn new(config: &ModelConfig, seed: u64) -> Result<Self, LearnerError> {
+        let mut set = ParameterSet::new(T::KIND, seed);
+        let network = network::build(config, &mut set)?;
+        Self::with_network(network, &set)
+    }
+
+    /// A learner of any network, whose parameters are in `set`.
+    pub fn with_network(network: Box<dyn Network>, set: &ParameterSet) -> Result<Self, LearnerError> {
+        let flat = FlatParameters::adopt(set.named())?;
+        let sizes = |tensor: &Tensor| tensor.size().into_iter().map(|side| side as usize).collect();
+        let shapes = set.named().iter().map(|(_, tensor)| sizes(tensor)).collect();
+        Ok(Self { network, flat, shapes, element: std::marker::PhantomData })
+    }
+
+    /// Replaces the gradients by those of `loss_scale` × Σ cross-entropy over `batch`, at most `micro_batch` samples at
+    /// a time. With `loss_scale` = w_i / b_i this is u_i = w_i·g_i: the weight enters here and nowhere else
+    /// (algorithms.md §2). An empty batch leaves zeros.
+    pub fn contribute(
+        &mut self,
+        batch: &Batch,
+        loss_scale: f64,
+        micro_batch: usize,
+    ) -> Result<StepStatistics, LearnerError> {
+        self.flat.zero_gradients();
+        let mut statistics = StepStatistics { samples: batch.len() as u64, ..StepStatistics::default() };
+        for part in batch.parts(micro_batch) {
+            let part = part?;
+            let scores = self.network.forward(&part.pictures)?;
+            let loss = summed_cross_entropy(&scores, &part.labels)?;
+            loss.f_mul_scalar(loss_scale)?.f_backward()?;
+            statistics.loss_sum += loss.f_double_value(&[])?;
+            statistics.correct += correct(&scores, &part.labels)?;
+        }
+        Ok(statistics)
+    }
+
+    /// Scores `[b, classes]` and the summed cross-entropy of a batch, without gradients.
+    pub(crate) fn score(&self, batch: &Batch) -> Result<(Tensor, f64), LearnerError> {
+        let _no_grad = tch::no_grad_guard();
+        let scores = self.network.forward(&batch.pictures)?;
+        let loss_sum = summed_cross_entropy(&scores, &batch.labels)?.f_double_value(&[])?;
+        Ok((scores, loss_sum))
+    }
+
+    /// Names, shapes and places of the parameters within the flat buffers.
+    pub fn flat(&self) -> &FlatParameters {
+        &self.flat
+    }
+
+    /// Number of trained values, padding of the flat buffers left out.
+    pub fn parameter_count(&self) -> u64 {
+        self.flat.layout().iter().map(|slot| slot.len_elements as u64).sum()
+    }
+
+    /// All parameters: the flat buffer, padding included.
+    pub fn parameters(&self) -> Result<&[T], LearnerError> {
+        Ok(self.flat.values_slice()?)
+    }
+
+    /// All parameters, to be overwritten.
+    pub fn parameters_mut(&mut self) -> Result<&mut [T], LearnerError> {
+        Ok(self.flat.values_slice_mut()?)
+    }
+
+    /// All gradients: the flat buffer, padding included (zeros).
+    pub fn gradients(&self) -> Result<&[T], LearnerError> {
+        Ok(self.flat.gradients_slice()?)
+    }
+
+    /// All gradients, to be combined in place.
+    pub fn gradients_mut(&mut self) -> Result<&mut [T], LearnerError> {
+        Ok(self.flat.gradients_slice_mut()?)
+    }
+
+    /// Parameters and gradients side by side, for the optimizer.
+    pub fn parameters_and_gradients_mut(&mut self) -> Result<(&mut [T], &mut [T]), LearnerError> {
+        Ok(self.flat.slices_mut()?)
+    }
+
+    /// XXH64 (seed 0) of the parameters' bytes, tensor after tensor in layer order, little-endian, no padding: equal
+    /// exactly if (in practice) all bits are. Any XXH64 tool can repeat it from the saved tensors.
+    pub fn parameter_hash(&self) -> Result<u64, LearnerError> {
+        use std::hash::Hasher;
+        let values = self.parameters()?;
+        let mut hasher = XxHash64::with_seed(0);
+        for slot in self.flat.layout() {
+            hasher.write(bytes_of(&values[slot.offset_elements..][..slot.len_elements]));
+        }
+        Ok(hasher.finish())
+    }
+}
+
+fn summed_cross_entropy(scores: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    /// torch's default: a label that takes no part. Labels are checked to lie in 0..classes, so none has it.
+    const IGNORE_INDEX: i64 = -100;
+    scores.f_cross_entropy_loss::<&Tensor>(labels, None, Reduction::Sum, IGNORE_INDEX, 0.0)
+}
+
+fn correct(scores: &Tensor, labels: &Tensor) -> Result<u64, TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let hits = scores.f_argmax(1, false)?.f_eq_tensor(labels)?.f_sum(Kind::Int64)?;
+    Ok(hits.f_int64_value(&[])?.max(0) as u64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ pub mod evaluate;
 pub mod exchange;
 pub mod journal;
 pub mod learner;
+pub mod numeric;
 pub mod optimizer;
 pub mod replay;
 pub mod source;

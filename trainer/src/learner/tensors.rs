@@ -1,0 +1,125 @@
+//! Flat buffers as named tensors in safetensors format: parameters, and anything laid out like them (momentum).
+//! File I/O in [`Learner::save`] and [`Learner::load`] only.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use tch::Kind;
+use torch_ext::Slot;
+
+use super::{Learner, LearnerError};
+use crate::numeric::{Real, bytes_of, bytes_of_mut};
+
+/// What can go wrong between a flat buffer and a file of tensors.
+#[derive(Debug, thiserror::Error)]
+pub enum TensorsError {
+    /// Not safetensors, or cut short.
+    #[error("failed to read or write tensors in safetensors format")]
+    Format(#[from] SafeTensorError),
+    /// The file could not be read or written.
+    #[error("failed to access {path}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A tensor of the model is missing, or has another shape or number type.
+    #[error("tensor {name} is {found}; the model has {expected}: is this file of another model?")]
+    Mismatch {
+        /// The tensor.
+        name: String,
+        /// What the file holds.
+        found: String,
+        /// What the model needs.
+        expected: String,
+    },
+    /// A buffer that is not laid out like the parameters.
+    #[error("the buffer has {found} elements, the model's flat buffer {expected}")]
+    Length {
+        /// Elements of the given buffer.
+        found: usize,
+        /// Elements of the flat buffers.
+        expected: usize,
+    },
+}
+
+impl<T: Real> Learner<T> {
+    /// `values`, laid out like the flat parameters, as a safetensors file with one tensor per parameter.
+    pub fn encode(&self, values: &[T]) -> Result<Vec<u8>, LearnerError> {
+        self.check_length(values.len())?;
+        let views = self.slots().map(|(slot, shape)| {
+            let bytes = bytes_of(&values[slot.offset_elements..][..slot.len_elements]);
+            Ok((slot.name.as_str(), TensorView::new(dtype::<T>(), shape.to_vec(), bytes)?))
+        });
+        let views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(TensorsError::from)?;
+        Ok(safetensors::serialize(views, None).map_err(TensorsError::from)?)
+    }
+
+    /// Fills `values`, laid out like the flat parameters, from a file of [`Learner::encode`]. Nothing is written unless
+    /// all tensors fit; padding is left alone.
+    pub fn decode(&self, file: &[u8], values: &mut [T]) -> Result<(), LearnerError> {
+        self.check_length(values.len())?;
+        let tensors = SafeTensors::deserialize(file).map_err(TensorsError::from)?;
+        let views = self.slots().map(|(slot, shape)| checked::<T>(&tensors, slot, shape));
+        let views = views.collect::<Result<Vec<_>, TensorsError>>()?;
+        for (slot, view) in self.flat.layout().iter().zip(views) {
+            let target = &mut values[slot.offset_elements..][..slot.len_elements];
+            bytes_of_mut(target).copy_from_slice(view.data());
+        }
+        Ok(())
+    }
+
+    /// Writes the parameters to `path` as safetensors (f32 learners give f32 tensors).
+    pub fn save(&self, path: &Path) -> Result<(), LearnerError> {
+        let bytes = self.encode(self.parameters()?)?;
+        let failed = |source| TensorsError::File { path: path.to_owned(), source };
+        Ok(std::fs::write(path, bytes).map_err(failed)?)
+    }
+
+    /// Replaces the parameters by those in `path`.
+    pub fn load(&mut self, path: &Path) -> Result<(), LearnerError> {
+        let failed = |source| TensorsError::File { path: path.to_owned(), source };
+        let bytes = std::fs::read(path).map_err(failed)?;
+        self.set_parameters(&bytes)
+    }
+
+    /// Replaces the parameters by those of an encoded file.
+    pub fn set_parameters(&mut self, file: &[u8]) -> Result<(), LearnerError> {
+        let mut values = self.parameters()?.to_vec();
+        self.decode(file, &mut values)?;
+        self.parameters_mut()?.copy_from_slice(&values);
+        Ok(())
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (&Slot, &[usize])> {
+        self.flat.layout().iter().zip(self.shapes.iter().map(Vec::as_slice))
+    }
+
+    fn check_length(&self, found: usize) -> Result<(), TensorsError> {
+        let expected = self.flat.len();
+        if found == expected { Ok(()) } else { Err(TensorsError::Length { found, expected }) }
+    }
+}
+
+fn dtype<T: Real>() -> Dtype {
+    if T::KIND == Kind::Double { Dtype::F64 } else { Dtype::F32 }
+}
+
+fn checked<'a, T: Real>(
+    tensors: &SafeTensors<'a>,
+    slot: &Slot,
+    shape: &[usize],
+) -> Result<TensorView<'a>, TensorsError> {
+    let mismatch = |found: String| TensorsError::Mismatch {
+        name: slot.name.clone(),
+        found,
+        expected: format!("{:?} {shape:?}", dtype::<T>()),
+    };
+    let view = tensors.tensor(&slot.name).map_err(|_| mismatch("missing".to_owned()))?;
+    if view.dtype() != dtype::<T>() || view.shape() != shape {
+        return Err(mismatch(format!("{:?} {:?}", view.dtype(), view.shape())));
+    }
+    Ok(view)
+}
