@@ -41,6 +41,21 @@ pub enum EngineError {
     },
 }
 
+/// In which order a sum over ranks is added. Floating-point addition depends on it, from three ranks on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SumOrder {
+    /// ((rank 0 + rank 1) + rank 2) + … in each element: the bits of a plain loop, on every engine, for any cut.
+    #[default]
+    Rank,
+    /// The transport's own. For up to two ranks these are the same bits, since a + b = b + a.
+    Native,
+}
+
+/// Bytes that leave a rank when it takes part in a sum: its share of 2(n−1)/n of the values.
+fn sum_bytes_sent(bytes: usize, world_size: usize) -> u64 {
+    (2 * bytes * (world_size - 1) / world_size) as u64
+}
+
 /// What a rank uses to exchange numbers with the others of its attempt. Counts are in bytes.
 pub trait Communicator: Send {
     /// Position in the attempt's device list.
@@ -64,14 +79,18 @@ pub trait Communicator: Send {
 
     /// Fills `recv` with every rank's `send`, in rank order; rank i gives `recv_counts[i]` bytes. `recv_counts` is the
     /// same on all ranks.
-    fn all_gather_v(&mut self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<(), EngineError>;
+    fn all_gather_v(
+        &mut self,
+        send: &[u8],
+        recv: &mut [u8],
+        recv_counts: &[usize],
+    ) -> Result<(), EngineError>;
 
     /// Replaces `bytes` by those of rank `root`; one length everywhere.
     fn broadcast(&mut self, bytes: &mut [u8], root: usize) -> Result<(), EngineError>;
 
-    /// Replaces `values` by their sum over the ranks, in the transport's own order of addition, with equal bits on all
-    /// ranks. For up to two ranks that is rank order too, since a sum of two does not depend on it.
-    fn all_reduce_sum(&mut self, values: ValuesMut<'_>) -> Result<(), EngineError>;
+    /// Replaces `values` (one length everywhere) by their sum over the ranks, with equal bits on all ranks.
+    fn all_reduce_sum(&mut self, values: ValuesMut<'_>, order: SumOrder) -> Result<(), EngineError>;
 
     /// Bytes that this rank has handed to the collectives for others, since the group was made.
     fn bytes_sent(&self) -> u64;
@@ -87,7 +106,10 @@ fn check_counts(
 ) -> Result<(), EngineError> {
     let refuse = |message| Err(EngineError::Argument { operation, message });
     if counts.len() != world_size {
-        return refuse(format!("{what}_counts has {} entries; it must have one per rank, {world_size}", counts.len()));
+        return refuse(format!(
+            "{what}_counts has {} entries; it must have one per rank, {world_size}",
+            counts.len()
+        ));
     }
     let total: usize = counts.iter().sum();
     if total != bytes {
@@ -103,15 +125,15 @@ fn check_gather(
     send: &[u8],
     recv: &[u8],
     recv_counts: &[usize],
+    world_size: usize,
 ) -> Result<(), EngineError> {
-    check_counts(operation, "recv", recv.len(), recv_counts, recv_counts.len())?;
-    match recv_counts.get(rank) {
-        Some(&own) if own == send.len() => Ok(()),
-        own => Err(EngineError::Argument {
-            operation,
-            message: format!("rank {rank} sends {} bytes, but its entry of recv_counts is {own:?}", send.len()),
-        }),
+    check_counts(operation, "recv", recv.len(), recv_counts, world_size)?;
+    if recv_counts[rank] == send.len() {
+        return Ok(());
     }
+    let message =
+        format!("rank {rank} sends {} bytes, but recv_counts[{rank}] is {}", send.len(), recv_counts[rank]);
+    Err(EngineError::Argument { operation, message })
 }
 
 #[cfg(test)]

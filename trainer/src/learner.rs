@@ -39,7 +39,9 @@ pub enum LearnerError {
 pub fn set_up_torch(threads: u32) -> Result<(), torch_ext::Error> {
     torch_ext::set_threads(i32::try_from(threads).unwrap_or(i32::MAX))?;
     if !torch_ext::set_flush_denormal(true) {
-        tracing::warn!("this CPU cannot flush subnormal numbers to zero; steps may be slower and differ from other CPUs");
+        tracing::warn!(
+            "this CPU cannot flush subnormal numbers to zero; steps may be slower and differ from other CPUs"
+        );
     }
     Ok(())
 }

@@ -122,7 +122,10 @@ pub(crate) fn lend<T: Scalar, R>(values: &[T], body: impl FnOnce(&Tensor) -> R) 
 }
 
 /// Runs `body` on a one-dimensional tensor over the memory of `values`, which it must not keep.
-pub(crate) fn lend_mut<T: Scalar, R>(values: &mut [T], body: impl FnOnce(&mut Tensor) -> R) -> Result<R, TchError> {
+pub(crate) fn lend_mut<T: Scalar, R>(
+    values: &mut [T],
+    body: impl FnOnce(&mut Tensor) -> R,
+) -> Result<R, TchError> {
     // SAFETY: as in `lend`; the memory is borrowed mutably, so that writing is allowed too.
     let mut tensor = unsafe { blob(values.as_ptr(), values.len()) }?;
     Ok(body(&mut tensor))

@@ -30,7 +30,9 @@ impl<T: Real> SgdState<T> {
 
 /// Lengths of parameters, delivered gradients and momentum that should be one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("failed to apply a step: {parameters} parameters, {gradients} gradients, {momentum} momenta; all must be one length")]
+#[error(
+    "failed to apply a step: {parameters} parameters, {gradients} gradients, {momentum} momenta; all must be one length"
+)]
 pub struct LengthError {
     /// Elements of the parameters.
     pub parameters: usize,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use torch_ext::{Gloo, TcpStore};
 
-use super::{Communicator, EngineError, check_counts, check_gather};
+use super::{Communicator, EngineError, SumOrder, check_counts, check_gather, sum_bytes_sent};
 use crate::numeric::{Scalar, ValuesMut, lend, lend_mut};
 
 /// One rank of a Gloo process group.
@@ -13,8 +13,7 @@ use crate::numeric::{Scalar, ValuesMut, lend, lend_mut};
 pub struct GlooEngine {
     group: Gloo,
     bytes_sent: u64,
-    /// Memory of `all_gather_v`, reused.
-    padded: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl GlooEngine {
@@ -28,16 +27,34 @@ impl GlooEngine {
         timeout: Duration,
     ) -> Result<Self, EngineError> {
         let group = Gloo::connect(store, rank, world_size, interface_host, timeout).map_err(from_gloo)?;
-        Ok(Self { group, bytes_sent: 0, padded: Vec::new() })
+        Ok(Self { group, bytes_sent: 0, scratch: Scratch::default() })
     }
 
-    fn gather_equal<T: Scalar>(&self, send: &[T], recv: &mut [T]) -> Result<(), EngineError> {
-        let gathered = lend(send, |send| lend_mut(recv, |recv| self.group.all_gather_equal(send, recv)));
-        flatten("all_gather_equal", gathered.and_then(|inner| inner))
+    fn sum<T: Scalar>(&mut self, values: &mut [T], order: SumOrder) -> Result<(), EngineError> {
+        const OPERATION: &str = "all_reduce_sum";
+        if order == SumOrder::Native {
+            return flatten(OPERATION, lend_mut(values, |tensor| self.group.all_reduce_sum(tensor)));
+        }
+        let scratch =
+            self.scratch.sized(Gloo::scratch_len(values.len(), self.group.world_size()), T::SCALAR_KIND);
+        let scratch = scratch.map_err(|error| refused(OPERATION, &error))?;
+        let group = &self.group;
+        flatten(OPERATION, lend_mut(values, |tensor| group.all_reduce_in_rank_order(tensor, scratch)))
     }
+}
 
-    fn sum<T: Scalar>(&self, values: &mut [T]) -> Result<(), EngineError> {
-        flatten("all_reduce_sum", lend_mut(values, |tensor: &mut Tensor| self.group.all_reduce_sum(tensor)))
+/// Memory that grows to the largest sum so far.
+#[derive(Debug, Default)]
+struct Scratch(Option<Tensor>);
+
+impl Scratch {
+    /// At least `len` elements of `kind`.
+    fn sized(&mut self, len: usize, kind: Kind) -> Result<&mut Tensor, TchError> {
+        let fits = |tensor: &Tensor| tensor.kind() == kind && tensor.numel() >= len;
+        match self.0.take().filter(fits) {
+            Some(tensor) => Ok(self.0.insert(tensor)),
+            None => Ok(self.0.insert(Tensor::f_zeros([len as i64], (kind, Device::Cpu))?)),
+        }
     }
 }
 
@@ -60,7 +77,6 @@ impl Communicator for GlooEngine {
         const OPERATION: &str = "all_to_all_v";
         check_counts(OPERATION, "send", send.len(), send_counts, self.world_size())?;
         check_counts(OPERATION, "recv", recv.len(), recv_counts, self.world_size())?;
-        let signed = |counts: &[usize]| counts.iter().map(|&count| count as i64).collect::<Vec<_>>();
         let (send_i64, recv_i64) = (signed(send_counts), signed(recv_counts));
         self.bytes_sent += (send.len() - send_counts[self.rank()]) as u64;
         let exchanged = lend(send, |send| {
@@ -71,28 +87,22 @@ impl Communicator for GlooEngine {
 
     fn all_gather_equal(&mut self, send: &[u8], recv: &mut [u8]) -> Result<(), EngineError> {
         self.bytes_sent += (send.len() * (self.world_size() - 1)) as u64;
-        self.gather_equal(send, recv)
+        let gathered = lend(send, |send| lend_mut(recv, |recv| self.group.all_gather_equal(send, recv)));
+        flatten("all_gather_equal", gathered.and_then(|inner| inner))
     }
 
-    /// Gloo has no unequal all-gather: every part travels padded to the longest.
-    fn all_gather_v(&mut self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<(), EngineError> {
+    fn all_gather_v(
+        &mut self,
+        send: &[u8],
+        recv: &mut [u8],
+        recv_counts: &[usize],
+    ) -> Result<(), EngineError> {
         const OPERATION: &str = "all_gather_v";
-        check_counts(OPERATION, "recv", recv.len(), recv_counts, self.world_size())?;
-        check_gather(OPERATION, self.rank(), send, recv, recv_counts)?;
-        let longest = recv_counts.iter().copied().max().unwrap_or(0);
-        let mut padded = std::mem::take(&mut self.padded);
-        padded.resize(longest * (self.world_size() + 1), 0);
-        let (own, all) = padded.split_at_mut(longest);
-        own[..send.len()].copy_from_slice(send);
-        let gathered = self.all_gather_equal(own, all);
-        let mut rest = recv;
-        for (rank, &count) in recv_counts.iter().enumerate() {
-            let (part, others) = rest.split_at_mut(count);
-            part.copy_from_slice(&all[rank * longest..][..count]);
-            rest = others;
-        }
-        self.padded = padded;
-        gathered
+        check_gather(OPERATION, self.rank(), send, recv, recv_counts, self.world_size())?;
+        self.bytes_sent += (send.len() * (self.world_size() - 1)) as u64;
+        let counts = signed(recv_counts);
+        let gathered = lend(send, |send| lend_mut(recv, |recv| self.group.all_gather_v(send, recv, &counts)));
+        flatten(OPERATION, gathered.and_then(|inner| inner))
     }
 
     fn broadcast(&mut self, bytes: &mut [u8], root: usize) -> Result<(), EngineError> {
@@ -102,13 +112,11 @@ impl Communicator for GlooEngine {
         flatten("broadcast", lend_mut(bytes, |tensor| self.group.broadcast(tensor, root)))
     }
 
-    fn all_reduce_sum(&mut self, values: ValuesMut<'_>) -> Result<(), EngineError> {
-        // Whatever the algorithm, at least 2(n-1)/n of the values leave each rank.
-        let (ranks, bytes) = (self.world_size(), values.len_bytes());
-        self.bytes_sent += (2 * (ranks - 1) * bytes / ranks) as u64;
+    fn all_reduce_sum(&mut self, values: ValuesMut<'_>, order: SumOrder) -> Result<(), EngineError> {
+        self.bytes_sent += sum_bytes_sent(values.len_bytes(), self.world_size());
         match values {
-            ValuesMut::F32(values) => self.sum(values),
-            ValuesMut::F64(values) => self.sum(values),
+            ValuesMut::F32(values) => self.sum(values, order),
+            ValuesMut::F64(values) => self.sum(values, order),
         }
     }
 
@@ -124,8 +132,16 @@ fn flatten(
 ) -> Result<(), EngineError> {
     match outcome {
         Ok(result) => result.map_err(from_gloo),
-        Err(error) => Err(EngineError::Argument { operation, message: error.to_string() }),
+        Err(error) => Err(refused(operation, &error)),
     }
+}
+
+fn refused(operation: &'static str, error: &TchError) -> EngineError {
+    EngineError::Argument { operation, message: error.to_string() }
+}
+
+fn signed(counts: &[usize]) -> Vec<i64> {
+    counts.iter().map(|&count| count as i64).collect()
 }
 
 fn from_gloo(error: torch_ext::Error) -> EngineError {

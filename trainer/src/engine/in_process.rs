@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::{Communicator, EngineError, check_counts, check_gather};
+use super::{Communicator, EngineError, SumOrder, check_counts, check_gather, sum_bytes_sent};
 use crate::numeric::{Real, ValuesMut, bytes_of, bytes_of_mut};
 
 /// One rank of a group of threads.
@@ -100,7 +100,11 @@ impl InProcess {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let missing = self.world_size() - meeting.arrived;
-                let message = format!("{missing} of {} ranks did not come within {:?}", self.world_size(), self.timeout);
+                let message = format!(
+                    "{missing} of {} ranks did not come within {:?}",
+                    self.world_size(),
+                    self.timeout
+                );
                 let failure = EngineError::PeerLost { operation, message };
                 meeting.failure = Some(failure.clone());
                 self.group.changed.notify_all();
@@ -112,21 +116,16 @@ impl InProcess {
         Ok(())
     }
 
-    fn count_sent(&mut self, bytes: usize) {
-        self.bytes_sent += bytes as u64;
-    }
-
     fn sum<T: Real>(&mut self, values: &mut [T]) -> Result<(), EngineError> {
         let own = bytes_of(values).to_vec();
-        let mut operand = vec![T::default(); values.len()];
-        let expected = own.len();
-        self.exchange("all_reduce_sum", &[expected], &own, |sender, mailbox| {
-            same_length(sender, mailbox, expected)?;
+        let mut term = vec![T::default(); values.len()];
+        self.exchange("all_reduce_sum", &[own.len()], &own, |sender, mailbox| {
+            same_length(sender, mailbox, own.len())?;
+            bytes_of_mut(&mut term).copy_from_slice(&mailbox.bytes);
             if sender == 0 {
-                bytes_of_mut(values).copy_from_slice(&mailbox.bytes);
+                values.copy_from_slice(&term);
             } else {
-                bytes_of_mut(&mut operand).copy_from_slice(&mailbox.bytes);
-                values.iter_mut().zip(&operand).for_each(|(sum, &term)| *sum += term);
+                values.iter_mut().zip(&term).for_each(|(sum, &term)| *sum += term);
             }
             Ok(())
         })
@@ -180,7 +179,7 @@ impl Communicator for InProcess {
         const OPERATION: &str = "all_to_all_v";
         check_counts(OPERATION, "send", send.len(), send_counts, self.world_size())?;
         check_counts(OPERATION, "recv", recv.len(), recv_counts, self.world_size())?;
-        self.count_sent(send.len() - send_counts[self.rank]);
+        self.bytes_sent += (send.len() - send_counts[self.rank]) as u64;
         let (own, mut rest) = (self.rank, recv);
         self.exchange(OPERATION, send_counts, send, |sender, mailbox| {
             let (sent, expected) = (mailbox.counts[own], recv_counts[sender]);
@@ -200,11 +199,15 @@ impl Communicator for InProcess {
         self.all_gather_v(send, recv, &counts)
     }
 
-    fn all_gather_v(&mut self, send: &[u8], recv: &mut [u8], recv_counts: &[usize]) -> Result<(), EngineError> {
+    fn all_gather_v(
+        &mut self,
+        send: &[u8],
+        recv: &mut [u8],
+        recv_counts: &[usize],
+    ) -> Result<(), EngineError> {
         const OPERATION: &str = "all_gather_v";
-        check_counts(OPERATION, "recv", recv.len(), recv_counts, self.world_size())?;
-        check_gather(OPERATION, self.rank, send, recv, recv_counts)?;
-        self.count_sent(send.len() * (self.world_size() - 1));
+        check_gather(OPERATION, self.rank, send, recv, recv_counts, self.world_size())?;
+        self.bytes_sent += (send.len() * (self.world_size() - 1)) as u64;
         let mut rest = recv;
         self.exchange(OPERATION, recv_counts, send, |sender, mailbox| {
             same_length(sender, mailbox, recv_counts[sender])?;
@@ -223,7 +226,7 @@ impl Communicator for InProcess {
         }
         let expected = bytes.len();
         let own = if self.rank == root { bytes.to_vec() } else { Vec::new() };
-        self.count_sent(own.len() * (self.world_size() - 1));
+        self.bytes_sent += (own.len() * (self.world_size() - 1)) as u64;
         self.exchange(OPERATION, &[root], &own, |sender, mailbox| {
             if mailbox.counts != [root] {
                 return Err(format!("root is {root}, but {:?} on rank {sender}", mailbox.counts));
@@ -236,16 +239,12 @@ impl Communicator for InProcess {
         })
     }
 
-    fn all_reduce_sum(&mut self, values: ValuesMut<'_>) -> Result<(), EngineError> {
+    /// Rank order is this engine's own order too.
+    fn all_reduce_sum(&mut self, values: ValuesMut<'_>, _order: SumOrder) -> Result<(), EngineError> {
+        self.bytes_sent += sum_bytes_sent(values.len_bytes(), self.world_size());
         match values {
-            ValuesMut::F32(values) => {
-                self.count_sent(size_of_val(values));
-                self.sum(values)
-            }
-            ValuesMut::F64(values) => {
-                self.count_sent(size_of_val(values));
-                self.sum(values)
-            }
+            ValuesMut::F32(values) => self.sum(values),
+            ValuesMut::F64(values) => self.sum(values),
         }
     }
 
@@ -256,5 +255,9 @@ impl Communicator for InProcess {
 
 fn same_length(sender: usize, mailbox: &Mailbox, expected: usize) -> Result<(), String> {
     let found = mailbox.bytes.len();
-    if found == expected { Ok(()) } else { Err(format!("expects {expected} bytes from rank {sender}, which sends {found}")) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("expects {expected} bytes from rank {sender}, which sends {found}"))
+    }
 }

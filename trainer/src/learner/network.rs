@@ -52,7 +52,11 @@ struct Convolution {
 }
 
 impl Convolution {
-    fn new(set: &mut ParameterSet, name: &str, [inputs, outputs, side, stride]: [i64; 4]) -> Result<Self, TchError> {
+    fn new(
+        set: &mut ParameterSet,
+        name: &str,
+        [inputs, outputs, side, stride]: [i64; 4],
+    ) -> Result<Self, TchError> {
         let shape = [outputs, inputs, side, side];
         let weight = set.add(&format!("{name}.weight"), &shape, kaiming_normal(outputs * side * side))?;
         Ok(Self { weight, stride, padding: side / 2 })
@@ -124,7 +128,8 @@ impl Cnn {
             blocks.push((convolution, GroupNorm::new(set, &format!("blocks.{i}.norm"), groups, outputs)?));
             inputs = outputs;
         }
-        let head = Linear::new(set, "head", inputs * (height / 8) * (width / 8), i64::from(config.num_classes))?;
+        let head =
+            Linear::new(set, "head", inputs * (height / 8) * (width / 8), i64::from(config.num_classes))?;
         Ok(Self { blocks, head })
     }
 }
@@ -181,7 +186,11 @@ struct BasicBlock {
 }
 
 impl BasicBlock {
-    fn new(set: &mut ParameterSet, name: &str, [inputs, outputs, stride]: [i64; 3]) -> Result<Self, TchError> {
+    fn new(
+        set: &mut ParameterSet,
+        name: &str,
+        [inputs, outputs, stride]: [i64; 3],
+    ) -> Result<Self, TchError> {
         let mut pair = |conv: &str, norm: &str, shape| -> Result<_, TchError> {
             let convolution = Convolution::new(set, &format!("{name}.{conv}"), shape)?;
             Ok((convolution, GroupNorm::new(set, &format!("{name}.{norm}"), RESNET_GROUPS, outputs)?))

@@ -34,7 +34,7 @@ impl ParameterSet {
         let len = shape.iter().product::<i64>() as u64;
         let values: Vec<f64> = (0..len).map(|index| initial(Draw { stream, index })).collect();
         let tensor = Tensor::f_from_slice(&values)?.f_to_kind(self.kind)?.f_reshape(shape)?;
-        let tensor = tensor.f_requires_grad_(true)?;
+        let tensor = tensor.f_set_requires_grad(true)?;
         self.named.push((name.to_owned(), tensor.shallow_clone()));
         Ok(tensor)
     }
@@ -52,14 +52,26 @@ pub struct Draw {
     index: u64,
 }
 
+impl Draw {
+    /// Even in [0, 1).
+    pub fn unit(self) -> f64 {
+        self.stream.unit(self.index)
+    }
+
+    /// Of mean 0 and standard deviation 1, by additions only, so that no mathematics library has a say in the bits.
+    pub fn normal(self) -> f64 {
+        self.stream.normal(self.index)
+    }
+}
+
 /// Normal with standard deviation √(2 / fan-out): keeps the gradients' size through ReLU layers.
 pub(super) fn kaiming_normal(fan_out: i64) -> impl Fn(Draw) -> f64 {
     let deviation = (2.0 / fan_out as f64).sqrt();
-    move |draw| deviation * draw.stream.normal(draw.index)
+    move |draw| deviation * draw.normal()
 }
 
 /// Even in ±1/√(fan-in): PyTorch's default for weights and biases of linear layers.
 pub(super) fn uniform_fan_in(fan_in: i64) -> impl Fn(Draw) -> f64 {
     let bound = 1.0 / (fan_in as f64).sqrt();
-    move |draw| bound * (2.0 * draw.stream.unit(draw.index) - 1.0)
+    move |draw| bound * (2.0 * draw.unit() - 1.0)
 }

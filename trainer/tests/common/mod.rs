@@ -1,0 +1,208 @@
+//! What the multi-rank tests share: pictures that can be learned, ranks as threads and as processes, and steps.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc
+)]
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use scadles_api::worker::{ModelConfig, ModelName, Normalization, Transform};
+use scadles_core::augment::{Augmentation, SampleIdentity, augmentation};
+use scadles_core::random::RandomStream;
+use scadles_trainer::batch::{BatchAssembler, SampleRef};
+use scadles_trainer::engine::{Communicator, GlooEngine, InProcess};
+use scadles_trainer::exchange::{DenseExchange, combine_logical};
+use scadles_trainer::learner::{Learner, StepStatistics, set_up_torch};
+use scadles_trainer::numeric::Real;
+use scadles_trainer::optimizer::{Sgd, SgdState};
+use torch_ext::TcpStore;
+
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+const HOST: &str = "127.0.0.1";
+const PADDING: u32 = 2;
+pub const SGD: Sgd = Sgd { momentum: 0.9, weight_decay: 1e-4 };
+
+pub fn model(name: ModelName, input_shape: [u32; 3]) -> ModelConfig {
+    ModelConfig { name, normalization: Normalization::Group, num_classes: 10, input_shape }
+}
+
+pub fn transform(channels: usize) -> Transform {
+    Transform {
+        mean: vec![0.5; channels],
+        std: vec![0.25; channels],
+        random_crop_padding: PADDING,
+        horizontal_flip: true,
+    }
+}
+
+/// Record `number` of an endless set of ten classes that differ in brightness by place, under noise.
+pub fn record(model: &ModelConfig, number: u64) -> Vec<u8> {
+    let noise = RandomStream::new(11, number);
+    let label = noise.below(u64::MAX, u64::from(model.num_classes)) as u8;
+    let pattern = RandomStream::new(12, u64::from(label));
+    let side = u64::from(model.input_shape[2]);
+    let value = |i: u64| {
+        // Patches of 8x8 share a brightness, so that crops and small convolutions still see the class.
+        let patch = i / (8 * side) * side + i % side / 8;
+        (pattern.below(patch, 128) + noise.below(i, 128)) as u8
+    };
+    std::iter::once(label).chain((0..model.picture_bytes() as u64).map(value)).collect()
+}
+
+/// What `device` trains in `step`: numbers of records.
+pub fn samples(device: usize, step: u64, count: usize) -> Vec<u64> {
+    (0..count as u64).map(|i| (step * 1000 + i) * 16 + device as u64).collect()
+}
+
+pub fn augmented(number: u64) -> Augmentation {
+    let sample = SampleIdentity { device: number % 16, partition: 0, offset: number / 16, epoch: 0 };
+    augmentation(3, sample, PADDING, true)
+}
+
+/// One rank, or one logical device: everything but the communicator.
+pub struct Rank<T: Real> {
+    pub learner: Learner<T>,
+    assembler: BatchAssembler<T>,
+    state: SgdState<T>,
+    model: ModelConfig,
+    pub micro_batch: usize,
+}
+
+impl<T: Real> Rank<T> {
+    pub fn new(model: &ModelConfig, learner: Learner<T>) -> Self {
+        let len = learner.parameters().unwrap().len();
+        let assembler = BatchAssembler::new(model, &transform(model.input_shape[0] as usize), 256).unwrap();
+        Self { learner, assembler, state: SgdState::new(len), model: model.clone(), micro_batch: 3 }
+    }
+
+    pub fn built_in(model: &ModelConfig) -> Self {
+        Self::new(model, Learner::new(model, 1234).unwrap())
+    }
+
+    /// Forward and backward of `device`'s batch, with the weight of a step in which all train `global_batch`.
+    pub fn contribute(
+        &mut self,
+        device: usize,
+        step: u64,
+        batch: usize,
+        global_batch: usize,
+    ) -> StepStatistics {
+        self.contribute_numbers(&samples(device, step, batch), global_batch)
+    }
+
+    /// The same with the records of these numbers.
+    pub fn contribute_numbers(&mut self, numbers: &[u64], global_batch: usize) -> StepStatistics {
+        let records: Vec<Vec<u8>> = numbers.iter().map(|&number| record(&self.model, number)).collect();
+        let samples = records
+            .iter()
+            .zip(numbers)
+            .map(|(payload, &number)| SampleRef { payload, augmentation: augmented(number) });
+        let batch = self.assembler.assemble(samples).unwrap();
+        self.learner.contribute(batch, 1.0 / global_batch as f64, self.micro_batch).unwrap()
+    }
+
+    pub fn apply(&mut self, learning_rate: f64) {
+        let (parameters, gradients) = self.learner.parameters_and_gradients_mut().unwrap();
+        SGD.step(learning_rate, parameters, gradients, &mut self.state).unwrap();
+    }
+
+    pub fn step(&mut self, comm: &mut dyn Communicator, step: u64, batches: &[usize]) -> StepStatistics {
+        let rank = comm.rank();
+        let statistics = self.contribute(rank, step, batches[rank], batches.iter().sum());
+        let exchange = DenseExchange::new(self.learner.flat(), comm.world_size());
+        exchange.combine(comm, self.learner.gradients_mut().unwrap()).unwrap();
+        self.apply(0.05);
+        statistics
+    }
+
+    /// The same step with all devices on this one model, one after another.
+    pub fn logical_step(&mut self, step: u64, batches: &[usize]) {
+        let global_batch = batches.iter().sum();
+        let contributions: Vec<Vec<T>> = (0..batches.len())
+            .map(|device| {
+                self.contribute(device, step, batches[device], global_batch);
+                self.learner.gradients().unwrap().to_vec()
+            })
+            .collect();
+        combine_logical(self.learner.gradients_mut().unwrap(), &contributions).unwrap();
+        self.apply(0.05);
+    }
+
+    pub fn hash(&self) -> u64 {
+        assert!(self.learner.flat().gradients_are_aliased());
+        self.learner.parameter_hash().unwrap()
+    }
+}
+
+/// The batches of each step: (0, 1, 7, 64), turned by one rank a step.
+pub fn uneven(step: u64, ranks: usize) -> Vec<usize> {
+    let batches = [0, 1, 7, 64];
+    (0..ranks).map(|rank| batches[(rank + step as usize) % batches.len()]).collect()
+}
+
+/// Runs `body` as every rank of an in-process group.
+pub fn threads<R: Send>(world_size: usize, body: impl Fn(&mut dyn Communicator) -> R + Sync) -> Vec<R> {
+    let ranks = InProcess::group(world_size, TIMEOUT);
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = ranks
+            .into_iter()
+            .map(|mut comm| {
+                let body = &body;
+                scope.spawn(move || {
+                    set_up_torch(1).unwrap();
+                    body(&mut comm)
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+const RANK: &str = "SCADLES_TEST_RANK";
+const PORT: &str = "SCADLES_TEST_PORT";
+/// Precedes the result of a rank on its standard output.
+const RESULT: &str = "rank result: ";
+
+/// Runs `body` as every rank of a Gloo group, each in a process of its own that runs the calling test again (`test`: its
+/// name), and gives the numbers that the ranks returned. In such a process it does not return.
+pub fn processes(test: &str, world_size: usize, body: impl Fn(&mut dyn Communicator) -> u64) -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<usize>().unwrap());
+    if let (Some(rank), Some(port)) = (number(RANK), number(PORT)) {
+        set_up_torch(1).unwrap();
+        let store = TcpStore::connect(HOST, port as u16, world_size, TIMEOUT).unwrap();
+        let mut comm = GlooEngine::connect(&store, rank, world_size, HOST, TIMEOUT).unwrap();
+        println!("\n{RESULT}{}", body(&mut comm));
+        std::process::exit(0);
+    }
+    let store = TcpStore::serve(HOST, 0, world_size, TIMEOUT).unwrap();
+    let ranks = (0..world_size).map(|rank| {
+        Command::new(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture", "--test-threads=1"])
+            .env(RANK, rank.to_string())
+            .env(PORT, store.port().to_string())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let ranks: Vec<Child> = ranks.collect();
+    let results = ranks.into_iter().map(|rank| {
+        let output = rank.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "a rank ended with {}: {text}", output.status);
+        let result = text.lines().find_map(|line| line.strip_prefix(RESULT));
+        result.unwrap_or_else(|| panic!("a rank told no result: {text}")).parse().unwrap()
+    });
+    results.collect()
+}
+
+/// Seconds that `body` takes.
+pub fn seconds(body: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    body();
+    start.elapsed().as_secs_f64()
+}
