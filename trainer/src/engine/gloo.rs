@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tch::{Device, Kind, TchError, Tensor};
+use tch::TchError;
 use torch_ext::{Gloo, TcpStore};
 
 use super::{Communicator, EngineError, SumOrder, check_counts, check_gather, sum_bytes_sent};
@@ -13,7 +13,6 @@ use crate::numeric::{Scalar, ValuesMut, lend, lend_mut};
 pub struct GlooEngine {
     group: Gloo,
     bytes_sent: u64,
-    scratch: Scratch,
 }
 
 impl GlooEngine {
@@ -27,34 +26,15 @@ impl GlooEngine {
         timeout: Duration,
     ) -> Result<Self, EngineError> {
         let group = Gloo::connect(store, rank, world_size, interface_host, timeout).map_err(from_gloo)?;
-        Ok(Self { group, bytes_sent: 0, scratch: Scratch::default() })
+        Ok(Self { group, bytes_sent: 0 })
     }
 
-    fn sum<T: Scalar>(&mut self, values: &mut [T], order: SumOrder) -> Result<(), EngineError> {
-        const OPERATION: &str = "all_reduce_sum";
-        if order == SumOrder::Native {
-            return flatten(OPERATION, lend_mut(values, |tensor| self.group.all_reduce_sum(tensor)));
-        }
-        let scratch =
-            self.scratch.sized(Gloo::scratch_len(values.len(), self.group.world_size()), T::SCALAR_KIND);
-        let scratch = scratch.map_err(|error| refused(OPERATION, &error))?;
-        let group = &self.group;
-        flatten(OPERATION, lend_mut(values, |tensor| group.all_reduce_in_rank_order(tensor, scratch)))
-    }
-}
-
-/// Memory that grows to the largest sum so far.
-#[derive(Debug, Default)]
-struct Scratch(Option<Tensor>);
-
-impl Scratch {
-    /// At least `len` elements of `kind`.
-    fn sized(&mut self, len: usize, kind: Kind) -> Result<&mut Tensor, TchError> {
-        let fits = |tensor: &Tensor| tensor.kind() == kind && tensor.numel() >= len;
-        match self.0.take().filter(fits) {
-            Some(tensor) => Ok(self.0.insert(tensor)),
-            None => Ok(self.0.insert(Tensor::f_zeros([len as i64], (kind, Device::Cpu))?)),
-        }
+    fn sum<T: Scalar>(&self, values: &mut [T], order: SumOrder) -> Result<(), EngineError> {
+        let summed = lend_mut(values, |tensor| match order {
+            SumOrder::Rank => self.group.all_reduce_in_rank_order(tensor),
+            SumOrder::Native => self.group.all_reduce_sum(tensor),
+        });
+        flatten("all_reduce_sum", summed)
     }
 }
 

@@ -49,7 +49,7 @@ pub fn record(model: &ModelConfig, number: u64) -> Vec<u8> {
     let value = |i: u64| {
         // Patches of 8x8 share a brightness, so that crops and small convolutions still see the class.
         let patch = i / (8 * side) * side + i % side / 8;
-        (pattern.below(patch, 128) + noise.below(i, 128)) as u8
+        (pattern.below(patch, 2) * 128 + noise.below(i, 128)) as u8
     };
     std::iter::once(label).chain((0..model.picture_bytes() as u64).map(value)).collect()
 }
@@ -71,13 +71,21 @@ pub struct Rank<T: Real> {
     state: SgdState<T>,
     model: ModelConfig,
     pub micro_batch: usize,
+    pub learning_rate: f64,
 }
 
 impl<T: Real> Rank<T> {
     pub fn new(model: &ModelConfig, learner: Learner<T>) -> Self {
         let len = learner.parameters().unwrap().len();
         let assembler = BatchAssembler::new(model, &transform(model.input_shape[0] as usize), 256).unwrap();
-        Self { learner, assembler, state: SgdState::new(len), model: model.clone(), micro_batch: 3 }
+        Self {
+            learner,
+            assembler,
+            state: SgdState::new(len),
+            model: model.clone(),
+            micro_batch: 3,
+            learning_rate: 0.02,
+        }
     }
 
     pub fn built_in(model: &ModelConfig) -> Self {
@@ -106,9 +114,9 @@ impl<T: Real> Rank<T> {
         self.learner.contribute(batch, 1.0 / global_batch as f64, self.micro_batch).unwrap()
     }
 
-    pub fn apply(&mut self, learning_rate: f64) {
+    pub fn apply(&mut self) {
         let (parameters, gradients) = self.learner.parameters_and_gradients_mut().unwrap();
-        SGD.step(learning_rate, parameters, gradients, &mut self.state).unwrap();
+        SGD.step(self.learning_rate, parameters, gradients, &mut self.state).unwrap();
     }
 
     pub fn step(&mut self, comm: &mut dyn Communicator, step: u64, batches: &[usize]) -> StepStatistics {
@@ -116,7 +124,7 @@ impl<T: Real> Rank<T> {
         let statistics = self.contribute(rank, step, batches[rank], batches.iter().sum());
         let exchange = DenseExchange::new(self.learner.flat(), comm.world_size());
         exchange.combine(comm, self.learner.gradients_mut().unwrap()).unwrap();
-        self.apply(0.05);
+        self.apply();
         statistics
     }
 
@@ -130,7 +138,7 @@ impl<T: Real> Rank<T> {
             })
             .collect();
         combine_logical(self.learner.gradients_mut().unwrap(), &contributions).unwrap();
-        self.apply(0.05);
+        self.apply();
     }
 
     pub fn hash(&self) -> u64 {
