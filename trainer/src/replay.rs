@@ -1,1 +1,0 @@
-//! Replaying a journal.
