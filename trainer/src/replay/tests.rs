@@ -1,0 +1,346 @@
+//! A replay against ranks that really ran: threads, each with a learner of its own, and the ranks' own exchange.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scadles_api::job::{DatasetName, ModelName, Normalization, RecordFormat, StartFrom, StreamPolicy};
+use scadles_api::worker::{
+    Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, DatasetConfig, DeviceConfig, KafkaConfig,
+    LearningRateScaling, Limits, ModelConfig, PartitionRule, ProducerConfig, StreamConfig, TrainingConfig, Transform,
+};
+use scadles_api::{PROTOCOL_VERSION, names};
+use scadles_core::augment::{SampleIdentity, augmentation};
+use scadles_kafka::dataset::{Dataset, DatasetSource, Split};
+
+use super::*;
+use crate::batch::{BatchAssembler, SampleRef};
+use crate::checkpoint::{DeviceState, DeviceTotals, Manifest};
+use crate::engine::InProcess;
+use crate::exchange::DenseExchange;
+use crate::journal::{DeviceStep, JournalWriter, RecordRange, SegmentHeader};
+use crate::learner::Learner;
+use crate::optimizer::{Sgd, SgdState};
+use crate::source::StreamCheckpoint;
+
+const PARTITIONS: u32 = 2;
+const RECORDS: usize = 240;
+const EPOCH_SAMPLES: u64 = 100;
+
+fn job(run: &Path, world_size: usize) -> JobConfig {
+    let model = ModelConfig {
+        name: ModelName::Cnn,
+        normalization: Normalization::Group,
+        num_classes: 4,
+        input_shape: [1, 8, 8],
+    };
+    let bytes: Vec<u8> = (0..RECORDS * model.record_bytes())
+        .map(|i| if i % model.record_bytes() == 0 { (i % 4) as u8 } else { (i * i % 251) as u8 })
+        .collect();
+    std::fs::write(run.join("records"), bytes).unwrap();
+    let dataset = DatasetConfig { name: DatasetName::Files, path: Some(run.join("records")) };
+    let device = |index| DeviceConfig {
+        name: names::numbered_device(index),
+        topic: names::numbered_device(index),
+        partitions: PARTITIONS,
+    };
+    JobConfig {
+        name: "replayed".to_owned(),
+        namespace: "default".to_owned(),
+        uid: "uid-1".to_owned(),
+        devices: (0..world_size).map(device).collect(),
+        kafka: KafkaConfig { bootstrap_servers: "127.0.0.1:1".to_owned() },
+        model,
+        training: training(),
+        stream: stream(),
+        producer: Some(ProducerConfig {
+            dataset,
+            rates: vec![10.0; world_size],
+            partition: PartitionRule::Iid,
+            seed: 5,
+        }),
+        checkpoint: CheckpointConfig { root: run.join("checkpoints"), every_steps: 4, keep: 3 },
+        evaluation: None,
+        completion: Completion::MaxSteps(8),
+        limits: Limits {
+            max_restarts: 1,
+            start_deadline_seconds: 60.0,
+            active_deadline_seconds: None,
+            stall_seconds: 60.0,
+            collective_seconds: 60.0,
+            stop_grace_seconds: 10.0,
+            orphan_seconds: 60.0,
+        },
+        output_dir: run.to_owned(),
+        data_dir: run.to_owned(),
+        threads: 1,
+    }
+}
+
+fn training() -> TrainingConfig {
+    TrainingConfig {
+        micro_batch: 3,
+        learning_rate: 0.05,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        milestone_epochs: Vec::new(),
+        gamma: 0.2,
+        base_batch_size: 64,
+        learning_rate_scaling: LearningRateScaling::Linear,
+        aggregation: Aggregation::Weighted,
+        epoch_samples: EPOCH_SAMPLES,
+        seed: 11,
+    }
+}
+
+fn stream() -> StreamConfig {
+    StreamConfig {
+        format: RecordFormat::CifarBinary,
+        start_from: StartFrom::Earliest,
+        policy: StreamPolicy::Persistence,
+        batch: BatchRule::LineRate,
+        batch_bounds: BatchBounds { min: 1, max: 16, max_skip: 4 },
+        transform: Transform { mean: vec![0.5], std: vec![0.25], random_crop_padding: 1, horizontal_flip: true },
+        buffer_bytes: 1 << 20,
+        max_rejected_share: 0.01,
+    }
+}
+
+/// A step in which each rank trains a different number of samples, one of them none.
+fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
+    let batches: Vec<u64> = (0..world_size as u64).map(|rank| (rank * 7 + step * 3) % 11).collect();
+    let global_batch: u64 = batches.iter().sum();
+    let device = |&samples: &u64| {
+        let ranges = [RecordRange(0, step * 11, samples / 2), RecordRange(1, step * 11, samples - samples / 2)];
+        DeviceStep {
+            loss_scale: 1.0 / global_batch as f64,
+            ranges: ranges.into_iter().filter(|range| range.2 > 0).collect(),
+        }
+    };
+    StepRecord {
+        attempt,
+        step,
+        epoch: step / 3,
+        learning_rate: 0.05 * global_batch as f64 / 64.0 / (3.0 + f64::from(attempt)),
+        window_seconds: 0.25,
+        global_batch,
+        micro_batch: 3,
+        devices: batches.iter().map(device).collect(),
+        parameter_hash: None,
+    }
+}
+
+/// One rank as it trains live.
+struct Rank {
+    job: JobConfig,
+    rank: usize,
+    learner: Learner<f32>,
+    momentum: SgdState<f32>,
+    engine: InProcess,
+    source: DatasetSource,
+}
+
+impl Rank {
+    fn new(job: &JobConfig, rank: usize, engine: InProcess) -> Self {
+        let producer = job.producer.as_ref().unwrap();
+        let dataset = Dataset::load(&producer.dataset, Split::Train, &job.data_dir, job.model.record_bytes()).unwrap();
+        let source =
+            DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len()).unwrap();
+        let learner = Learner::<f32>::new(&job.model, job.training.seed).unwrap();
+        let momentum = SgdState::new(learner.parameters().unwrap().len());
+        Self { job: job.clone(), rank, learner, momentum, engine, source }
+    }
+
+    fn load(&mut self, snapshot: &Snapshot) {
+        self.learner.set_parameters(&snapshot.model).unwrap();
+        self.learner.decode(&snapshot.momentum, &mut self.momentum.momentum).unwrap();
+    }
+
+    fn step(&mut self, record: &StepRecord) {
+        let (job, device) = (&self.job, &record.devices[self.rank]);
+        let mut assembler = BatchAssembler::<f32>::new(&job.model, &job.stream.transform, 64).unwrap();
+        let mut samples = Vec::new();
+        for &RecordRange(partition, first, count) in &device.ranges {
+            for offset in first..first + count {
+                let identity = SampleIdentity { device: self.rank as u64, partition, offset, epoch: record.epoch };
+                let number = offset * u64::from(PARTITIONS) + u64::from(partition);
+                let payload = self.source.sample(self.rank, number);
+                samples.push(SampleRef { payload, augmentation: augmentation(job.training.seed, identity, 1, true) });
+            }
+        }
+        let batch = assembler.assemble(samples).unwrap();
+        self.learner.contribute(batch, device.loss_scale, record.micro_batch as usize).unwrap();
+        let exchange = DenseExchange::new(self.learner.flat(), job.devices.len());
+        exchange.combine(&mut self.engine, self.learner.gradients_mut().unwrap()).unwrap();
+        let sgd = Sgd { momentum: job.training.momentum, weight_decay: job.training.weight_decay };
+        let (parameters, gradients) = self.learner.parameters_and_gradients_mut().unwrap();
+        sgd.step(record.learning_rate, parameters, gradients, &mut self.momentum).unwrap();
+    }
+
+    fn snapshot(&self, attempt: u32, step: u64) -> Snapshot {
+        let device = |device: &DeviceConfig| DeviceState {
+            name: device.name.clone(),
+            stream: StreamCheckpoint::default(),
+            totals: DeviceTotals::default(),
+        };
+        let manifest = Manifest {
+            protocol: PROTOCOL_VERSION,
+            job_uid: self.job.uid.clone(),
+            attempt,
+            step,
+            samples: 0,
+            epoch: 0.0,
+            learner_seed: self.job.training.seed,
+            window_seconds: 0.25,
+            train_seconds: 1.0,
+            parameter_hash: hash_text(self.learner.parameter_hash().unwrap()),
+            journal_segment: names::checkpoint(attempt, step),
+            devices: self.job.devices.iter().map(device).collect(),
+            evaluations: Vec::new(),
+            files: Vec::new(),
+        };
+        let model = self.learner.encode(self.learner.parameters().unwrap()).unwrap();
+        Snapshot { manifest, model, momentum: self.learner.encode(&self.momentum.momentum).unwrap() }
+    }
+}
+
+/// One attempt of all ranks from `start` on; rank 0 keeps journal and checkpoints as the worker does.
+fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u64, checkpoint_every: u64) {
+    let world_size = job.devices.len();
+    let from_step = start.map_or(0, |snapshot| snapshot.manifest.step);
+    let header = SegmentHeader {
+        protocol: PROTOCOL_VERSION,
+        job_uid: job.uid.clone(),
+        attempt: number,
+        from_step,
+        checkpoint: start.map_or_else(|| names::checkpoint(number, 0), |snapshot| snapshot.manifest.name()),
+        cpu: cpu_kind(),
+        torch: torch_ext::torch_version().to_owned(),
+        threads: 1,
+        devices: job.devices.iter().map(|device| device.name.clone()).collect(),
+        config_hash: String::new(),
+    };
+    let engines = InProcess::group(world_size, Duration::from_secs(60));
+    std::thread::scope(|scope| {
+        for (rank, engine) in engines.into_iter().enumerate() {
+            let header = header.clone();
+            scope.spawn(move || {
+                set_up_torch(1).unwrap();
+                let store = CheckpointStore::open(&job.checkpoint.root).unwrap();
+                let mut journal = (rank == 0).then(|| JournalWriter::open(&job.output_dir, header).unwrap());
+                let mut live = Rank::new(job, rank, engine);
+                if let Some(snapshot) = start {
+                    live.load(snapshot);
+                } else if rank == 0 {
+                    store.write(live.snapshot(number, 0)).unwrap();
+                }
+                for step in from_step + 1..=last_step {
+                    let record = record(number, step, world_size);
+                    live.step(&record);
+                    let Some(journal) = &mut journal else { continue };
+                    journal.append(&record).unwrap();
+                    if step % checkpoint_every == 0 {
+                        journal.checkpoint(step).unwrap();
+                        store.write(live.snapshot(number, step)).unwrap();
+                    }
+                }
+                if rank == 0 {
+                    live.learner.save(&job.output_dir.join("model.safetensors")).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// A run whose first attempt was lost after step 6 and whose second went on from the checkpoint of step 4.
+fn run(world_size: usize) -> (tempfile::TempDir, JobConfig) {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), world_size);
+    std::fs::write(folder.path().join("job.json"), serde_json::to_vec(&job).unwrap()).unwrap();
+    attempt(&job, 1, None, 6, 4);
+    let store = CheckpointStore::open(&job.checkpoint.root).unwrap();
+    let loaded = store.load(&store.latest(&job.uid).unwrap().unwrap()).unwrap();
+    assert_eq!(loaded.manifest.step, 4);
+    attempt(&job, 2, Some(&loaded), 10, 4);
+    (folder, job)
+}
+
+#[test]
+fn a_replay_gives_the_bits_of_four_ranks_across_a_restart() {
+    let (folder, _) = run(4);
+    let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+    assert!(result.equal, "{result:?}");
+    assert_eq!((result.steps, result.from_checkpoint.as_str()), (10, "0001-00000000"));
+    assert_eq!(result.compared_with, "model.safetensors");
+    // The checkpoints of steps 4 and 8.
+    assert_eq!((result.compared_on_the_way, result.first_difference), (2, None));
+    assert_eq!(result.other_cpu, None);
+}
+
+#[test]
+fn a_replay_gives_the_bits_of_two_ranks_and_of_one() {
+    for world_size in [1, 2] {
+        let (folder, _) = run(world_size);
+        let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+        assert!(result.equal, "{world_size}: {result:?}");
+    }
+}
+
+#[test]
+fn one_bit_in_one_number_of_the_journal_is_found_and_placed() {
+    let (folder, _) = run(2);
+    let path = journal_dir(folder.path()).join("0002-00000004.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let rate = record(2, 6, 2).learning_rate;
+    let changed = f64::from(rate as f32 * (1.0 + 2.0 * f32::EPSILON));
+    let altered = text.replacen(&format!("\"learningRate\":{rate}"), &format!("\"learningRate\":{changed}"), 1);
+    assert_ne!(altered, text);
+    let (model, age) = (folder.path().join("model.safetensors"), std::time::SystemTime::now());
+    std::fs::write(&path, altered).unwrap();
+    std::fs::File::options().append(true).open(&model).unwrap().set_modified(age + Duration::from_secs(5)).unwrap();
+    let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+    assert!(!result.equal);
+    assert_eq!(result.first_difference, Some(8), "the checkpoint after step 6");
+}
+
+#[test]
+fn a_run_that_was_killed_is_compared_with_its_newest_checkpoint() {
+    let (folder, _) = run(2);
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+    assert!(result.equal, "{result:?}");
+    assert_eq!((result.steps, result.compared_with.as_str()), (8, "checkpoint 0002-00000008"));
+}
+
+#[test]
+fn a_replay_without_checkpoint_0_begins_at_the_oldest_that_is_left() {
+    let (folder, job) = run(2);
+    std::fs::remove_dir_all(job.checkpoint.root.join("uid-1/0001-00000000")).unwrap();
+    let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+    assert!(result.equal, "{result:?}");
+    assert_eq!((result.steps, result.from_checkpoint.as_str()), (6, "0001-00000004"));
+}
+
+#[test]
+fn a_moved_run_folder_takes_its_checkpoints_along() {
+    let (folder, _) = run(1);
+    let moved = tempfile::tempdir().unwrap();
+    let place = moved.path().join("run");
+    let data = folder.path().join("records");
+    let kept = moved.path().join("records");
+    std::fs::copy(&data, &kept).unwrap();
+    std::fs::rename(folder.path(), &place).unwrap();
+    std::fs::create_dir(folder.path()).unwrap();
+    std::fs::copy(&kept, &data).unwrap();
+    let result = replay(&place, &ReplayOptions::default()).unwrap();
+    assert!(result.equal, "{result:?}");
+}
+
+#[test]
+fn a_folder_that_is_no_run_is_an_error_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = replay(folder.path(), &ReplayOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("job.json"), "{error}");
+    assert!(error.remedy().contains("scadles run"));
+    assert_eq!(error.exit_code(), scadles_api::ExitCode::Configuration);
+}
