@@ -78,7 +78,9 @@ impl ReplayError {
                 "records of topics can be replayed only as long as the broker keeps them; jobs with spec.producer \
                  always can"
             }
-            Self::Streams { .. } => "name the data folder with --data, or a running broker with --kafka HOST:PORT",
+            Self::Streams { .. } => {
+                "name the data folder with --data, or a running broker with --kafka HOST:PORT"
+            }
             Self::UnknownDevice { .. } => "use the job.json that the run was made with",
             Self::Checkpoint(error) => error.remedy(),
             Self::Journal(error) => error.remedy(),

@@ -37,7 +37,8 @@ impl LogicalGroup {
         learner.set_parameters(&snapshot.model).map_err(ReplayError::compute)?;
         learner.decode(&snapshot.momentum, &mut momentum.momentum).map_err(ReplayError::compute)?;
         let room = job.stream.batch_bounds.max as usize;
-        let assembler = BatchAssembler::new(&job.model, &job.stream.transform, room).map_err(ReplayError::compute)?;
+        let assembler =
+            BatchAssembler::new(&job.model, &job.stream.transform, room).map_err(ReplayError::compute)?;
         let contributions = vec![vec![0.0; elements]; devices.len()];
         Ok(Self {
             job: job.clone(),
@@ -64,8 +65,10 @@ impl LogicalGroup {
         combine_logical(gradients, &self.contributions).map_err(ReplayError::compute)?;
         let training = &self.job.training;
         let sgd = Sgd { momentum: training.momentum, weight_decay: training.weight_decay };
-        let (parameters, gradients) = self.learner.parameters_and_gradients_mut().map_err(ReplayError::compute)?;
-        sgd.step(record.learning_rate, parameters, gradients, &mut self.momentum).map_err(ReplayError::compute)
+        let (parameters, gradients) =
+            self.learner.parameters_and_gradients_mut().map_err(ReplayError::compute)?;
+        sgd.step(record.learning_rate, parameters, gradients, &mut self.momentum)
+            .map_err(ReplayError::compute)
     }
 
     fn contribute(
@@ -130,7 +133,7 @@ impl LogicalGroup {
 
 /// (partition, offset) of the records of `ranges`, in training order. Pure.
 fn places(ranges: &[RecordRange]) -> impl Iterator<Item = (u32, u64)> {
-    ranges
-        .iter()
-        .flat_map(|RecordRange(partition, first, count)| (*first..first + count).map(|offset| (*partition, offset)))
+    ranges.iter().flat_map(|RecordRange(partition, first, count)| {
+        (*first..first + count).map(|offset| (*partition, offset))
+    })
 }

@@ -25,7 +25,6 @@ use crate::learner::set_up_torch;
 
 pub use error::ReplayError;
 use logical::LogicalGroup;
-use records::Records;
 
 /// Overrides of what the run's `job.json` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,9 +77,10 @@ pub fn replay(run_dir: &Path, options: &ReplayOptions) -> Result<ReplayResult, R
     if let Some(servers) = &options.bootstrap_servers {
         run.job.kafka.bootstrap_servers.clone_from(servers);
     }
-    let (first, _) = run.checkpoints.first().ok_or_else(|| ReplayError::NoCheckpoint {
-        place: run.store.root().display().to_string(),
-    })?;
+    let (first, _) = run
+        .checkpoints
+        .first()
+        .ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root().display().to_string() })?;
     set_up_torch(run.job.threads).map_err(ReplayError::compute)?;
     let snapshot = run.store.load(first)?;
     let end = replay_end(run_dir, &run, &snapshot)?;
@@ -103,7 +103,7 @@ pub fn replay(run_dir: &Path, options: &ReplayOptions) -> Result<ReplayResult, R
         group.step(record, &mut *records)?;
         result.steps += 1;
         for expected in known_hashes(&run, record) {
-            let equal = hash_text(group.parameter_hash()?) == expected;
+            let equal = hash_text(group.parameter_hash()?) == *expected;
             result.compared_on_the_way += 1;
             if !equal && result.first_difference.is_none() {
                 result.first_difference = Some(record.step);
@@ -168,9 +168,10 @@ fn replay_end(run_dir: &Path, run: &Run, snapshot: &Snapshot) -> Result<End, Rep
         let expected_hash = hash_text(group.hash_of(&bytes)?);
         return Ok(End { step: last, compared_with: "model.safetensors".to_owned(), expected_hash });
     }
-    let (newest, hash) = run.checkpoints.last().ok_or_else(|| ReplayError::NoCheckpoint {
-        place: run.store.root().display().to_string(),
-    })?;
+    let (newest, hash) = run
+        .checkpoints
+        .last()
+        .ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root().display().to_string() })?;
     Ok(End {
         step: newest.step,
         compared_with: format!("checkpoint {}", newest.name),

@@ -27,8 +27,9 @@ pub fn open(job: &JobConfig) -> Result<Box<dyn Records>, ReplayError> {
         let record_bytes = job.model.record_bytes();
         let dataset = Dataset::load(&producer.dataset, Split::Train, &job.data_dir, record_bytes)
             .map_err(|error| failed(error.to_string()))?;
-        let source = DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len())
-            .map_err(|error| failed(error.to_string()))?;
+        let source =
+            DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len())
+                .map_err(|error| failed(error.to_string()))?;
         return Ok(Box::new(Produced { source, devices: job.devices.clone() }));
     }
     let connection = KafkaConnection::new(&job.kafka.bootstrap_servers);
@@ -70,7 +71,9 @@ impl Records for Stored {
             .map_err(|error| error.to_string())?;
         for (record, offset) in records.into_iter().zip(first..) {
             if record.offset != offset {
-                return Err(format!("topic {topic:?}, partition {partition} has no record at offset {offset}"));
+                return Err(format!(
+                    "topic {topic:?}, partition {partition} has no record at offset {offset}"
+                ));
             }
             payloads.push(record.payload);
         }

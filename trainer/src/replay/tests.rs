@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use scadles_api::job::{DatasetName, ModelName, Normalization, RecordFormat, StartFrom, StreamPolicy};
 use scadles_api::worker::{
-    Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, DatasetConfig, DeviceConfig, KafkaConfig,
-    LearningRateScaling, Limits, ModelConfig, PartitionRule, ProducerConfig, StreamConfig, TrainingConfig, Transform,
+    Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, DatasetConfig, DeviceConfig,
+    KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule, ProducerConfig, StreamConfig,
+    TrainingConfig, Transform,
 };
 use scadles_api::{PROTOCOL_VERSION, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
@@ -100,7 +101,12 @@ fn stream() -> StreamConfig {
         policy: StreamPolicy::Persistence,
         batch: BatchRule::LineRate,
         batch_bounds: BatchBounds { min: 1, max: 16, max_skip: 4 },
-        transform: Transform { mean: vec![0.5], std: vec![0.25], random_crop_padding: 1, horizontal_flip: true },
+        transform: Transform {
+            mean: vec![0.5],
+            std: vec![0.25],
+            random_crop_padding: 1,
+            horizontal_flip: true,
+        },
         buffer_bytes: 1 << 20,
         max_rejected_share: 0.01,
     }
@@ -111,7 +117,8 @@ fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
     let batches: Vec<u64> = (0..world_size as u64).map(|rank| (rank * 7 + step * 3) % 11).collect();
     let global_batch: u64 = batches.iter().sum();
     let device = |&samples: &u64| {
-        let ranges = [RecordRange(0, step * 11, samples / 2), RecordRange(1, step * 11, samples - samples / 2)];
+        let ranges =
+            [RecordRange(0, step * 11, samples / 2), RecordRange(1, step * 11, samples - samples / 2)];
         DeviceStep {
             loss_scale: 1.0 / global_batch as f64,
             ranges: ranges.into_iter().filter(|range| range.2 > 0).collect(),
@@ -143,9 +150,11 @@ struct Rank {
 impl Rank {
     fn new(job: &JobConfig, rank: usize, engine: InProcess) -> Self {
         let producer = job.producer.as_ref().unwrap();
-        let dataset = Dataset::load(&producer.dataset, Split::Train, &job.data_dir, job.model.record_bytes()).unwrap();
+        let dataset =
+            Dataset::load(&producer.dataset, Split::Train, &job.data_dir, job.model.record_bytes()).unwrap();
         let source =
-            DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len()).unwrap();
+            DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len())
+                .unwrap();
         let learner = Learner::<f32>::new(&job.model, job.training.seed).unwrap();
         let momentum = SgdState::new(learner.parameters().unwrap().len());
         Self { job: job.clone(), rank, learner, momentum, engine, source }
@@ -162,10 +171,14 @@ impl Rank {
         let mut samples = Vec::new();
         for &RecordRange(partition, first, count) in &device.ranges {
             for offset in first..first + count {
-                let identity = SampleIdentity { device: self.rank as u64, partition, offset, epoch: record.epoch };
+                let identity =
+                    SampleIdentity { device: self.rank as u64, partition, offset, epoch: record.epoch };
                 let number = offset * u64::from(PARTITIONS) + u64::from(partition);
                 let payload = self.source.sample(self.rank, number);
-                samples.push(SampleRef { payload, augmentation: augmentation(job.training.seed, identity, 1, true) });
+                samples.push(SampleRef {
+                    payload,
+                    augmentation: augmentation(job.training.seed, identity, 1, true),
+                });
             }
         }
         let batch = assembler.assemble(samples).unwrap();
@@ -293,11 +306,17 @@ fn one_bit_in_one_number_of_the_journal_is_found_and_placed() {
     let text = std::fs::read_to_string(&path).unwrap();
     let rate = record(2, 6, 2).learning_rate;
     let changed = f64::from(rate as f32 * (1.0 + 2.0 * f32::EPSILON));
-    let altered = text.replacen(&format!("\"learningRate\":{rate}"), &format!("\"learningRate\":{changed}"), 1);
+    let altered =
+        text.replacen(&format!("\"learningRate\":{rate}"), &format!("\"learningRate\":{changed}"), 1);
     assert_ne!(altered, text);
     let (model, age) = (folder.path().join("model.safetensors"), std::time::SystemTime::now());
     std::fs::write(&path, altered).unwrap();
-    std::fs::File::options().append(true).open(&model).unwrap().set_modified(age + Duration::from_secs(5)).unwrap();
+    std::fs::File::options()
+        .append(true)
+        .open(&model)
+        .unwrap()
+        .set_modified(age + Duration::from_secs(5))
+        .unwrap();
     let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
     assert!(!result.equal);
     assert_eq!(result.first_difference, Some(8), "the checkpoint after step 6");

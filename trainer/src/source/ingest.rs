@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use scadles_core::partition_queue::PartitionQueue;
 use scadles_kafka::{Event, Record, StreamConsumer};
 
-use super::decode::decode;
 use super::state::{Shared, Taken};
 use super::{SourceError, SourceSettings};
+use crate::batch::decode;
 
 /// How long one poll waits for a record, and with it the longest delay of an order to seek or stop.
 const POLL: Duration = Duration::from_millis(50);
@@ -105,8 +105,9 @@ fn take(
     let verdict = decode(record.payload(), &settings.model);
     let mut state = shared.lock();
     let taken = match verdict {
-        Ok(()) => state.take_sample(place, record.timestamp_millis(), record.payload())?,
+        Ok(_) => state.take_sample(place, record.timestamp_millis(), record.payload())?,
         Err(reason) => {
+            let reason = reason.to_string();
             let taken = state.take_rejected(place, &reason);
             rejected_log.note(&settings.device, place, &reason);
             taken?

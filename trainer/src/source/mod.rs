@@ -12,7 +12,6 @@
 
 mod arena;
 mod checkpoint;
-mod decode;
 mod error;
 mod ingest;
 mod poller;
