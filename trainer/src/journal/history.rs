@@ -1,7 +1,5 @@
 //! Which of the journal's records count. Pure.
 
-use std::collections::BTreeMap;
-
 use super::JournalError;
 use super::reader::Segment;
 use super::record::StepRecord;
@@ -13,8 +11,6 @@ pub struct History {
     pub from_step: u64,
     /// One record per step, without gaps.
     pub steps: Vec<StepRecord>,
-    /// Records of steps that a later attempt rolled back, in the order they were written.
-    pub superseded: Vec<StepRecord>,
 }
 
 /// Follows the segments, which must be in order of (attempt, step): what lies beyond a segment's start was rolled back
@@ -26,7 +22,7 @@ pub fn surviving(segments: &[Segment]) -> Result<History, JournalError> {
     };
     for segment in segments {
         let kept = history.steps.partition_point(|record| record.step <= segment.header.from_step);
-        history.superseded.extend(history.steps.drain(kept..));
+        history.steps.truncate(kept);
         let first = history.steps.last().map_or(history.from_step, |record| record.step) + 1;
         let gap = |expected, found| JournalError::Gap { segment: segment.name.clone(), expected, found };
         // An attempt cannot start beyond what the attempts before it have reached.
@@ -41,16 +37,4 @@ pub fn surviving(segments: &[Segment]) -> Result<History, JournalError> {
         history.steps.extend(segment.records.iter().cloned());
     }
     Ok(history)
-}
-
-/// Samples per device whose training was rolled back by a restart: the ledger's column `rolled_back`. `devices` are the
-/// names in the order of ranks.
-pub fn superseded_samples(history: &History, devices: &[String]) -> BTreeMap<String, u64> {
-    let mut samples: BTreeMap<String, u64> = devices.iter().map(|name| (name.clone(), 0)).collect();
-    for record in &history.superseded {
-        for (name, device) in devices.iter().zip(&record.devices) {
-            *samples.entry(name.clone()).or_default() += device.samples();
-        }
-    }
-    samples
 }

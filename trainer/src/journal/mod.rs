@@ -19,7 +19,7 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use history::{History, superseded_samples, surviving};
+pub use history::{History, surviving};
 pub use reader::{Segment, read_segments, read_surviving};
 pub use record::{DeviceStep, RecordRange, SegmentHeader, StepRecord};
 pub use steps_csv::{CsvDevice, CsvRow, StepsCsv};

@@ -13,6 +13,7 @@ use scadles_api::worker::{
 use scadles_api::{PROTOCOL_VERSION, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_kafka::dataset::{Dataset, DatasetSource, Split};
+use scadles_kafka::{Broker, DeviceStream, EmbeddedBroker, PacedProducer, ProducerOptions, TopicSpec};
 
 use super::*;
 use crate::batch::{BatchAssembler, SampleRef};
@@ -27,6 +28,7 @@ use crate::source::StreamCheckpoint;
 const PARTITIONS: u32 = 2;
 const RECORDS: usize = 240;
 const EPOCH_SAMPLES: u64 = 100;
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn job(run: &Path, world_size: usize) -> JobConfig {
     let model = ModelConfig {
@@ -233,7 +235,7 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
         devices: job.devices.iter().map(|device| device.name.clone()).collect(),
         config_hash: String::new(),
     };
-    let engines = InProcess::group(world_size, Duration::from_secs(60));
+    let engines = InProcess::group(world_size, DEADLINE);
     std::thread::scope(|scope| {
         for (rank, engine) in engines.into_iter().enumerate() {
             let header = header.clone();
@@ -353,6 +355,50 @@ fn a_moved_run_folder_takes_its_checkpoints_along() {
     std::fs::copy(&kept, &data).unwrap();
     let result = replay(&place, &ReplayOptions::default()).unwrap();
     assert!(result.equal, "{result:?}");
+}
+
+#[test]
+fn without_a_producer_the_topics_give_the_records_that_were_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), 2);
+    let broker = EmbeddedBroker::start().unwrap();
+    job.kafka.bootstrap_servers = broker.servers().to_owned();
+    let topics: Vec<TopicSpec> = job
+        .devices
+        .iter()
+        .map(|device| TopicSpec { name: device.topic.clone(), partitions: PARTITIONS, replication: None })
+        .collect();
+    broker.ensure_topics(&topics, DEADLINE).unwrap();
+    let stream = |device: &DeviceConfig| DeviceStream {
+        topic: device.topic.clone(),
+        partitions: PARTITIONS,
+        samples_per_second: 1e9,
+        max_records: Some(150),
+    };
+    let source = Rank::new(&job, 0, InProcess::group(1, DEADLINE).remove(0)).source;
+    let streams = job.devices.iter().map(stream).collect();
+    let producer =
+        PacedProducer::start(broker.connection(), streams, Box::new(source), ProducerOptions::default())
+            .unwrap();
+    while !producer.statistics().iter().all(|stream| stream.finished) {
+        assert_eq!(producer.failure(), None);
+        std::thread::yield_now();
+    }
+    producer.stop(DEADLINE).unwrap();
+    let mut made_again = records::open(&job).unwrap();
+    job.producer = None;
+    let mut stored = records::open(&job).unwrap();
+    for (device, range) in
+        [(0, RecordRange(0, 3, 40)), (1, RecordRange(1, 70, 5)), (0, RecordRange(1, 0, 75))]
+    {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        made_again.read(device, range, &mut a).unwrap();
+        stored.read(device, range, &mut b).unwrap();
+        assert_eq!(a, b);
+        assert_eq!(a.len() as u64, range.2);
+    }
+    let reason = stored.read(0, RecordRange(0, 70, 20), &mut Vec::new()).unwrap_err();
+    assert!(reason.contains("has only 5 of them"), "{reason}");
 }
 
 #[test]

@@ -106,8 +106,8 @@ impl From<scadles_kafka::Error> for SourceError {
     fn from(error: scadles_kafka::Error) -> Self {
         use scadles_kafka::Error;
         match error {
-            Error::Unreachable { waited, reason, .. } | Error::Timeout { waited, reason, .. } => {
-                Self::BrokerLost { away: waited, reason }
+            Error::Unreachable { waited, .. } | Error::Timeout { waited, .. } => {
+                Self::BrokerLost { away: waited, reason: error.to_string() }
             }
             Error::TopicMissing { .. } | Error::TopicRecreated { .. } => {
                 Self::TopicLost { reason: error.to_string() }

@@ -88,7 +88,7 @@ impl Source {
         // What retention took before the start is lost; reading begins behind it.
         stream.observe_offsets(&offsets)?;
         let begin: Vec<u64> = stream.queues().iter().map(PartitionQueue::fetched_end).collect();
-        let options = ConsumerOptions { deadline: settings.open_deadline, ..ConsumerOptions::default() };
+        let options = ConsumerOptions::default();
         let consumer = StreamConsumer::assign_from(&settings.connection, &settings.topic, &begin, options)?;
         let shared = Arc::new(Shared::new(stream, checkpoint.earlier, &settings));
         let mut source = Self { shared: Arc::clone(&shared), threads: Vec::new() };
