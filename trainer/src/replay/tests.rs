@@ -28,7 +28,7 @@ use crate::source::StreamCheckpoint;
 const PARTITIONS: u32 = 2;
 const RECORDS: usize = 240;
 const EPOCH_SAMPLES: u64 = 100;
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 fn job(run: &Path, world_size: usize) -> JobConfig {
     let model = ModelConfig {
@@ -140,7 +140,7 @@ fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
 }
 
 /// One rank as it trains live.
-struct Rank {
+struct Live {
     job: JobConfig,
     rank: usize,
     learner: Learner<f32>,
@@ -149,7 +149,7 @@ struct Rank {
     source: DatasetSource,
 }
 
-impl Rank {
+impl Live {
     fn new(job: &JobConfig, rank: usize, engine: InProcess) -> Self {
         let producer = job.producer.as_ref().unwrap();
         let dataset =
@@ -243,7 +243,7 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
                 set_up_torch(1).unwrap();
                 let store = CheckpointStore::open(&job.checkpoint.root).unwrap();
                 let mut journal = (rank == 0).then(|| JournalWriter::open(&job.output_dir, header).unwrap());
-                let mut live = Rank::new(job, rank, engine);
+                let mut live = Live::new(job, rank, engine);
                 if let Some(snapshot) = start {
                     live.load(snapshot);
                 } else if rank == 0 {
@@ -375,7 +375,7 @@ fn without_a_producer_the_topics_give_the_records_that_were_trained() {
         samples_per_second: 1e9,
         max_records: Some(150),
     };
-    let source = Rank::new(&job, 0, InProcess::group(1, DEADLINE).remove(0)).source;
+    let source = Live::new(&job, 0, InProcess::group(1, DEADLINE).remove(0)).source;
     let streams = job.devices.iter().map(stream).collect();
     let producer =
         PacedProducer::start(broker.connection(), streams, Box::new(source), ProducerOptions::default())
