@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod channel;
 pub mod checkpoint;
+pub mod commands;
 pub mod endpoint;
 pub mod engine;
 pub mod evaluate;
@@ -14,6 +15,7 @@ pub mod journal;
 pub mod learner;
 pub mod numeric;
 pub mod optimizer;
+pub mod process;
 pub mod replay;
 pub mod source;
 pub mod worker;

@@ -1,2 +1,60 @@
-//! The worker process.
-fn main() {}
+//! `scadles-trainer`: the worker process, and the two commands that need the model: evaluate and replay.
+
+use std::{path::PathBuf, process::ExitCode as ProcessCode};
+
+use clap::{Parser, Subcommand};
+use scadles_trainer::{commands, process};
+
+#[derive(Parser)]
+#[command(version, about = "Worker of scadles: started by `scadles run` or the operator, not by hand")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve one device: wait for an attempt, train, end.
+    Worker {
+        /// File with the worker's configuration (JSON).
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Evaluate a trained model on its whole held-out set.
+    Evaluate {
+        /// Folder of a run, or a model.safetensors in one.
+        path: PathBuf,
+        /// Folder of the data sets, if not the run's own.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take all steps of a run again, from its journal, and compare the parameters bit for bit.
+    Replay {
+        /// Folder of a run.
+        run: PathBuf,
+        /// Folder of the data sets, if not the run's own.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// `host:port` of the broker that holds the records, if not the run's own.
+        #[arg(long)]
+        kafka: Option<String>,
+    },
+}
+
+fn main() -> ProcessCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SCADLES_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let code = match Arguments::parse().command {
+        Command::Worker { config } => process::worker(&config),
+        Command::Evaluate { path, data, json } => commands::evaluate(&path, data, json),
+        Command::Replay { run, data, kafka } => commands::replay(&run, data, kafka),
+    };
+    ProcessCode::from(code.code())
+}

@@ -1,1 +1,75 @@
-//! The worker's loop.
+//! The worker's loop over one attempt: report, agree, then step, wait or part.
+//!
+//! Role: shell around `scadles-core`. Each rank drives its own stream, model and optimiser; what the group does next is
+//! decided once, on rank 0, from all reports. See ARCHITECTURE.md, "The step".
+
+mod failure;
+mod form;
+mod leader;
+mod rank;
+mod round;
+mod watchdog;
+
+use std::{sync::Arc, time::Instant};
+
+use scadles_api::{Attempt, LastWords, WorkerConfig};
+use scadles_core::agree::Action;
+use tokio::{net::TcpListener, runtime::Handle};
+
+use crate::endpoint::Shared;
+
+pub use failure::Failure;
+
+/// What a worker has for its whole life.
+#[derive(Clone)]
+pub struct Context {
+    /// Its configuration file.
+    pub config: WorkerConfig,
+    /// What its endpoint shows and takes in.
+    pub shared: Arc<Shared>,
+    /// Carries endpoint and control channel.
+    pub runtime: Handle,
+    /// Ends the worker from another thread while the training thread may be stuck; does not return in a process.
+    pub end: Arc<dyn Fn(Failure) + Send + Sync>,
+}
+
+/// Runs one attempt to its end. `hub` is the listener of the control hub that this worker announced; it is used if the
+/// attempt makes this worker rank 0.
+pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Result<LastWords, Failure> {
+    let mut rank = form::form(context, attempt, hub)?;
+    loop {
+        let agreed = rank.agree()?;
+        if let Some(leader) = &mut rank.leader {
+            leader.round(&agreed, &rank.state, &rank.learner, &rank.momentum)?;
+        }
+        match &agreed.agreement.action {
+            Action::Wait => {}
+            Action::Stop { reason, .. } => return rank.part(*reason),
+            Action::Step(plan) => {
+                let before = rank.state;
+                rank.train(&agreed, plan)?;
+                if let Some(leader) = &mut rank.leader {
+                    leader.committed(&agreed, plan, &before)?;
+                }
+                if plan.evaluate {
+                    evaluate(&mut rank)?;
+                }
+            }
+        }
+    }
+}
+
+fn evaluate(rank: &mut rank::Rank) -> Result<(), Failure> {
+    let began = Instant::now();
+    let limit = rank.config.job.evaluation.as_ref().map_or(0, |evaluation| evaluation.samples);
+    rank.evaluate(limit)?;
+    if let Some(leader) = &mut rank.leader {
+        leader.evaluated(began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// A parameter hash as it is written in files.
+pub(crate) fn hash_text(hash: u64) -> String {
+    format!("{hash:016x}")
+}

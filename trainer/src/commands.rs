@@ -1,0 +1,127 @@
+//! `evaluate` and `replay`: what is done with a finished run. Shell.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use scadles_api::{
+    ExitCode,
+    worker::{EvaluationConfig, JobConfig},
+};
+use scadles_kafka::dataset::{Dataset, Split};
+
+use crate::{
+    evaluate::{Evaluator, Shard, ShardResult},
+    learner::{Learner, set_up_torch},
+    replay::{ReplayOptions, replay as replay_run},
+    worker::Failure,
+};
+
+/// Evaluates the model of a run, or a given model file beside a run's `job.json`, on all held-out pictures.
+pub fn evaluate(path: &Path, data: Option<PathBuf>, json: bool) -> ExitCode {
+    let outcome = evaluate_model(path, data)
+        .map(|(settings, result)| if json { json_text(&result) } else { table(&settings, &result) });
+    finish(outcome.map(|text| (text, ExitCode::Completed)))
+}
+
+/// Replays a run's journal.
+pub fn replay(run: &Path, data: Option<PathBuf>, kafka: Option<String>) -> ExitCode {
+    let outcome = replay_run(run, &ReplayOptions { data_dir: data, bootstrap_servers: kafka });
+    finish(outcome.map_err(Failure::from).map(|result| {
+        let code = if result.equal { ExitCode::Completed } else { ExitCode::Diverged };
+        let verdict = if result.equal { "equal, bit for bit" } else { "DIFFERENT" };
+        let text = format!(
+            "replayed {} steps from checkpoint {}\n  parameters of the run     {}\n  parameters of the replay  {}\n  {verdict}\n",
+            result.steps, result.from_checkpoint, result.expected_hash, result.parameter_hash
+        );
+        (text, code)
+    }))
+}
+
+fn finish(outcome: Result<(String, ExitCode), Failure>) -> ExitCode {
+    match outcome {
+        Ok((text, code)) => {
+            // A reader that has gone away is no failure of ours.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            code
+        }
+        Err(failure) => {
+            let mut stderr = std::io::stderr().lock();
+            let _ = writeln!(stderr, "error: {}", failure.message);
+            if !failure.remedy.is_empty() {
+                let _ = writeln!(stderr, "  help: {}", failure.remedy);
+            }
+            failure.code
+        }
+    }
+}
+
+/// Reads `job.json` of a run folder.
+pub fn read_job(run: &Path) -> Result<JobConfig, Failure> {
+    let path = run.join("job.json");
+    let wrong = |problem: String| {
+        Failure::new(ExitCode::Configuration, format!("{}: {problem}", path.display()))
+            .with_remedy("name the folder of a run of `scadles run`")
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))
+}
+
+fn evaluate_model(path: &Path, data: Option<PathBuf>) -> Result<(EvaluationConfig, ShardResult), Failure> {
+    let (run, model) = if path.is_dir() {
+        (path.to_owned(), path.join("model.safetensors"))
+    } else {
+        (path.parent().unwrap_or(Path::new(".")).to_owned(), path.to_owned())
+    };
+    let job = read_job(&run)?;
+    let settings = job.evaluation.clone().ok_or_else(|| {
+        Failure::new(ExitCode::Configuration, "the job of this run has no spec.evaluation")
+            .with_remedy("add spec.evaluation.dataset to the job, so that it is known what to evaluate on")
+    })?;
+    set_up_torch(job.threads)?;
+    let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
+    learner.load(&model).map_err(|error| {
+        Failure { code: ExitCode::Configuration, ..Failure::from(error) }
+            .with_remedy("name a model of this job")
+    })?;
+    let data_dir = data.unwrap_or_else(|| job.data_dir.clone());
+    let dataset = Dataset::load(&settings.dataset, Split::Test, &data_dir, job.model.record_bytes())
+        .map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?;
+    let micro_batch = job.training.micro_batch as usize;
+    let mut evaluator = Evaluator::new(&job.model, &job.stream.transform, micro_batch, &settings.top_k)?;
+    let shard = Shard { rank: 0, world_size: 1, limit: u64::MAX };
+    let record = |index: u64| dataset.record(index as usize);
+    let result = evaluator.evaluate_shard(&learner, dataset.len() as u64, record, shard)?;
+    Ok((settings, result))
+}
+
+fn table(settings: &EvaluationConfig, result: &ShardResult) -> String {
+    let counts = &result.counts;
+    let mut text = format!(
+        "{} pictures, mean loss {:.4}\n",
+        counts.samples,
+        result.loss_sum / counts.samples.max(1) as f64
+    );
+    for &k in &settings.top_k {
+        let _ = writeln!(text, "  Top-{k:<3} {:6.2} %", 100.0 * counts.accuracy(k).unwrap_or(0.0));
+    }
+    for (class, share) in counts.class_accuracies().into_iter().enumerate() {
+        let _ = writeln!(text, "  class {class:<3} {:6.2} %", 100.0 * share.unwrap_or(0.0));
+    }
+    text
+}
+
+fn json_text(result: &ShardResult) -> String {
+    let counts = &result.counts;
+    let top_k: std::collections::BTreeMap<String, Option<f64>> =
+        counts.correct_at.keys().map(|&k| (k.to_string(), counts.accuracy(k))).collect();
+    let value = serde_json::json!({
+        "pictures": counts.samples,
+        "loss": result.loss_sum / counts.samples.max(1) as f64,
+        "topK": top_k,
+        "perClass": counts.class_accuracies(),
+    });
+    format!("{value}\n")
+}

@@ -1,0 +1,116 @@
+use axum::body::{Body, to_bytes};
+use scadles_api::{Tuning, progress::DeviceProgress};
+use tower::ServiceExt;
+
+use super::*;
+
+fn shared() -> (Arc<Shared>, mpsc::Receiver<Attempt>) {
+    let (sender, receiver) = mpsc::channel(1);
+    let shared = Shared {
+        token: "secret".to_owned(),
+        progress: Mutex::new(idle("device-0")),
+        attempts: Mutex::new(Some(sender)),
+        last_contact: Mutex::new(Instant::now()),
+        stop: Mutex::new(None),
+        end_was_seen: AtomicBool::new(false),
+    };
+    (Arc::new(shared), receiver)
+}
+
+fn attempt(number: u32) -> Attempt {
+    Attempt {
+        protocol: PROTOCOL_VERSION,
+        number,
+        devices: vec!["device-0".to_owned()],
+        rank: 0,
+        hub: "127.0.0.1:1".to_owned(),
+        checkpoint: None,
+        tuning: Tuning::default(),
+    }
+}
+
+async fn call(
+    shared: &Arc<Shared>,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: String,
+) -> (StatusCode, String) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Body::from(body))
+        .unwrap();
+    let response = router(shared.clone()).oneshot(request).await.unwrap();
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+async fn post_number(shared: &Arc<Shared>, number: u32) -> StatusCode {
+    call(shared, "POST", "/v1/attempt", "secret", serde_json::to_string(&attempt(number)).unwrap()).await.0
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_the_token() {
+    let (shared, _attempts) = shared();
+    for (method, path) in
+        [("GET", "/v1/progress"), ("POST", "/v1/attempt"), ("POST", "/v1/stop"), ("GET", "/metrics")]
+    {
+        for token in ["", "guess", "secre", "secrets"] {
+            let (status, _) = call(&shared, method, path, token, String::new()).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} {token}");
+        }
+    }
+    assert_eq!(shared.stop_request(), None);
+}
+
+#[tokio::test]
+async fn an_attempt_is_taken_once_confirmed_again_and_another_one_refused() {
+    let (shared, mut attempts) = shared();
+    assert_eq!(post_number(&shared, 3).await, StatusCode::OK);
+    assert_eq!(post_number(&shared, 3).await, StatusCode::OK);
+    assert_eq!(post_number(&shared, 4).await, StatusCode::CONFLICT);
+    assert_eq!(attempts.try_recv().unwrap().number, 3);
+    assert!(attempts.try_recv().is_err());
+    assert_eq!(shared.progress().attempt, 3);
+}
+
+#[tokio::test]
+async fn a_worker_of_another_protocol_is_refused() {
+    let (shared, _attempts) = shared();
+    let body = serde_json::to_string(&Attempt { protocol: PROTOCOL_VERSION + 1, ..attempt(1) }).unwrap();
+    assert_eq!(call(&shared, "POST", "/v1/attempt", "secret", body).await.0, StatusCode::CONFLICT);
+}
+
+#[tokio::test]
+async fn the_final_progress_is_known_to_have_been_read() {
+    let (shared, _attempts) = shared();
+    call(&shared, "GET", "/v1/progress", "secret", String::new()).await;
+    assert!(!shared.end_was_seen());
+    shared.update(|progress| progress.phase = Phase::Ended);
+    let (status, body) = call(&shared, "GET", "/v1/progress", "secret", String::new()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(serde_json::from_str::<Progress>(&body).unwrap(), shared.progress());
+    assert!(shared.end_was_seen());
+}
+
+#[tokio::test]
+async fn metrics_name_every_device() {
+    let (shared, _attempts) = shared();
+    shared.update(|progress| {
+        progress.step = 7;
+        progress.devices = vec![DeviceProgress {
+            name: "device-0".to_owned(),
+            stream_rate: 12.5,
+            ..DeviceProgress::default()
+        }];
+    });
+    let (status, text) = call(&shared, "GET", "/metrics", "secret", String::new()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.contains("scadles_step 7.0"), "{text}");
+    assert!(text.contains("scadles_device_stream_rate{device=\"device-0\"} 12.5"), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+}

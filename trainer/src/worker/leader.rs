@@ -1,0 +1,351 @@
+//! Rank 0's duties beside its own steps: journal, steps.csv, checkpoints, progress, results. Shell.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, mpsc::Receiver},
+    time::Instant,
+};
+
+use scadles_api::{
+    Attempt, CheckpointRef, ExitCode, PartitionPosition,
+    progress::{Evaluation, TopK},
+    worker::JobConfig,
+};
+use scadles_core::{
+    agree::{Action, GlobalState, StepAgreement, StepPlan},
+    evaluate::EvaluationCounts,
+    ewma::Ewma,
+};
+
+use super::{Context, Failure, form::base_checkpoint, hash_text, rank::Agreed, round::RankReport};
+use crate::{
+    checkpoint::{CheckpointWriter, DeviceState, Manifest, Snapshot},
+    endpoint::Shared,
+    journal::{
+        CsvDevice, CsvRow, DeviceStep, JournalWriter, SegmentHeader, StepRecord, StepsCsv,
+        writer::{config_hash, cpu_kind},
+    },
+    learner::Learner,
+    optimizer::SgdState,
+};
+
+/// Share of the newest step in the shown samples per second.
+const THROUGHPUT_GAIN: f64 = 0.2;
+
+/// A checkpoint on its way to the disk: what progress says once it is there.
+struct Pending {
+    step: u64,
+    positions: Vec<Vec<PartitionPosition>>,
+}
+
+/// What only rank 0 has.
+pub(super) struct Leader {
+    job: JobConfig,
+    attempt: u32,
+    shared: Arc<Shared>,
+    rounds: Receiver<Vec<RankReport>>,
+    reports: Vec<RankReport>,
+    journal: JournalWriter,
+    steps: StepsCsv,
+    writer: CheckpointWriter,
+    pending: Vec<Pending>,
+    durable: Option<CheckpointRef>,
+    evaluations: Vec<Evaluation>,
+    /// The agreement after whose step a checkpoint is due; checkpoint 0 before the first step.
+    checkpoint_due: bool,
+    /// Training time of earlier attempts, as far as it survived.
+    earlier_seconds: f64,
+    began: Instant,
+    /// Time of this attempt that was spent evaluating.
+    evaluating_seconds: f64,
+    last_commit: Instant,
+    throughput: Ewma,
+    /// The last step's line, whose loss over all ranks is known one round later.
+    row: Option<CsvRow>,
+}
+
+impl Leader {
+    /// Opens journal, steps.csv and checkpoint writer of the run.
+    pub(super) fn open(
+        context: &Context,
+        attempt: &Attempt,
+        loaded: Option<&Manifest>,
+        rounds: Receiver<Vec<RankReport>>,
+    ) -> Result<Self, Failure> {
+        let job = context.config.job.clone();
+        let header = SegmentHeader {
+            protocol: scadles_api::PROTOCOL_VERSION,
+            job_uid: job.uid.clone(),
+            attempt: attempt.number,
+            from_step: loaded.map_or(0, |manifest| manifest.step),
+            checkpoint: base_checkpoint(attempt),
+            cpu: cpu_kind(),
+            torch: torch_ext::torch_version().to_owned(),
+            threads: job.threads,
+            devices: attempt.devices.clone(),
+            config_hash: config_hash(&job),
+        };
+        let journal = JournalWriter::open(&job.output_dir, header)?;
+        let steps = StepsCsv::open(&job.output_dir, &attempt.devices)?;
+        let writer = CheckpointWriter::start(&job.checkpoint.root, job.checkpoint.keep as usize)?;
+        Ok(Self {
+            attempt: attempt.number,
+            shared: Arc::clone(&context.shared),
+            rounds,
+            reports: Vec::new(),
+            journal,
+            steps,
+            writer,
+            pending: Vec::new(),
+            durable: attempt.checkpoint.clone(),
+            evaluations: loaded.map(|manifest| manifest.evaluations.clone()).unwrap_or_default(),
+            checkpoint_due: loaded.is_none(),
+            earlier_seconds: loaded.map_or(0.0, |manifest| manifest.train_seconds),
+            began: Instant::now(),
+            evaluating_seconds: 0.0,
+            last_commit: Instant::now(),
+            throughput: Ewma::default(),
+            row: None,
+            job,
+        })
+    }
+
+    fn train_seconds(&self) -> f64 {
+        self.earlier_seconds + self.began.elapsed().as_secs_f64() - self.evaluating_seconds
+    }
+
+    /// Between the agreement and the step: takes in what all ranks reported after the last step.
+    pub(super) fn round(
+        &mut self,
+        agreed: &Agreed,
+        state: &GlobalState,
+        learner: &Learner<f32>,
+        momentum: &SgdState<f32>,
+    ) -> Result<(), Failure> {
+        self.take_reports()?;
+        if let Some(counts) = &agreed.agreement.evaluation {
+            let loss_sum = self.reports.iter().map(|report| report.evaluation_loss_sum).sum();
+            self.take_evaluation(counts, loss_sum, state);
+        }
+        let wanted = matches!(agreed.agreement.action, Action::Stop { checkpoint: true, .. });
+        if self.checkpoint_due || (wanted && state.step > 0) {
+            self.checkpoint(state, learner, momentum)?;
+        }
+        self.collect_checkpoints(state.step == 0)?;
+        self.show(state, &agreed.agreement);
+        Ok(())
+    }
+
+    fn take_reports(&mut self) -> Result<(), Failure> {
+        self.reports =
+            self.rounds.recv().map_err(|_| Failure::new(ExitCode::Internal, "the control hub has ended"))?;
+        if let Some(row) = self.row.take() {
+            self.steps.append(&CsvRow { loss: self.mean_loss().unwrap_or(f64::NAN), ..row })?;
+        }
+        Ok(())
+    }
+
+    fn take_evaluation(&mut self, counts: &EvaluationCounts, loss_sum: f64, state: &GlobalState) {
+        let evaluation = Evaluation {
+            step: state.step,
+            samples_trained: state.samples,
+            seconds: self.train_seconds(),
+            pictures: counts.samples,
+            loss: loss_sum / counts.samples.max(1) as f64,
+            top_k: counts
+                .correct_at
+                .keys()
+                .filter_map(|&accuracy_k| Some(TopK { accuracy_k, share: counts.accuracy(accuracy_k)? }))
+                .collect(),
+            per_class: counts.class_accuracies().into_iter().map(|share| share.unwrap_or(0.0)).collect(),
+        };
+        self.evaluations.push(evaluation);
+    }
+
+    /// Hands a snapshot of the state after `state.step` to the writer.
+    fn checkpoint(
+        &mut self,
+        state: &GlobalState,
+        learner: &Learner<f32>,
+        momentum: &SgdState<f32>,
+    ) -> Result<(), Failure> {
+        self.checkpoint_due = false;
+        self.journal.checkpoint(state.step)?;
+        let manifest = Manifest {
+            protocol: scadles_api::PROTOCOL_VERSION,
+            job_uid: self.job.uid.clone(),
+            attempt: self.attempt,
+            step: state.step,
+            samples: state.samples,
+            epoch: self.epoch(state),
+            learner_seed: self.job.training.seed,
+            window_seconds: state.window_seconds,
+            train_seconds: self.train_seconds(),
+            parameter_hash: hash_text(learner.parameter_hash()?),
+            journal_segment: self.journal.segment(),
+            devices: self.device_states(),
+            evaluations: self.evaluations.clone(),
+            files: Vec::new(),
+        };
+        let positions = self.reports.iter().map(|report| report.device.positions.clone()).collect();
+        self.pending.push(Pending { step: state.step, positions });
+        let model = learner.encode(learner.parameters()?)?;
+        let snapshot = Snapshot { manifest, model, momentum: learner.encode(&momentum.momentum)? };
+        let finished = self.writer.submit(snapshot)?;
+        self.note_durable(finished);
+        Ok(())
+    }
+
+    fn device_states(&self) -> Vec<DeviceState> {
+        self.reports
+            .iter()
+            .map(|report| DeviceState {
+                name: report.device.name.clone(),
+                stream: report.stream.clone(),
+                totals: report.totals,
+            })
+            .collect()
+    }
+
+    /// Sees which checkpoints have become durable; before the first step it waits, since a restart needs checkpoint 0.
+    fn collect_checkpoints(&mut self, wait: bool) -> Result<(), Failure> {
+        let finished = if wait { self.writer.finish()? } else { self.writer.poll()? };
+        self.note_durable(finished);
+        Ok(())
+    }
+
+    fn note_durable(&mut self, finished: Option<CheckpointRef>) {
+        let Some(reference) = finished else { return };
+        let place = self.pending.iter().position(|pending| pending.step == reference.step);
+        let positions = place.map(|place| self.pending.drain(..=place).next_back());
+        self.durable = Some(reference.clone());
+        self.shared.update(|progress| {
+            progress.checkpoint = Some(reference);
+            if let Some(Some(pending)) = positions {
+                progress.durable_positions = pending.positions;
+            }
+        });
+    }
+
+    fn epoch(&self, state: &GlobalState) -> f64 {
+        state.samples as f64 / self.job.training.epoch_samples.max(1) as f64
+    }
+
+    /// Progress after the last step, as reported by all ranks.
+    fn show(&mut self, state: &GlobalState, agreement: &StepAgreement) {
+        let (seconds, throughput) = (self.train_seconds(), self.throughput.value().unwrap_or(0.0));
+        let loss = self.mean_loss();
+        let (epoch, evaluation) = (self.epoch(state), self.evaluations.last().cloned());
+        self.shared.update(|progress| {
+            progress.step = state.step;
+            progress.samples = state.samples;
+            progress.epoch = epoch;
+            progress.loss = loss.or(progress.loss);
+            progress.window_seconds = agreement.window_seconds;
+            progress.samples_per_second = throughput;
+            progress.train_seconds = seconds;
+            progress.evaluation = evaluation;
+        });
+    }
+
+    /// Mean loss of the last step over all its samples; JSON has no word for what is not a number.
+    fn mean_loss(&self) -> Option<f64> {
+        let steps = || self.reports.iter().filter_map(|report| report.last_step);
+        let samples: u64 = steps().map(|step| step.local_batch).sum();
+        let loss = steps().map(|step| step.loss_sum).sum::<f64>() / samples as f64;
+        (samples > 0 && loss.is_finite()).then_some(loss)
+    }
+
+    /// After the step's commit: journal, steps.csv, throughput.
+    pub(super) fn committed(
+        &mut self,
+        agreed: &Agreed,
+        plan: &StepPlan,
+        before: &GlobalState,
+    ) -> Result<(), Failure> {
+        let after = agreed.agreement.next;
+        let ranges = self.reports.iter().map(|report| report.step.ranges.iter().map(Into::into).collect());
+        let devices = plan
+            .loss_scales
+            .iter()
+            .zip(ranges)
+            .map(|(&loss_scale, ranges)| DeviceStep { loss_scale, ranges });
+        self.journal.append(&StepRecord {
+            attempt: self.attempt,
+            step: after.step,
+            epoch: before.samples / self.job.training.epoch_samples.max(1),
+            learning_rate: plan.scaled_learning_rate,
+            window_seconds: agreed.agreement.window_seconds,
+            global_batch: plan.global_batch,
+            micro_batch: self.job.training.micro_batch,
+            devices: devices.collect(),
+            parameter_hash: None,
+        })?;
+        let step_seconds = self.last_commit.elapsed().as_secs_f64();
+        self.last_commit = Instant::now();
+        self.throughput.update(plan.global_batch as f64 / step_seconds.max(1e-9), THROUGHPUT_GAIN);
+        self.checkpoint_due = plan.checkpoint;
+        self.shared.update(|progress| {
+            progress.learning_rate = plan.scaled_learning_rate;
+            progress.step_seconds = step_seconds;
+        });
+        self.row = Some(self.row(agreed, plan, step_seconds));
+        Ok(())
+    }
+
+    fn row(&self, agreed: &Agreed, plan: &StepPlan, step_seconds: f64) -> CsvRow {
+        let after = agreed.agreement.next;
+        let device = |(report, &local_batch): (&RankReport, &u64)| CsvDevice {
+            local_batch: local_batch as u32,
+            stream_rate: report.step.stream_rate,
+            buffered: report.step.buffered,
+            wait_seconds: report.last_step.map_or(0.0, |step| step.wait_seconds),
+        };
+        CsvRow {
+            attempt: self.attempt,
+            step: after.step,
+            seconds: self.train_seconds(),
+            samples: after.samples,
+            loss: f64::NAN,
+            learning_rate: plan.scaled_learning_rate,
+            window_seconds: agreed.agreement.window_seconds,
+            step_seconds,
+            devices: self.reports.iter().zip(&plan.local_batches).map(device).collect(),
+        }
+    }
+
+    /// An evaluation has taken this long: training time goes on after it.
+    pub(super) fn evaluated(&mut self, seconds: f64) {
+        self.evaluating_seconds += seconds;
+        self.last_commit = Instant::now();
+    }
+
+    /// The end: last evaluation, all checkpoints durable, the model as a file of its own. Returns the last checkpoint.
+    pub(super) fn finish(
+        &mut self,
+        learner: &Learner<f32>,
+        state: &GlobalState,
+        evaluation: Option<EvaluationCounts>,
+    ) -> Result<Option<CheckpointRef>, Failure> {
+        self.take_reports()?;
+        if let Some(counts) = evaluation {
+            let loss_sum = self.reports.iter().map(|report| report.evaluation_loss_sum).sum();
+            self.take_evaluation(&counts, loss_sum, state);
+        }
+        let finished = self.writer.finish()?;
+        self.note_durable(finished);
+        self.journal.sync()?;
+        learner.save(&self.model_path())?;
+        let evaluation = self.evaluations.last().cloned();
+        let seconds = self.train_seconds();
+        self.shared.update(|progress| {
+            progress.evaluation = evaluation;
+            progress.train_seconds = seconds;
+        });
+        Ok(self.durable.clone())
+    }
+
+    fn model_path(&self) -> PathBuf {
+        self.job.output_dir.join("model.safetensors")
+    }
+}

@@ -1,0 +1,380 @@
+//! The phases of one rank: report, agree, compute, combine, apply. State is plain and lies outside the model.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use scadles_api::{
+    DeviceProgress, ExitCode, LastWords, Phase, WorkerConfig,
+    worker::{BatchRule, EvaluationConfig},
+};
+use scadles_core::{
+    agree::{GlobalState, StepAgreement, StepPlan, StepReport, StopReason},
+    augment::{SampleIdentity, augmentation},
+    batch::{BatchClock, Readiness, StepTiming},
+    buffer_state::{BufferStateTracker, BufferView},
+    evaluate::{EvaluationCounts, PrequentialAccuracy},
+};
+use scadles_kafka::dataset::{Dataset, Split};
+
+use super::{
+    Failure,
+    leader::Leader,
+    round::{LastStep, RankReport, Verdict},
+    watchdog::Watchdog,
+};
+use crate::{
+    batch::{BatchAssembler, SampleRef},
+    channel::Member,
+    checkpoint::DeviceTotals,
+    endpoint::Shared,
+    engine::Communicator,
+    evaluate::{Evaluator, Shard},
+    exchange::DenseExchange,
+    learner::Learner,
+    optimizer::{Sgd, SgdState},
+    source::{Peeked, Source},
+};
+
+/// How often a rank that waits shows how its stream stands.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a rank that waits for samples may not look for a verdict.
+const VERDICT_GLANCE: Duration = Duration::from_millis(20);
+/// Steps between comparisons of the ranks' parameters.
+const HASH_EVERY_STEPS: u64 = 50;
+/// The slowest rank's final evaluation may take this many times the deadline of a collective.
+const PARTING_PATIENCE: u32 = 20;
+
+/// One rank of a formed group.
+pub(super) struct Rank {
+    pub(super) config: WorkerConfig,
+    pub(super) shared: Arc<Shared>,
+    /// Position in the attempt's device list.
+    pub(super) position: usize,
+    pub(super) world_size: usize,
+    pub(super) state: GlobalState,
+    pub(super) round: u64,
+    pub(super) began: Instant,
+    pub(super) last_commit: Instant,
+    pub(super) clock: BatchClock,
+    pub(super) source: Source,
+    pub(super) assembler: BatchAssembler<f32>,
+    pub(super) learner: Learner<f32>,
+    pub(super) momentum: SgdState<f32>,
+    pub(super) exchange: DenseExchange,
+    pub(super) communicator: Box<dyn Communicator>,
+    pub(super) member: Member<RankReport, Verdict>,
+    pub(super) watchdog: Watchdog,
+    pub(super) leader: Option<Leader>,
+    pub(super) totals: DeviceTotals,
+    pub(super) prequential: PrequentialAccuracy,
+    pub(super) buffer_state: BufferStateTracker,
+    pub(super) last_step: Option<LastStep>,
+    /// b_i and w_i of the last step.
+    pub(super) last_share: (u32, f64),
+    /// This rank's part of an evaluation that the group has not summed yet.
+    pub(super) evaluation: Option<(EvaluationCounts, f64)>,
+    pub(super) evaluator: Option<(Evaluator<f32>, Dataset)>,
+    /// Why this rank asks the group to stop.
+    pub(super) fault: Option<Failure>,
+}
+
+/// What a round brought: the agreement, and the batch that this rank reported for it.
+pub(super) struct Agreed {
+    pub(super) agreement: StepAgreement,
+    pub(super) peeked: Peeked,
+    pub(super) at: Instant,
+}
+
+impl Rank {
+    /// Reports until the group agrees: at once, with every heartbeat, when the batch is fixed, and on a request to stop.
+    pub(super) fn agree(&mut self) -> Result<Agreed, Failure> {
+        let hash = self.hash_if_due()?;
+        let mut ready: Option<Peeked> = None;
+        let mut next_report = Instant::now();
+        let mut told_stop = false;
+        loop {
+            if self.fault.is_none() {
+                self.fault = self.source.failure().map(Failure::from);
+            }
+            let now = Instant::now();
+            let stop = self.stop_request();
+            let newly_ready = if ready.is_none() { self.poll_batch()? } else { Err(now + HEARTBEAT) };
+            if let Ok(peeked) = &newly_ready {
+                self.assemble(peeked)?;
+            }
+            let became_ready = newly_ready.is_ok();
+            let wake = *newly_ready.as_ref().err().unwrap_or(&(now + HEARTBEAT));
+            ready = newly_ready.ok().or(ready);
+            if became_ready || now >= next_report || (stop.is_some() && !told_stop) {
+                let report = self.report(ready.as_ref(), hash, stop);
+                self.member.report(report);
+                next_report = now + HEARTBEAT;
+                told_stop = stop.is_some();
+            }
+            let deadline = if ready.is_some() { next_report } else { wake.min(next_report) };
+            if let Some(agreement) = self.verdict(deadline, ready.is_none())? {
+                return Ok(Agreed { agreement, peeked: ready.unwrap_or_default(), at: Instant::now() });
+            }
+        }
+    }
+
+    /// The batch if the rule says so now, or when to ask again.
+    fn poll_batch(&mut self) -> Result<Result<Peeked, Instant>, Failure> {
+        let now = self.began.elapsed().as_secs_f64();
+        match self.clock.poll(now, &self.source.view()) {
+            Readiness::Ready { local_batch } => {
+                let peeked = self.source.peek(local_batch);
+                if peeked.samples() == local_batch {
+                    return Ok(Ok(peeked));
+                }
+                let message =
+                    format!("{local_batch} samples were available, {} could be taken", peeked.samples());
+                Err(Failure::new(ExitCode::Internal, message))
+            }
+            Readiness::NotBefore(seconds) => Ok(Err(self.began + Duration::from_secs_f64(seconds))),
+            Readiness::NeedSamples { .. } => Ok(Err(Instant::now() + VERDICT_GLANCE)),
+        }
+    }
+
+    /// The group's agreement, if it comes by `deadline`. A rank that waits for samples is woken by them.
+    fn verdict(&mut self, deadline: Instant, wants_samples: bool) -> Result<Option<StepAgreement>, Failure> {
+        let mut deadline = deadline;
+        if wants_samples && let BatchRule::Fixed { size } = self.config.job.stream.batch {
+            self.source.wait(deadline, |view| view.available >= u64::from(size));
+            deadline = Instant::now();
+        }
+        match self.member.verdict(deadline) {
+            None => Ok(None),
+            Some(Verdict::Agreed(agreement)) => {
+                self.round += 1;
+                self.clock.agreed(&agreement);
+                self.evaluation = None;
+                Ok(Some(agreement))
+            }
+            Some(Verdict::Part { .. }) => {
+                Err(Failure::new(ExitCode::Internal, "rank 0 parted before the end"))
+            }
+        }
+    }
+
+    fn hash_if_due(&self) -> Result<Option<u64>, Failure> {
+        let due = self.state.step.is_multiple_of(HASH_EVERY_STEPS);
+        Ok(if due { Some(self.learner.parameter_hash()?) } else { None })
+    }
+
+    fn stop_request(&self) -> Option<StopReason> {
+        let fault = self.fault.as_ref().map(|fault| StopReason::Fault(fault.code));
+        fault.or_else(|| self.shared.stop_request().map(|_| StopReason::Requested))
+    }
+
+    fn report(&mut self, ready: Option<&Peeked>, hash: Option<u64>, stop: Option<StopReason>) -> RankReport {
+        let stream = self.source.checkpoint();
+        let local_batch = ready.map_or(0, Peeked::samples);
+        let device = self.device_progress();
+        RankReport {
+            round: self.round,
+            step: StepReport {
+                rank: self.position,
+                step: self.state.step,
+                ready: ready.is_some(),
+                local_batch,
+                loss_mass: local_batch as f64,
+                busy_seconds: self.clock.busy_seconds(),
+                stream_rate: device.stream_rate,
+                buffered: device.ledger.buffered,
+                ranges: ready.map(|peeked| peeked.ranges.clone()).unwrap_or_default(),
+                stream: Some(stream.device.clone()),
+                stop_requested: stop,
+                checkpoint_requested: false,
+                tuning_generation: 0,
+                parameter_hash: hash,
+                evaluation: self.evaluation.as_ref().map(|(counts, _)| counts.clone()),
+            },
+            device,
+            stream,
+            totals: self.totals,
+            last_step: self.last_step,
+            evaluation_loss_sum: self.evaluation.as_ref().map_or(0.0, |(_, loss_sum)| *loss_sum),
+            closing: false,
+        }
+    }
+
+    fn device_progress(&mut self) -> DeviceProgress {
+        let status = self.source.status();
+        let seen = BufferView {
+            buffered: status.view.buffered,
+            stream_rate: status.stream_rate,
+            window_seconds: self.clock.window_seconds(),
+            silent_seconds: status.silent_seconds,
+            limit_used: status.buffer_used,
+            losing: false,
+        };
+        let stall_seconds = self.config.job.limits.stall_seconds;
+        DeviceProgress {
+            name: self.config.device().name.clone(),
+            ledger: status.ledger,
+            stream_rate: status.view.stream_rate,
+            local_batch: self.last_share.0,
+            aggregation_weight: self.last_share.1,
+            buffered_local: status.buffered_local,
+            oldest_seconds: status.oldest_seconds,
+            state: self.buffer_state.observe(self.began.elapsed().as_secs_f64(), stall_seconds, &seen),
+            silent_seconds: status.silent_seconds,
+            prequential_accuracy: self.prequential.recent(),
+            bytes_sent: self.totals.bytes_sent,
+            wait_seconds: self.totals.wait_seconds,
+            busy_seconds: self.totals.busy_seconds,
+            positions: status.positions,
+        }
+    }
+
+    /// Gathers, decodes and augments the batch while the others are not ready yet.
+    fn assemble(&mut self, peeked: &Peeked) -> Result<(), Failure> {
+        let Self { config, state, source, assembler, .. } = self;
+        let (job, transform) = (&config.job, &config.job.stream.transform);
+        let epoch = state.samples / job.training.epoch_samples.max(1);
+        source.with_samples(peeked, |samples| {
+            assembler.assemble(samples.map(|sample| {
+                let identity = SampleIdentity {
+                    device: config.device_index as u64,
+                    partition: sample.partition,
+                    offset: sample.offset,
+                    epoch,
+                };
+                let (padding, flip) = (transform.random_crop_padding, transform.horizontal_flip);
+                SampleRef {
+                    payload: sample.payload,
+                    augmentation: augmentation(job.training.seed, identity, padding, flip),
+                }
+            }))?;
+            Ok(())
+        })
+    }
+
+    /// One step: compute, combine, apply. Nothing advances before all gradients have arrived.
+    pub(super) fn train(&mut self, agreed: &Agreed, plan: &StepPlan) -> Result<(), Failure> {
+        let wait_seconds = agreed.at.duration_since(self.last_commit).as_secs_f64();
+        let window = Duration::from_secs_f64(20.0 * self.clock.window_seconds());
+        self.watchdog.arm(window.max(Duration::from_secs_f64(self.config.job.limits.collective_seconds)));
+        let batch =
+            if agreed.peeked.samples() == 0 { self.assembler.assemble([])? } else { self.assembler.batch() };
+        let micro_batch = self.config.job.training.micro_batch as usize;
+        let statistics = self.learner.contribute(batch, plan.loss_scales[self.position], micro_batch)?;
+        let compute_seconds = agreed.at.elapsed().as_secs_f64();
+        let exchanged = self.exchange.combine(&mut *self.communicator, self.learner.gradients_mut()?)?;
+        self.apply(plan, &agreed.peeked)?;
+        self.watchdog.disarm();
+        let busy_seconds = agreed.at.elapsed().as_secs_f64();
+        self.last_commit = Instant::now();
+        self.state = agreed.agreement.next;
+        self.clock.step_finished(&StepTiming {
+            busy_seconds,
+            compute_seconds,
+            local_batch: statistics.samples,
+        });
+        self.prequential.observe(statistics.samples, statistics.correct);
+        self.last_step =
+            Some(LastStep { loss_sum: statistics.loss_sum, local_batch: statistics.samples, wait_seconds });
+        self.last_share = (statistics.samples as u32, plan.aggregation_weights[self.position]);
+        self.totals.local_batches += statistics.samples;
+        self.totals.aggregation_weights += plan.aggregation_weights[self.position];
+        self.totals.bytes_sent += exchanged.bytes_sent;
+        self.totals.wait_seconds += wait_seconds;
+        self.totals.busy_seconds += busy_seconds;
+        if !statistics.loss_sum.is_finite() {
+            let message = format!("the loss of step {} is not a number", self.state.step);
+            let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
+            self.fault = Some(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, plan: &StepPlan, peeked: &Peeked) -> Result<(), Failure> {
+        let training = &self.config.job.training;
+        let sgd = Sgd { momentum: training.momentum, weight_decay: training.weight_decay };
+        let (parameters, gradients) = self.learner.parameters_and_gradients_mut()?;
+        sgd.step(plan.scaled_learning_rate, parameters, gradients, &mut self.momentum)?;
+        self.source.commit(peeked)?;
+        self.source.apply_policy();
+        Ok(())
+    }
+
+    /// This rank's part of an evaluation, kept for the next report. Its time counts as neither waiting nor busy.
+    pub(super) fn evaluate(&mut self, limit: u64) -> Result<(), Failure> {
+        let Some(settings) = self.config.job.evaluation.clone() else { return Ok(()) };
+        if self.evaluator.is_none() {
+            self.evaluator = Some(self.open_evaluator(&settings)?);
+        }
+        if let Some((evaluator, dataset)) = &mut self.evaluator {
+            let shard = Shard { rank: self.position, world_size: self.world_size, limit };
+            let record = |index: u64| dataset.record(index as usize);
+            let result = evaluator.evaluate_shard(&self.learner, dataset.len() as u64, record, shard)?;
+            self.evaluation = Some((result.counts, result.loss_sum));
+        }
+        self.last_commit = Instant::now();
+        Ok(())
+    }
+
+    fn open_evaluator(&self, settings: &EvaluationConfig) -> Result<(Evaluator<f32>, Dataset), Failure> {
+        let job = &self.config.job;
+        let dataset = Dataset::load(&settings.dataset, Split::Test, &job.data_dir, job.model.record_bytes())
+            .map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?;
+        let micro_batch = job.training.micro_batch as usize;
+        Ok((Evaluator::new(&job.model, &job.stream.transform, micro_batch, &settings.top_k)?, dataset))
+    }
+
+    /// The end that all ranks agreed on: final evaluation, one last round, results.
+    pub(super) fn part(mut self, reason: StopReason) -> Result<LastWords, Failure> {
+        self.shared.update(|progress| progress.phase = Phase::Finishing);
+        if reason == StopReason::Completed {
+            self.evaluate(u64::MAX)?;
+        }
+        let hash = self.learner.parameter_hash()?;
+        let mut report = self.report(None, Some(hash), None);
+        report.closing = true;
+        self.member.report(report);
+        let patience = Duration::from_secs_f64(self.config.job.limits.collective_seconds) * PARTING_PATIENCE;
+        let verdict = self.member.verdict(Instant::now() + patience);
+        let Some(Verdict::Part { evaluation, parameter_hashes }) = verdict else {
+            return Err(Failure::new(ExitCode::PeerLost, "the group was lost while it parted"));
+        };
+        if parameter_hashes.iter().any(|other| *other != hash) {
+            let message = format!("ranks ended with different parameters: {parameter_hashes:x?}");
+            return Err(Failure::new(ExitCode::Diverged, message));
+        }
+        let mut checkpoint = None;
+        if let Some(leader) = &mut self.leader {
+            checkpoint = leader.finish(&self.learner, &self.state, evaluation)?;
+        }
+        let (message, remedy) = self.parting_words(reason);
+        Ok(LastWords {
+            code: reason.exit_code(),
+            message,
+            remedy,
+            step: self.state.step,
+            samples: self.state.samples,
+            parameter_hash: Some(super::hash_text(hash)),
+            checkpoint,
+        })
+    }
+
+    fn parting_words(&self, reason: StopReason) -> (String, String) {
+        if let Some(fault) = &self.fault {
+            return (
+                format!("device {}: {}", self.config.device().name, fault.message),
+                fault.remedy.clone(),
+            );
+        }
+        let message = match reason {
+            StopReason::Completed => {
+                format!("complete after {} steps, {} samples", self.state.step, self.state.samples)
+            }
+            StopReason::Requested => format!("stopped on request after step {}", self.state.step),
+            StopReason::Diverged => "the ranks' parameters differ".to_owned(),
+            StopReason::Fault(code) => format!("another device asked the group to stop ({code:?})"),
+        };
+        (message, String::new())
+    }
+}
