@@ -1,5 +1,5 @@
 //! Several ranks are one training: the same bits as logical devices in one thread, whatever carries the gradients.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
 
 mod common;
 
@@ -7,7 +7,7 @@ use common::{Rank, model, processes, threads, uneven};
 use scadles_api::worker::{ModelConfig, ModelName};
 use scadles_trainer::engine::Communicator;
 use scadles_trainer::exchange::DenseExchange;
-use scadles_trainer::learner::{Learner, Network, ParameterSet, set_up_torch};
+use scadles_trainer::learner::{Draw, Learner, Network, ParameterSet, set_up_torch};
 use scadles_trainer::numeric::Real;
 use tch::{TchError, Tensor};
 
@@ -33,7 +33,7 @@ impl WithUnusedParameter {
         let mut set = ParameterSet::new(T::KIND, 5);
         let inputs = model.picture_bytes() as i64;
         let weight = set.add("weight", &[10, inputs], |draw| draw.unit() * 0.01).unwrap();
-        let _unused = set.add("unused", &[1001], |draw| draw.unit()).unwrap();
+        let _unused = set.add("unused", &[1001], Draw::unit).unwrap();
         let bias = set.add("bias", &[10], |_| 0.0).unwrap();
         Learner::with_network(Box::new(Self { weight, bias }), &set).unwrap()
     }

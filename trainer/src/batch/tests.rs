@@ -1,1 +1,141 @@
-// tests
+use scadles_api::worker::{ModelName, Normalization};
+
+use super::*;
+
+fn model(input_shape: [u32; 3]) -> ModelConfig {
+    ModelConfig { name: ModelName::Cnn, normalization: Normalization::Group, num_classes: 10, input_shape }
+}
+
+fn transform(padding: u32) -> Transform {
+    Transform {
+        mean: vec![0.5, 0.25, 0.125],
+        std: vec![0.25, 0.5, 1.0],
+        random_crop_padding: padding,
+        horizontal_flip: true,
+    }
+}
+
+/// A record whose bytes all differ in a row.
+fn record(model: &ModelConfig, label: u8) -> Vec<u8> {
+    let pixels = (0..model.picture_bytes()).map(|i| (i * 37 + usize::from(label)) as u8);
+    std::iter::once(label).chain(pixels).collect()
+}
+
+/// The value at one place, by the definition: pad with black, cut, mirror, normalise.
+fn expected(
+    payload: &[u8],
+    model: &ModelConfig,
+    transform: &Transform,
+    augmentation: Augmentation,
+    [channel, y, x]: [usize; 3],
+) -> f64 {
+    let [_, height, width] = model.input_shape.map(|side| side as usize);
+    let padding = transform.random_crop_padding as usize;
+    let x = if augmentation.flip { width - 1 - x } else { x };
+    let (row, column) = (y + augmentation.crop_y as usize, x + augmentation.crop_x as usize);
+    let inside = (padding..padding + height).contains(&row) && (padding..padding + width).contains(&column);
+    let byte = if inside {
+        payload[1 + channel * height * width + (row - padding) * width + column - padding]
+    } else {
+        0
+    };
+    let (mean, std) = (f64::from(transform.mean[channel]), f64::from(transform.std[channel]));
+    (f64::from(byte) / 255.0 - mean) / std
+}
+
+#[test]
+fn every_crop_and_flip_gives_the_values_of_the_definition() {
+    let (model, transform) = (model([3, 6, 5]), transform(2));
+    let payload = record(&model, 3);
+    let mut assembler = BatchAssembler::<f64>::new(&model, &transform, 50).unwrap();
+    let places = (0..5).flat_map(|crop_y| (0..5).map(move |crop_x| (crop_x, crop_y)));
+    for flip in [false, true] {
+        let augmentations: Vec<Augmentation> =
+            places.clone().map(|(crop_x, crop_y)| Augmentation { crop_x, crop_y, flip }).collect();
+        let samples = augmentations.iter().map(|&augmentation| SampleRef { payload: &payload, augmentation });
+        let batch = assembler.assemble(samples).unwrap();
+        assert_eq!(batch.pictures.size(), [25, 3, 6, 5]);
+        for (i, &augmentation) in augmentations.iter().enumerate() {
+            for place in (0..3 * 6 * 5).map(|p| [p / 30, p / 5 % 6, p % 5]) {
+                let index = [i, place[0], place[1], place[2]].map(|number| number as i64);
+                let found = batch.pictures.double_value(&index);
+                let expected = expected(&payload, &model, &transform, augmentation, place);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{augmentation:?} at {place:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn f32_batches_hold_the_rounded_values_and_the_labels_in_order() {
+    let (model, transform) = (model([3, 4, 4]), transform(1));
+    let records: Vec<Vec<u8>> = (0..7).map(|label| record(&model, label)).collect();
+    let plain = || records.iter().map(|payload| SampleRef::plain(payload, &transform));
+    let mut single = BatchAssembler::<f32>::new(&model, &transform, 7).unwrap();
+    let mut double = BatchAssembler::<f64>::new(&model, &transform, 7).unwrap();
+    let (single, double) = (single.assemble(plain()).unwrap(), double.assemble(plain()).unwrap());
+    assert_eq!(single.pictures, double.pictures.to_kind(tch::Kind::Float));
+    assert_eq!(Vec::<i64>::try_from(&single.labels).unwrap(), [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_batch_is_a_view_of_memory_that_starts_on_64_bytes_and_is_never_allocated_again() {
+    let (model, transform) = (model([1, 28, 28]), transform(0));
+    let payload = record(&model, 1);
+    let mut assembler = BatchAssembler::<f32>::new(&model, &transform, 64).unwrap();
+    assert!(assembler.batch().is_empty());
+    let starts = [64, 1, 33].map(|count| {
+        let samples = std::iter::repeat_n(SampleRef::plain(&payload, &transform), count);
+        let batch = assembler.assemble(samples).unwrap();
+        assert_eq!(batch.len(), count);
+        (batch.pictures.data_ptr() as usize, batch.labels.data_ptr() as usize)
+    });
+    assert!(starts.iter().all(|start| start.0 % 64 == 0 && start.1 % 64 == 0));
+    assert_eq!(starts, [starts[0]; 3]);
+}
+
+#[test]
+fn parts_cover_a_batch_in_order_whatever_their_size() {
+    let (model, transform) = (model([1, 2, 2]), transform(0));
+    let records: Vec<Vec<u8>> = (0..7).map(|label| record(&model, label)).collect();
+    let mut assembler = BatchAssembler::<f32>::new(&model, &transform, 7).unwrap();
+    let batch =
+        assembler.assemble(records.iter().map(|payload| SampleRef::plain(payload, &transform))).unwrap();
+    for (size, lengths) in [(3, vec![3, 3, 1]), (7, vec![7]), (100, vec![7]), (0, vec![1; 7])] {
+        let parts: Vec<Batch> = batch.parts(size).map(Result::unwrap).collect();
+        assert_eq!(parts.iter().map(Batch::len).collect::<Vec<_>>(), lengths);
+        let labels: Vec<i64> =
+            parts.iter().flat_map(|part| Vec::<i64>::try_from(&part.labels).unwrap()).collect();
+        assert_eq!(labels, [0, 1, 2, 3, 4, 5, 6]);
+    }
+}
+
+#[test]
+fn records_of_wrong_length_or_label_are_rejected_with_the_reason() {
+    let model = model([3, 32, 32]);
+    let (good, mut long) = (record(&model, 9), record(&model, 9));
+    long.push(0);
+    assert_eq!(decode(&good, &model), Ok(9));
+    for payload in [&good[..3072], &long, &[]] {
+        let reason = RejectReason::Length { found_bytes: payload.len(), expected_bytes: 3073 };
+        assert_eq!(decode(payload, &model), Err(reason));
+    }
+    let reason = decode(&record(&model, 10), &model).unwrap_err();
+    assert_eq!(reason.to_string(), "the record's label is 10; the model has the classes 0 to 9");
+}
+
+#[test]
+fn an_impossible_sample_or_batch_is_an_error_and_not_a_wrong_picture() {
+    let (model, transform) = (model([3, 4, 4]), transform(1));
+    let payload = record(&model, 1);
+    let mut assembler = BatchAssembler::<f32>::new(&model, &transform, 2).unwrap();
+    let sample = |crop_x| SampleRef {
+        payload: &payload,
+        augmentation: Augmentation { crop_x, crop_y: 0, flip: false },
+    };
+    assert!(matches!(assembler.assemble([sample(3)]), Err(BatchError::Crop { .. })));
+    assert!(matches!(assembler.assemble([sample(0); 3]), Err(BatchError::TooLarge { max_batch: 2 })));
+    let short = SampleRef { payload: &payload[..9], ..sample(0) };
+    assert!(matches!(assembler.assemble([short]), Err(BatchError::Rejected(_))));
+    assert_eq!(assembler.assemble([sample(2); 2]).unwrap().len(), 2);
+}

@@ -1,1 +1,208 @@
-// tests
+use scadles_api::worker::{Normalization, Transform};
+
+use super::*;
+use crate::batch::{BatchAssembler, SampleRef};
+use scadles_api::worker::ModelName::{self, Cnn, Mlp, ResNet18};
+
+fn model(name: ModelName, input_shape: [u32; 3], num_classes: u32) -> ModelConfig {
+    ModelConfig { name, normalization: Normalization::Group, num_classes, input_shape }
+}
+
+/// An assembled batch of `count` random pictures.
+fn assembled<T: Real>(model: &ModelConfig, count: usize) -> BatchAssembler<T> {
+    let channels = model.input_shape[0] as usize;
+    let transform = Transform {
+        mean: vec![0.5; channels],
+        std: vec![0.25; channels],
+        random_crop_padding: 0,
+        horizontal_flip: false,
+    };
+    let record = |number: u64| -> Vec<u8> {
+        let stream = scadles_core::random::RandomStream::new(number, 2);
+        let label = stream.below(u64::MAX, u64::from(model.num_classes)) as u8;
+        std::iter::once(label)
+            .chain((0..model.picture_bytes() as u64).map(|i| stream.below(i, 256) as u8))
+            .collect()
+    };
+    let records: Vec<Vec<u8>> = (0..count as u64).map(record).collect();
+    let mut assembler = BatchAssembler::new(model, &transform, count.max(1)).unwrap();
+    assembler.assemble(records.iter().map(|payload| SampleRef::plain(payload, &transform))).unwrap();
+    assembler
+}
+
+#[test]
+fn parameters_count_as_published() {
+    set_up_torch(1).unwrap();
+    for (config, expected) in [
+        (model(ResNet18, [3, 32, 32], 10), 11_173_962),
+        (model(Cnn, [3, 32, 32], 10), 33_946),
+        (model(Mlp, [3, 32, 32], 10), 3072 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10),
+    ] {
+        assert_eq!(Learner::<f32>::new(&config, 1).unwrap().parameter_count(), expected);
+        assert_eq!(parameter_count(&config), expected);
+    }
+    for name in [Cnn, Mlp, ResNet18] {
+        for (shape, classes) in [([1, 28, 28], 10), ([2, 17, 40], 3)] {
+            let config = model(name, shape, classes);
+            let learner = Learner::<f32>::new(&config, 1).unwrap();
+            assert_eq!(learner.parameter_count(), parameter_count(&config), "{name:?} {shape:?}");
+        }
+    }
+}
+
+#[test]
+fn every_model_scores_both_picture_shapes() {
+    for name in [Cnn, Mlp, ResNet18] {
+        for shape in [[3, 32, 32], [1, 28, 28]] {
+            let config = model(name, shape, 10);
+            let mut learner = Learner::<f32>::new(&config, 1).unwrap();
+            let assembler = assembled::<f32>(&config, 2);
+            let statistics = learner.contribute(assembler.batch(), 0.5, 2).unwrap();
+            let loss = statistics.loss_sum / 2.0;
+            assert!(loss > 0.5 && loss < 20.0, "{name:?} {shape:?}: a loss of {loss} at the start");
+            assert_eq!(learner.score(assembler.batch()).unwrap().0.size(), [2, 10]);
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_whatever_torchs_generator_did() {
+    let config = model(Cnn, [3, 32, 32], 10);
+    let hash = |seed| Learner::<f32>::new(&config, seed).unwrap().parameter_hash().unwrap();
+    let first = hash(1);
+    tch::manual_seed(99);
+    let _used = Tensor::randn([10], (Kind::Float, tch::Device::Cpu));
+    assert_eq!(hash(1), first);
+    assert_ne!(hash(2), first);
+}
+
+#[test]
+fn start_values_follow_torchvisions_rules() {
+    let learner = Learner::<f64>::new(&model(ResNet18, [3, 32, 32], 10), 1).unwrap();
+    let values = learner.parameters().unwrap();
+    for slot in learner.flat().layout() {
+        let own = &values[slot.offset_elements..][..slot.len_elements];
+        let shape = &learner.shapes[learner.flat().layout().iter().position(|other| other == slot).unwrap()];
+        let deviation = (own.iter().map(|v| v * v).sum::<f64>() / own.len() as f64).sqrt();
+        match shape[..] {
+            [outputs, _, height, width] => {
+                let expected = (2.0 / (outputs * height * width) as f64).sqrt();
+                assert!((deviation / expected - 1.0).abs() < 0.05, "{}: {deviation}", slot.name);
+            }
+            [_, inputs] => {
+                let bound = 1.0 / (inputs as f64).sqrt();
+                assert!(own.iter().all(|v| v.abs() <= bound), "{}", slot.name);
+                assert!((deviation * 3.0_f64.sqrt() / bound - 1.0).abs() < 0.05, "{}", slot.name);
+            }
+            _ if slot.name.ends_with("weight") => {
+                assert!(own.iter().all(|&v| v.to_bits() == 1.0_f64.to_bits()));
+            }
+            _ => assert!(own.iter().all(|v| v.abs() <= 1.0 / 512.0_f64.sqrt())),
+        }
+    }
+}
+
+#[test]
+fn micro_batches_change_gradients_by_rounding_only() {
+    let config = model(Cnn, [3, 32, 32], 10);
+    let assembler = assembled::<f64>(&config, 10);
+    let mut gradients = [10, 3, 1].map(|micro_batch| {
+        let mut learner = Learner::<f64>::new(&config, 1).unwrap();
+        let statistics = learner.contribute(assembler.batch(), 0.1, micro_batch).unwrap();
+        assert_eq!(statistics.samples, 10);
+        learner.gradients().unwrap().to_vec()
+    });
+    let norm = gradients[0].iter().map(|g| g * g).sum::<f64>().sqrt();
+    let whole = std::mem::take(&mut gradients[0]);
+    for split in &gradients[1..] {
+        let distance = whole.iter().zip(split).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+        assert!(distance < 1e-12 * norm, "{distance} of {norm}");
+    }
+}
+
+#[test]
+fn the_gradient_is_the_slope_of_the_scaled_loss() {
+    let config = model(Mlp, [1, 6, 6], 4);
+    let assembler = assembled::<f64>(&config, 5);
+    let mut learner = Learner::<f64>::new(&config, 1).unwrap();
+    let scale = 0.37;
+    learner.contribute(assembler.batch(), scale, 2).unwrap();
+    let slopes = learner.gradients().unwrap().to_vec();
+    let mut loss_at = |index: usize, shift: f64| {
+        learner.parameters_mut().unwrap()[index] += shift;
+        let loss = scale * learner.score(assembler.batch()).unwrap().1;
+        learner.parameters_mut().unwrap()[index] -= shift;
+        loss
+    };
+    let (step, checked) = (1e-6, [0, 100, 4700, 20_000]);
+    for index in checked {
+        let slope = (loss_at(index, step) - loss_at(index, -step)) / (2.0 * step);
+        assert!((slope - slopes[index]).abs() < 1e-6, "{index}: {slope} and {}", slopes[index]);
+    }
+    assert!(checked.iter().any(|&index| slopes[index].abs() > 1e-4), "only flat places were checked");
+}
+
+#[test]
+fn an_empty_batch_leaves_zero_gradients() {
+    let config = model(Cnn, [3, 32, 32], 10);
+    let mut learner = Learner::<f32>::new(&config, 1).unwrap();
+    learner.contribute(assembled::<f32>(&config, 4).batch(), 0.25, 4).unwrap();
+    assert!(learner.gradients().unwrap().iter().any(|&gradient| gradient != 0.0));
+    let statistics = learner.contribute(assembled::<f32>(&config, 0).batch(), 0.25, 4).unwrap();
+    assert_eq!(statistics, StepStatistics::default());
+    assert!(learner.gradients().unwrap().iter().all(|gradient| gradient.to_bits() == 0));
+    assert!(learner.flat().gradients_are_aliased());
+}
+
+#[test]
+fn training_repeats_bit_for_bit() {
+    let config = model(Cnn, [3, 32, 32], 10);
+    let assembler = assembled::<f32>(&config, 33);
+    let gradients = || {
+        let mut learner = Learner::<f32>::new(&config, 1).unwrap();
+        learner.contribute(assembler.batch(), 1.0 / 33.0, 16).unwrap();
+        bytes_of(learner.gradients().unwrap()).to_vec()
+    };
+    assert_eq!(gradients(), gradients());
+}
+
+#[test]
+fn parameters_come_back_from_a_file_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let config = model(Cnn, [3, 32, 32], 10);
+    let saved = Learner::<f32>::new(&config, 1).unwrap();
+    saved.save(&path).unwrap();
+    let mut loaded = Learner::<f32>::new(&config, 2).unwrap();
+    loaded.load(&path).unwrap();
+    assert_eq!(loaded.parameter_hash().unwrap(), saved.parameter_hash().unwrap());
+    assert!(loaded.flat().gradients_are_aliased());
+    assert_eq!(std::fs::read(&path).unwrap(), loaded.encode(loaded.parameters().unwrap()).unwrap());
+}
+
+#[test]
+fn a_file_of_another_model_is_refused_and_changes_nothing() {
+    let other = Learner::<f32>::new(&model(Cnn, [3, 32, 32], 7), 1).unwrap();
+    let file = other.encode(other.parameters().unwrap()).unwrap();
+    let mut learner = Learner::<f32>::new(&model(Cnn, [3, 32, 32], 10), 1).unwrap();
+    let before = learner.parameter_hash().unwrap();
+    let error = learner.set_parameters(&file).unwrap_err().to_string();
+    assert!(error.contains("head.weight is F32 [7, 1024]; the model has F32 [10, 1024]"), "{error}");
+    assert!(learner.set_parameters(&file[..file.len() / 2]).is_err());
+    assert!(learner.set_parameters(b"no tensors").is_err());
+    assert_eq!(learner.parameter_hash().unwrap(), before);
+}
+
+#[test]
+fn the_hash_sees_every_bit_and_no_padding() {
+    let mut learner = Learner::<f32>::new(&model(Cnn, [3, 32, 32], 10), 1).unwrap();
+    let before = learner.parameter_hash().unwrap();
+    let last = learner.flat().layout().last().unwrap().clone();
+    let end = last.offset_elements + last.len_elements;
+    let values = learner.parameters_mut().unwrap();
+    values[end] = 1.0;
+    assert_eq!(learner.parameter_hash().unwrap(), before);
+    let values = learner.parameters_mut().unwrap();
+    values[end - 1] = f32::from_bits(values[end - 1].to_bits() ^ 1);
+    assert_ne!(learner.parameter_hash().unwrap(), before);
+}

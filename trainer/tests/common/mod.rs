@@ -1,12 +1,6 @@
 //! What the multi-rank tests share: pictures that can be learned, ranks as threads and as processes, and steps.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::missing_panics_doc
-)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)] // Shared test code.
+#![allow(clippy::cast_possible_wrap, clippy::print_stdout)]
 
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -22,7 +16,7 @@ use scadles_trainer::numeric::Real;
 use scadles_trainer::optimizer::{Sgd, SgdState};
 use torch_ext::TcpStore;
 
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_mins(1);
 const HOST: &str = "127.0.0.1";
 const PADDING: u32 = 2;
 pub const SGD: Sgd = Sgd { momentum: 0.9, weight_decay: 1e-4 };
@@ -184,7 +178,8 @@ pub fn processes(test: &str, world_size: usize, body: impl Fn(&mut dyn Communica
         set_up_torch(1).unwrap();
         let store = TcpStore::connect(HOST, port as u16, world_size, TIMEOUT).unwrap();
         let mut comm = GlooEngine::connect(&store, rank, world_size, HOST, TIMEOUT).unwrap();
-        println!("\n{RESULT}{}", body(&mut comm));
+        let result = body(&mut comm);
+        println!("\n{RESULT}{result}");
         std::process::exit(0);
     }
     let store = TcpStore::serve(HOST, 0, world_size, TIMEOUT).unwrap();
