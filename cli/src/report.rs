@@ -160,7 +160,8 @@ pub fn mean_weights(table: &str, devices: &[String]) -> Vec<f64> {
 pub fn summary(report: &RunReport) -> String {
     let mut text = String::new();
     let speed = if report.seconds > 0.0 { report.samples as f64 / report.seconds } else { 0.0 };
-    let _ = writeln!(text, "{}: {}", outcome_word(report.outcome), report.message);
+    let verb = if ends_well(report.outcome) { "" } else { " failed" };
+    let _ = writeln!(text, "{}{verb}: {}", report.job.metadata.name, report.message);
     let _ = writeln!(
         text,
         "{} samples in {} ({speed:.0}/s), {} steps, {} attempt{}",
@@ -177,12 +178,8 @@ pub fn summary(report: &RunReport) -> String {
     text
 }
 
-fn outcome_word(code: ExitCode) -> &'static str {
-    match code {
-        ExitCode::Completed => "complete",
-        ExitCode::Stopped | ExitCode::Interrupted => "stopped",
-        _ => "failed",
-    }
+fn ends_well(code: ExitCode) -> bool {
+    matches!(code, ExitCode::Completed | ExitCode::Stopped | ExitCode::Interrupted)
 }
 
 fn accuracy(text: &mut String, report: &RunReport) {

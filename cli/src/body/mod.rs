@@ -121,7 +121,8 @@ struct Arrivals {
 impl Arrivals {
     fn note(&mut self, progress: &Progress) {
         let counts: Vec<u64> = progress.devices.iter().map(|device| device.ledger.arrived).collect();
-        if counts.iter().any(|count| *count > 0) {
+        let changed = self.last.as_ref().is_none_or(|(_, last)| *last != counts);
+        if changed && counts.iter().any(|count| *count > 0) {
             self.first.get_or_insert_with(|| (Instant::now(), counts.clone()));
             self.last = Some((Instant::now(), counts));
         }
@@ -277,7 +278,7 @@ impl LocalBody {
         let next = &decision.next;
         let same_phase = std::mem::discriminant(&before.phase) == std::mem::discriminant(&next.phase);
         let over = matches!(next.phase, JobPhase::Done(_));
-        let told = same_phase && before.attempt == next.attempt;
+        let told = (same_phase && before.attempt == next.attempt) || self.activity == decision.reason;
         if !over && !told {
             self.display.event(&decision.reason);
         }

@@ -96,7 +96,7 @@ fn the_report_holds_the_account_of_each_device_and_the_conventional_job_beside_i
 fn the_summary_says_what_was_trained_where_every_sample_went_and_what_it_is_worth() {
     let text = summary(&report());
     for part in [
-        "complete: the completion rule is met",
+        "two: the completion rule is met",
         "5 000 samples in 20.0 s (250/s), 10 steps, 0 attempts",
         "a          209.5      4 200      4 000       200        0         0       0            0   400.0   0.800     12.5 s",
         "every sample is accounted for",
