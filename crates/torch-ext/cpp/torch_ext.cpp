@@ -12,9 +12,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -282,6 +284,13 @@ class RankOrderedSum {
   Transfers sums_{group_};
 };
 
+// libtorch's flight recorder notes every collective in one map of the whole process, which it changes without a lock:
+// groups in several threads crash in it. Nobody reads it here, so it stays off unless the user asks for it.
+void without_flight_recorder() {
+  static std::once_flag once;
+  std::call_once(once, [] { setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0); });
+}
+
 } // namespace
 
 extern "C" {
@@ -296,6 +305,7 @@ void te_bytes_append(void* bytes, const uint8_t* data, size_t len) {
 
 char* te_gloo_new(const te_gloo_options* options, te_gloo** out) {
   return guarded([&] {
+    without_flight_recorder();
     auto group = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(options->timeout_ms));
     group->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(options->host));
     // Every call here waits for its own end, so there is never work for a second thread.
