@@ -47,7 +47,8 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = SUFFIXES[..4].iter().rev().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
+        let exact =
+            SUFFIXES[..4].iter().rev().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match exact {
             Some((suffix, factor)) => write!(formatter, "{}{suffix}", self.0 / factor),
             None => write!(formatter, "{}", self.0),

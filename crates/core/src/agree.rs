@@ -229,7 +229,12 @@ pub fn agree(
     let stop = stop_reason(settings, state, &reports, evaluation.as_ref());
     let is_grave = |reason: &StopReason| matches!(reason, StopReason::Diverged | StopReason::Fault(_));
     if let Some(reason) = stop.filter(|reason| complete || is_grave(reason)) {
-        let savable = !matches!(reason, StopReason::Diverged | StopReason::Fault(ExitCode::StorageFailed));
+        let spoilt = [
+            StopReason::Diverged,
+            StopReason::Fault(ExitCode::Diverged),
+            StopReason::Fault(ExitCode::StorageFailed),
+        ];
+        let savable = !spoilt.contains(&reason);
         let checkpoint = savable && complete && reports.iter().all(|report| report.stream.is_some());
         return Ok(answer(Action::Stop { reason, checkpoint }, settled));
     }

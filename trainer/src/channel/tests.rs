@@ -73,7 +73,7 @@ fn a_rank_that_goes_away_is_named_to_the_others() {
         let handle = runtime.handle().clone();
         thread::spawn(move || {
             Member::<u64, u64>::join(&handle, address, hello(0), Duration::from_secs(20), move |error| {
-                lost.send(error).unwrap()
+                lost.send(error).unwrap();
             })
         })
     };

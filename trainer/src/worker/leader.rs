@@ -127,8 +127,12 @@ impl Leader {
             let loss_sum = self.reports.iter().map(|report| report.evaluation_loss_sum).sum();
             self.take_evaluation(counts, loss_sum, state);
         }
-        let wanted = matches!(agreed.agreement.action, Action::Stop { checkpoint: true, .. });
-        if self.checkpoint_due || (wanted && state.step > 0) {
+        let due = match agreed.agreement.action {
+            // The state of a group that stops for its own fault is not worth keeping.
+            Action::Stop { checkpoint, .. } => checkpoint && state.step > 0,
+            Action::Step(_) | Action::Wait => self.checkpoint_due,
+        };
+        if due {
             self.checkpoint(state, learner, momentum)?;
         }
         self.collect_checkpoints(state.step == 0)?;
@@ -170,6 +174,11 @@ impl Leader {
         momentum: &SgdState<f32>,
     ) -> Result<(), Failure> {
         self.checkpoint_due = false;
+        if !learner.parameters()?.iter().all(|value| value.is_finite()) {
+            let message = format!("the parameters after step {} are not all numbers", state.step);
+            let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
+            return Err(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
+        }
         self.journal.checkpoint(state.step)?;
         let manifest = Manifest {
             protocol: scadles_api::PROTOCOL_VERSION,

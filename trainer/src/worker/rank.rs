@@ -87,54 +87,60 @@ pub(super) struct Agreed {
     pub(super) at: Instant,
 }
 
+/// What a rank does while it waits for its batch.
+enum Turn {
+    /// The batch is fixed.
+    Train(Peeked),
+    /// Ask again then.
+    Later(Instant),
+}
+
 impl Rank {
     /// Reports until the group agrees: at once, with every heartbeat, when the batch is fixed, and on a request to stop.
     pub(super) fn agree(&mut self) -> Result<Agreed, Failure> {
         let hash = self.hash_if_due()?;
-        let mut ready: Option<Peeked> = None;
+        let (mut ready, mut stop) = (None, None);
         let mut next_report = Instant::now();
-        let mut told_stop = false;
         loop {
-            if self.fault.is_none() {
-                self.fault = self.source.failure().map(Failure::from);
+            let wanted = self.stop_request();
+            let mut wake = Instant::now() + HEARTBEAT;
+            if ready.is_none() {
+                match self.poll_batch()? {
+                    Turn::Later(at) => wake = at,
+                    Turn::Train(peeked) => {
+                        self.assemble(&peeked)?;
+                        ready = Some(peeked);
+                        next_report = Instant::now();
+                    }
+                }
             }
-            let now = Instant::now();
-            let stop = self.stop_request();
-            let newly_ready = if ready.is_none() { self.poll_batch()? } else { Err(now + HEARTBEAT) };
-            if let Ok(peeked) = &newly_ready {
-                self.assemble(peeked)?;
-            }
-            let became_ready = newly_ready.is_ok();
-            let wake = *newly_ready.as_ref().err().unwrap_or(&(now + HEARTBEAT));
-            ready = newly_ready.ok().or(ready);
-            if became_ready || now >= next_report || (stop.is_some() && !told_stop) {
+            if wanted != stop || Instant::now() >= next_report {
+                stop = wanted;
                 let report = self.report(ready.as_ref(), hash, stop);
                 self.member.report(report);
-                next_report = now + HEARTBEAT;
-                told_stop = stop.is_some();
+                next_report = Instant::now() + HEARTBEAT;
             }
-            let deadline = if ready.is_some() { next_report } else { wake.min(next_report) };
-            if let Some(agreement) = self.verdict(deadline, ready.is_none())? {
+            if let Some(agreement) = self.verdict(wake.min(next_report), ready.is_none())? {
                 return Ok(Agreed { agreement, peeked: ready.unwrap_or_default(), at: Instant::now() });
             }
         }
     }
 
-    /// The batch if the rule says so now, or when to ask again.
-    fn poll_batch(&mut self) -> Result<Result<Peeked, Instant>, Failure> {
+    /// What the batch rule says now.
+    fn poll_batch(&mut self) -> Result<Turn, Failure> {
         let now = self.began.elapsed().as_secs_f64();
         match self.clock.poll(now, &self.source.view()) {
             Readiness::Ready { local_batch } => {
                 let peeked = self.source.peek(local_batch);
                 if peeked.samples() == local_batch {
-                    return Ok(Ok(peeked));
+                    return Ok(Turn::Train(peeked));
                 }
                 let message =
                     format!("{local_batch} samples were available, {} could be taken", peeked.samples());
                 Err(Failure::new(ExitCode::Internal, message))
             }
-            Readiness::NotBefore(seconds) => Ok(Err(self.began + Duration::from_secs_f64(seconds))),
-            Readiness::NeedSamples { .. } => Ok(Err(Instant::now() + VERDICT_GLANCE)),
+            Readiness::NotBefore(seconds) => Ok(Turn::Later(self.began + Duration::from_secs_f64(seconds))),
+            Readiness::NeedSamples { .. } => Ok(Turn::Later(Instant::now() + VERDICT_GLANCE)),
         }
     }
 
@@ -164,7 +170,10 @@ impl Rank {
         Ok(if due { Some(self.learner.parameter_hash()?) } else { None })
     }
 
-    fn stop_request(&self) -> Option<StopReason> {
+    fn stop_request(&mut self) -> Option<StopReason> {
+        if self.fault.is_none() {
+            self.fault = self.source.failure().map(Failure::from);
+        }
         let fault = self.fault.as_ref().map(|fault| StopReason::Fault(fault.code));
         fault.or_else(|| self.shared.stop_request().map(|_| StopReason::Requested))
     }
