@@ -151,8 +151,13 @@ fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let _ = fs::remove_file(&beside);
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_data()).map_err(failed)?;
-    fs::rename(&beside, path).map_err(failed)
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_data()).and_then(|()| fs::rename(&beside, path));
+    written.map_err(|error| {
+        // What is half written only takes room from what could still be saved.
+        let _ = fs::remove_file(&beside);
+        failed(error)
+    })
 }
 
 /// `20260131T175900Z`: sorts by time and is a good file name everywhere.

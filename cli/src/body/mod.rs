@@ -150,7 +150,7 @@ pub struct LocalBody {
     display: Display,
     signals: Signals,
     crew: Crew,
-    /// Latest progress of whichever attempt.
+    /// Latest progress of whichever attempt that has accounts.
     latest: Option<Progress>,
     /// The supervisor's latest words.
     activity: String,
@@ -247,7 +247,10 @@ impl LocalBody {
             self.saved_at = None;
         }
         self.arrivals.note(progress);
-        self.latest = Some(progress.clone());
+        // A worker that has only begun to form its group has no accounts yet: those of before say more.
+        if !progress.devices.is_empty() || self.latest.is_none() {
+            self.latest = Some(progress.clone());
+        }
     }
 
     /// Stores the decision, then carries it out; the outcome, once the job is over.
@@ -321,7 +324,7 @@ impl LocalBody {
         if !std::mem::replace(&mut self.topics_told, true) {
             topics.notes.iter().for_each(|note| self.display.event(note));
         }
-        if let Some(progress) = &self.latest {
+        if let Some((progress, _)) = self.crew.progress() {
             if progress.phase == Phase::Training && !self.producer.is_started() {
                 self.producer.start(&topics.broker);
             }

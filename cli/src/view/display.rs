@@ -18,7 +18,7 @@ pub struct Display {
 
 enum Kind {
     Live { screen: MultiProgress, lines: Vec<ProgressBar> },
-    Plain { last: Option<f64> },
+    Plain { last: f64 },
 }
 
 impl Display {
@@ -26,7 +26,7 @@ impl Display {
     pub fn new(plain: bool, began: Instant) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let kind = if plain || dumb || !std::io::stdout().is_terminal() {
-            Kind::Plain { last: None }
+            Kind::Plain { last: 0.0 }
         } else {
             let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10));
             Kind::Live { screen, lines: Vec::new() }
@@ -60,8 +60,8 @@ impl Display {
                 }
             }
             Kind::Plain { last } => {
-                if last.is_none_or(|last| snapshot.seconds - last >= PLAIN_INTERVAL_SECONDS) {
-                    *last = Some(snapshot.seconds);
+                if snapshot.seconds - *last >= PLAIN_INTERVAL_SECONDS {
+                    *last = snapshot.seconds;
                     say(line(snapshot));
                 }
             }

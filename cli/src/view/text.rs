@@ -38,7 +38,7 @@ pub fn table(snapshot: &Snapshot) -> Vec<String> {
 /// One line for a log.
 pub fn line(snapshot: &Snapshot) -> String {
     let mut text = format!("{:>8}  ", span(snapshot.seconds));
-    match &snapshot.progress {
+    match snapshot.progress.as_ref().filter(|progress| progress.attempt == snapshot.attempt) {
         None => text.push_str(&snapshot.activity),
         Some(progress) => {
             text.push_str(&facts(snapshot, progress));
@@ -262,6 +262,12 @@ mod tests {
         let early = Snapshot { progress: None, streams: vec![], ..snapshot() };
         assert!(line(&early).ends_with("training"));
         assert_eq!(table(&early).len(), 5, "headline, no step yet, head of the table, two devices");
+    }
+
+    #[test]
+    fn between_two_attempts_a_plain_line_says_what_is_waited_for() {
+        let waiting = Snapshot { attempt: 2, activity: "waiting for the broker".to_owned(), ..snapshot() };
+        assert_eq!(line(&waiting), "1 min 01 s  waiting for the broker");
     }
 
     #[test]
