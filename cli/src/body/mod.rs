@@ -372,10 +372,12 @@ impl LocalBody {
     }
 
     fn snapshot(&self) -> Snapshot {
+        let supervision = &self.memory.supervision;
+        let trains = supervision.phase == JobPhase::Running && supervision.first_step_at.is_some();
         Snapshot {
             job: self.config.name.clone(),
-            activity: self.activity.clone(),
-            attempt: self.memory.supervision.attempt,
+            activity: if trains { "training".to_owned() } else { self.activity.clone() },
+            attempt: supervision.attempt,
             seconds: self.clock.elapsed(),
             completion: self.config.completion,
             epoch_samples: self.config.training.epoch_samples,
