@@ -16,7 +16,7 @@ use twox_hash::XxHash64;
 use crate::batch::Batch;
 use crate::numeric::{Real, bytes_of};
 
-pub use network::{Network, parameter_count};
+pub use network::Network;
 pub use parameters::{Draw, ParameterSet};
 pub use tensors::TensorsError;
 

@@ -2,7 +2,6 @@
 //!
 //! Phases over plain state, `report → agree → compute → combine → apply → journal`: per-device state lies outside the
 //! model; clock, source and exchange are arguments. See ARCHITECTURE.md, "The step".
-#![allow(clippy::cast_possible_wrap)] // Element and sample counts: libtorch's are signed, and none comes near 2^63.
 
 pub mod batch;
 pub mod channel;

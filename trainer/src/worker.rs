@@ -6,6 +6,7 @@
 mod failure;
 mod form;
 mod leader;
+mod phase_times;
 mod rank;
 mod round;
 mod watchdog;
@@ -19,6 +20,7 @@ use tokio::{net::TcpListener, runtime::Handle};
 use crate::endpoint::Shared;
 
 pub use failure::Failure;
+use phase_times::StepPhase;
 
 /// What a worker has for its whole life.
 #[derive(Clone)]
@@ -52,8 +54,10 @@ pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
                     leader.committed(&agreed, plan, &before)?;
                 }
                 if plan.evaluate {
+                    rank.times.enter(StepPhase::Evaluation);
                     evaluate(&mut rank)?;
                 }
+                rank.times.step_done();
             }
         }
     }

@@ -3,9 +3,6 @@
 
 pub use scadles_api::Ledger;
 
-/// Below this many decided records the share of rejected ones says nothing yet.
-const FEWEST_RECORDS_TO_JUDGE: u64 = 100;
-
 /// The ledger does not add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -23,12 +20,6 @@ pub fn check(ledger: &Ledger) -> Result<(), Imbalance> {
     if ledger.is_balanced() { Ok(()) } else { Err(Imbalance(*ledger)) }
 }
 
-/// Whether more than `max_rejected_share` of the decided records were undecodable, once there are enough to judge.
-pub fn rejects_too_many(ledger: &Ledger, max_rejected_share: f64) -> bool {
-    let records = (ledger.trained + ledger.dropped + ledger.rejected).max(FEWEST_RECORDS_TO_JUDGE);
-    ledger.rejected as f64 > max_rejected_share * records as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,12 +32,5 @@ mod tests {
         ledger.lost = 0;
         let message = check(&ledger).unwrap_err().to_string();
         assert!(message.contains("10 arrived") && message.contains("= 9"), "{message}");
-    }
-
-    #[test]
-    fn one_bad_record_among_the_first_does_not_fail_a_job_but_two_percent_do() {
-        let judge =
-            |trained, rejected| rejects_too_many(&Ledger { trained, rejected, ..Ledger::default() }, 0.01);
-        assert!(!judge(5, 1) && judge(5, 2) && judge(980, 20) && !judge(991, 9));
     }
 }

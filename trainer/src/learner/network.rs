@@ -24,26 +24,6 @@ pub(super) fn build(config: &ModelConfig, set: &mut ParameterSet) -> Result<Box<
     })
 }
 
-/// Number of trained values of a network, without building it.
-pub fn parameter_count(config: &ModelConfig) -> u64 {
-    let [channels, height, width] = config.input_shape.map(u64::from);
-    let classes = u64::from(config.num_classes);
-    let [narrow, middle, wide] = CNN_CHANNELS.map(|width| width as u64);
-    match config.name {
-        ModelName::Cnn => {
-            let convolutions = 9 * (channels * narrow + narrow * middle + middle * wide);
-            let norms = 2 * (narrow + middle + wide);
-            convolutions + norms + (wide * (height / 8) * (width / 8) + 1) * classes
-        }
-        ModelName::Mlp => {
-            let hidden = MLP_HIDDEN as u64;
-            (channels * height * width + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * classes
-        }
-        // 11,166,976 in the four stages, 64·(9·C + 2) in the stem, 512 features and a bias per class.
-        ModelName::ResNet18 => 11_166_976 + 64 * (9 * channels + 2) + 513 * classes,
-    }
-}
-
 /// 3×3 or 1×1 convolution without bias: a norm follows, which has one.
 struct Convolution {
     weight: Tensor,

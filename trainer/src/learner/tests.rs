@@ -1,5 +1,7 @@
 use scadles_api::worker::{Normalization, Transform};
 
+use scadles_control::parameter_count;
+
 use super::*;
 use crate::batch::{BatchAssembler, SampleRef};
 use scadles_api::worker::ModelName::{self, Cnn, Mlp, ResNet18};

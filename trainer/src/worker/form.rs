@@ -21,6 +21,7 @@ use torch_ext::TcpStore;
 use super::{
     Context, Failure,
     leader::Leader,
+    phase_times::PhaseTimes,
     rank::Rank,
     round::{Chair, RankReport, Verdict},
     watchdog::Watchdog,
@@ -52,15 +53,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let job = &context.config.job;
     let within = Duration::from_secs_f64(job.limits.start_deadline_seconds);
     let began = Instant::now();
-    let loaded = load(job, attempt.checkpoint.as_ref())?;
-    let state = start_state(loaded.as_ref());
-    let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
-    let mut momentum = SgdState::new(learner.parameters()?.len());
-    if let Some(snapshot) = &loaded {
-        learner.set_parameters(&snapshot.model)?;
-        learner.decode(&snapshot.momentum, &mut momentum.momentum)?;
-        check_hash(&snapshot.manifest, learner.parameter_hash()?)?;
-    }
+    let Restored { loaded, state, learner, momentum } = restore(job, attempt.checkpoint.as_ref())?;
     let (store, rounds) = open_hub(context, attempt, hub, state, within)?;
     let member = join(context, attempt, within)?;
     let greeting: Greeting = serde_json::from_str(member.greeting()).map_err(|error| {
@@ -82,10 +75,8 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let watchdog = Watchdog::start(expired).map_err(|error| {
         Failure::new(ExitCode::Internal, format!("failed to start the watchdog: {error}"))
     })?;
-    let totals = loaded
-        .as_ref()
-        .and_then(|loaded| loaded.manifest.devices.get(attempt.rank))
-        .map(|device| device.totals);
+    let manifest = loaded.as_ref().map(|loaded| &loaded.manifest);
+    let totals = manifest.and_then(|manifest| manifest.devices.get(attempt.rank)).map(|device| device.totals);
     context.shared.update(|progress| progress.phase = Phase::Training);
     Ok(Rank {
         position: attempt.rank,
@@ -105,6 +96,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         watchdog,
         leader,
         state,
+        times: PhaseTimes::from_environment(&context.config.device().name, attempt.rank),
         round: 0,
         began: Instant::now(),
         last_commit: Instant::now(),
@@ -128,9 +120,28 @@ fn fixed_size(job: &JobConfig) -> u32 {
     }
 }
 
-fn load(job: &JobConfig, checkpoint: Option<&CheckpointRef>) -> Result<Option<Snapshot>, Failure> {
-    let Some(reference) = checkpoint else { return Ok(None) };
-    Ok(Some(CheckpointStore::open(&job.checkpoint.root)?.load(reference)?))
+/// What an attempt continues from.
+struct Restored {
+    loaded: Option<Snapshot>,
+    state: GlobalState,
+    learner: Learner<f32>,
+    momentum: SgdState<f32>,
+}
+
+/// The model as the seed or the checkpoint has it.
+fn restore(job: &JobConfig, checkpoint: Option<&CheckpointRef>) -> Result<Restored, Failure> {
+    let loaded = match checkpoint {
+        None => None,
+        Some(reference) => Some(CheckpointStore::open(&job.checkpoint.root)?.load(reference)?),
+    };
+    let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
+    let mut momentum = SgdState::new(learner.parameters()?.len());
+    if let Some(snapshot) = &loaded {
+        learner.set_parameters(&snapshot.model)?;
+        learner.decode(&snapshot.momentum, &mut momentum.momentum)?;
+        check_hash(&snapshot.manifest, learner.parameter_hash()?)?;
+    }
+    Ok(Restored { state: start_state(loaded.as_ref()), loaded, learner, momentum })
 }
 
 fn start_state(loaded: Option<&Snapshot>) -> GlobalState {

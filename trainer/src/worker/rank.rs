@@ -21,6 +21,7 @@ use scadles_kafka::dataset::{Dataset, Split};
 use super::{
     Failure,
     leader::Leader,
+    phase_times::{PhaseTimes, StepPhase},
     round::{LastStep, RankReport, Verdict},
     watchdog::Watchdog,
 };
@@ -54,6 +55,7 @@ pub(super) struct Rank {
     pub(super) position: usize,
     pub(super) world_size: usize,
     pub(super) state: GlobalState,
+    pub(super) times: PhaseTimes,
     pub(super) round: u64,
     pub(super) began: Instant,
     pub(super) last_commit: Instant,
@@ -212,6 +214,9 @@ impl Rank {
 
     fn device_progress(&mut self) -> DeviceProgress {
         let status = self.source.status();
+        if let Err(imbalance) = scadles_core::ledger::check(&status.ledger) {
+            self.fault.get_or_insert_with(|| Failure::new(ExitCode::Internal, imbalance.to_string()));
+        }
         let seen = BufferView {
             buffered: status.view.buffered,
             stream_rate: status.stream_rate,
@@ -270,8 +275,10 @@ impl Rank {
         let batch =
             if agreed.peeked.samples() == 0 { self.assembler.assemble([])? } else { self.assembler.batch() };
         let micro_batch = self.config.job.training.micro_batch as usize;
+        self.times.enter(StepPhase::Compute);
         let statistics = self.learner.contribute(batch, plan.loss_scales[self.position], micro_batch)?;
         let compute_seconds = agreed.at.elapsed().as_secs_f64();
+        self.times.enter(StepPhase::Exchange);
         let exchanged = self.exchange.combine(&mut *self.communicator, self.learner.gradients_mut()?)?;
         self.apply(plan, &agreed.peeked)?;
         self.watchdog.disarm();
@@ -303,8 +310,10 @@ impl Rank {
     fn apply(&mut self, plan: &StepPlan, peeked: &Peeked) -> Result<(), Failure> {
         let training = &self.config.job.training;
         let sgd = Sgd { momentum: training.momentum, weight_decay: training.weight_decay };
+        self.times.enter(StepPhase::Optimizer);
         let (parameters, gradients) = self.learner.parameters_and_gradients_mut()?;
         sgd.step(plan.scaled_learning_rate, parameters, gradients, &mut self.momentum)?;
+        self.times.enter(StepPhase::Own);
         self.source.commit(peeked)?;
         self.source.apply_policy();
         Ok(())
@@ -340,6 +349,7 @@ impl Rank {
         if reason == StopReason::Completed {
             self.evaluate(u64::MAX)?;
         }
+        self.times.write();
         let hash = self.learner.parameter_hash()?;
         let mut report = self.report(None, Some(hash), None);
         report.closing = true;

@@ -1,0 +1,109 @@
+//! Where the training thread's time goes, step by step: measured only when asked for. Shell (clocks, one file at the end).
+
+use std::path::PathBuf;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+/// Names the folder into which each worker writes `<device>.json`; without it nothing is measured.
+pub(super) const VARIABLE: &str = "SCADLES_PHASE_TIMES";
+const PHASES: usize = 5;
+
+/// What the training thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum StepPhase {
+    /// Everything that is not named below: waiting, batches, the agreement, bookkeeping, journal.
+    Own,
+    /// Forward and backward.
+    Compute,
+    /// The sum of the gradients over the ranks.
+    Exchange,
+    /// The update of the parameters.
+    Optimizer,
+    /// Held-out pictures, after some steps.
+    Evaluation,
+}
+
+/// Seconds of one step, in the order of [`StepPhase`].
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spent {
+    thread_cpu_seconds: [f64; PHASES],
+    wall_seconds: [f64; PHASES],
+}
+
+/// The file's content: all steps of one rank.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    rank: usize,
+    phases: [StepPhase; PHASES],
+    steps: &'a [Spent],
+}
+
+/// A stop watch for the training thread.
+pub(super) struct PhaseTimes {
+    file: Option<PathBuf>,
+    rank: usize,
+    phase: StepPhase,
+    /// Thread CPU seconds and wall seconds when the phase began.
+    began: (f64, f64),
+    step: Spent,
+    steps: Vec<Spent>,
+}
+
+impl PhaseTimes {
+    /// Measures if [`VARIABLE`] asks for it. To be made on the training thread.
+    pub(super) fn from_environment(device: &str, rank: usize) -> Self {
+        let file =
+            std::env::var_os(VARIABLE).map(|folder| PathBuf::from(folder).join(format!("{device}.json")));
+        let began = if file.is_some() { now() } else { (0.0, 0.0) };
+        Self { file, rank, phase: StepPhase::Own, began, step: Spent::default(), steps: Vec::new() }
+    }
+
+    /// From now on the thread is in `phase`.
+    pub(super) fn enter(&mut self, phase: StepPhase) {
+        if self.file.is_none() {
+            return;
+        }
+        let now = now();
+        self.step.thread_cpu_seconds[self.phase as usize] += now.0 - self.began.0;
+        self.step.wall_seconds[self.phase as usize] += now.1 - self.began.1;
+        (self.phase, self.began) = (phase, now);
+    }
+
+    /// A step is over, with all that belongs to it.
+    pub(super) fn step_done(&mut self) {
+        if self.file.is_some() {
+            self.enter(StepPhase::Own);
+            self.steps.push(std::mem::take(&mut self.step));
+        }
+    }
+
+    /// Writes the file, if one was asked for.
+    pub(super) fn write(&self) {
+        let Some(file) = &self.file else { return };
+        let phases = [
+            StepPhase::Own,
+            StepPhase::Compute,
+            StepPhase::Exchange,
+            StepPhase::Optimizer,
+            StepPhase::Evaluation,
+        ];
+        let written = Written { rank: self.rank, phases, steps: &self.steps };
+        let text = serde_json::to_vec(&written).map_err(std::io::Error::from);
+        if let Err(error) = text.and_then(|text| std::fs::write(file, text)) {
+            tracing::warn!(%error, file = %file.display(), "failed to write the phase times");
+        }
+    }
+}
+
+/// Processor seconds of this thread, and seconds of a clock that only goes forward.
+fn now() -> (f64, f64) {
+    let seconds = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+    };
+    (seconds(ClockId::ThreadCPUTime), seconds(ClockId::Monotonic))
+}
