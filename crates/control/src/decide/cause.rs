@@ -39,6 +39,22 @@ impl Verdict {
         }
     }
 
+    /// All others lost a peer, and this one is the only one that has not ended: it hangs.
+    fn mute(job: &JobConfig, rank: usize, follower: &Loss<'_>) -> Self {
+        let device = device_name(job, rank);
+        Self {
+            consequence: Consequence::Restart,
+            code: ExitCode::Internal,
+            message: format!(
+                "{device} (rank {rank}): its process lives but no longer answers; {} says: {}",
+                device_name(job, follower.rank),
+                follower.describe()
+            ),
+            remedy: "look into its log; a machine short of memory or CPU is the usual reason".to_owned(),
+            device: Some(device),
+        }
+    }
+
     /// Others completed, rank 0 did not.
     pub(super) fn unfinished(job: &JobConfig, grace: f64) -> Self {
         let device = job.devices.first().map(|device| device.name.clone());
@@ -129,7 +145,12 @@ pub(super) fn first_cause(job: &JobConfig, seen: &Observation, state: &Supervisi
         _ => None,
     });
     let first = losses.min_by_key(Loss::precedence)?;
-    let device = job.devices.get(first.rank).map_or_else(|| first.rank.to_string(), |it| it.name.clone());
+    if first.code.is_some_and(ExitCode::is_consequence)
+        && let Some(mute) = still_there(seen, attempt)
+    {
+        return Some(Verdict::mute(job, mute, &first));
+    }
+    let device = device_name(job, first.rank);
     Some(Verdict {
         consequence: first.consequence(state.first_step_at.is_some()),
         code: first.code.unwrap_or(ExitCode::Internal),
@@ -137,4 +158,13 @@ pub(super) fn first_cause(job: &JobConfig, seen: &Observation, state: &Supervisi
         remedy: first.last_words.map_or_else(String::new, |words| words.remedy.clone()),
         device: Some(device),
     })
+}
+
+/// The first worker of the attempt whose process is still there.
+fn still_there(seen: &Observation, attempt: u32) -> Option<usize> {
+    seen.workers.iter().position(|worker| worker.made_for_attempt == attempt && worker.process.is_alive())
+}
+
+fn device_name(job: &JobConfig, rank: usize) -> String {
+    job.devices.get(rank).map_or_else(|| rank.to_string(), |device| device.name.clone())
 }

@@ -291,6 +291,20 @@ fn the_killed_worker_is_named_before_its_followers_whatever_was_seen_first() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_named_before_those_that_lost_it() {
+    let mut world = World::running(50, None);
+    let lost = "rank 1 was lost: silent for 5 s";
+    world.ends(0, exited_saying(ExitCode::PeerLost, lost));
+    world.ends(2, exited_saying(ExitCode::PeerLost, lost));
+    world.decide();
+    assert_eq!(killed_ranks(&world.after(SETTLE_SECONDS)), [1]);
+    let ended = &world.state.history[0];
+    assert_eq!(ended.first_cause.as_deref(), Some("device-1"));
+    assert!(ended.ended.contains("no longer answers") && ended.ended.contains(lost), "{}", ended.ended);
+    assert_eq!(world.state.restarts, 1);
+}
+
+#[test]
 fn an_error_of_its_own_is_named_before_a_lost_peer() {
     let mut world = World::running(50, None);
     world.ends(0, exited(ExitCode::PeerLost));
