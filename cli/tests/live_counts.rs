@@ -128,10 +128,8 @@ fn the_papers_rule_trains_what_arrived_within_one_window() {
     for (device, rate) in report.devices.iter().zip(RATES) {
         let rows = steps(&folder, &device.name);
         // A window that a busy machine closes late leaves what arrived meanwhile in the buffer; such time is known.
-        let late: f64 = rows
-            .windows(2)
-            .map(|pair| (pair[1].seconds - pair[0].seconds - WINDOW_SECONDS).max(0.0))
-            .sum();
+        let late: f64 =
+            rows.windows(2).map(|pair| (pair[1].seconds - pair[0].seconds - WINDOW_SECONDS).max(0.0)).sum();
         let trained: u64 = rows.iter().map(|row| row.local_batch).sum();
         assert_eq!(device.trained, trained, "{device:?}");
         for row in &rows {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod learnable;
+pub mod running;
 
 use std::{
     path::{Path, PathBuf},
