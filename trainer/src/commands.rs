@@ -15,7 +15,7 @@ use scadles_kafka::dataset::{Dataset, Split};
 use crate::{
     evaluate::{Evaluator, Shard, ShardResult},
     learner::{Learner, set_up_torch},
-    replay::{ReplayOptions, replay as replay_run},
+    replay::{ReplayOptions, ReplayResult, replay as replay_run},
     worker::Failure,
 };
 
@@ -31,13 +31,31 @@ pub fn replay(run: &Path, data: Option<PathBuf>, kafka: Option<String>) -> ExitC
     let outcome = replay_run(run, &ReplayOptions { data_dir: data, bootstrap_servers: kafka });
     finish(outcome.map_err(Failure::from).map(|result| {
         let code = if result.equal { ExitCode::Completed } else { ExitCode::Diverged };
-        let verdict = if result.equal { "equal, bit for bit" } else { "DIFFERENT" };
-        let text = format!(
-            "replayed {} steps from checkpoint {}\n  parameters of the run     {}\n  parameters of the replay  {}\n  {verdict}\n",
-            result.steps, result.from_checkpoint, result.expected_hash, result.parameter_hash
-        );
-        (text, code)
+        (replay_text(&result), code)
     }))
+}
+
+fn replay_text(result: &ReplayResult) -> String {
+    let mut text = format!(
+        "replayed {} steps from checkpoint {}, compared at {} places on the way\n  parameters of {:<20} {}\n  parameters of {:<20} {}\n",
+        result.steps,
+        result.from_checkpoint,
+        result.compared_on_the_way,
+        result.compared_with,
+        result.expected_hash,
+        "the replay",
+        result.parameter_hash,
+    );
+    if let Some(cpu) = &result.other_cpu {
+        let _ =
+            writeln!(text, "  the run was made on another kind of CPU ({cpu}), whose last bits may differ");
+    }
+    match (result.equal, result.first_difference) {
+        (true, _) => text.push_str("  equal, bit for bit\n"),
+        (false, Some(step)) => drop(writeln!(text, "  DIFFERENT, first seen after step {step}")),
+        (false, None) => text.push_str("  DIFFERENT\n"),
+    }
+    text
 }
 
 fn finish(outcome: Result<(String, ExitCode), Failure>) -> ExitCode {

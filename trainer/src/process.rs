@@ -115,6 +115,7 @@ fn open(config: &WorkerConfig) -> Result<Opened, Failure> {
             tracing::error!(%error, "the endpoint has ended");
         }
     });
+    tracing::info!(endpoint = listening.endpoint, hub = listening.hub, "listening");
     say(&listening);
     Ok(Opened { runtime, shared, attempts, hub })
 }

@@ -51,7 +51,7 @@ pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
                 let before = rank.state;
                 rank.train(&agreed, plan)?;
                 if let Some(leader) = &mut rank.leader {
-                    leader.committed(&agreed, plan, &before)?;
+                    leader.committed(&agreed, plan, &before, rank.hash)?;
                 }
                 if plan.evaluate {
                     rank.times.enter(StepPhase::Evaluation);

@@ -18,7 +18,7 @@ pub enum ExitCode {
     BrokerLost = 4,
     /// A checkpoint, journal or result could not be written (disk full, permission, object store).
     StorageFailed = 5,
-    /// A device got no sample for longer than `spec.runPolicy.stallSeconds`.
+    /// A device got no sample for longer than `spec.runPolicy.stallSeconds`. Never retried: the stream itself is silent.
     StreamStalled = 6,
     /// More records than `spec.stream.maxRejectedShare` could not be decoded. Never retried.
     TooManyRejected = 7,
@@ -28,7 +28,7 @@ pub enum ExitCode {
     Stopped = 9,
     /// The supervisor was gone for longer than `spec.runPolicy.orphanSeconds`, or closed stdin.
     Orphaned = 10,
-    /// A device's topic disappeared or was made anew while the job ran.
+    /// A device's topic disappeared or was made anew while the job ran. Never retried: its offsets mean nothing any more.
     TopicLost = 11,
     /// `scadles run`: a deadline of `spec.runPolicy` passed.
     DeadlineExceeded = 12,
@@ -75,6 +75,8 @@ impl ExitCode {
             Self::Completed
                 | Self::Configuration
                 | Self::TooManyRejected
+                | Self::StreamStalled
+                | Self::TopicLost
                 | Self::DeadlineExceeded
                 | Self::TooManyRestarts
                 | Self::Interrupted

@@ -106,7 +106,7 @@ pub struct ModelSpec {
     /// Default `Group`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
-    /// Number of labels, 2 to 10000. Default 10.
+    /// Number of labels. Default 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<u32>,
     /// Channels, height, width of one sample. Default [3, 32, 32].

@@ -54,9 +54,6 @@ const CONTEXT: [(&str, &str, &str); 4] = [
     ("spec.producer.labelSkew.labelsPerDevice", "spec.producer.partition", "LabelSkew"),
 ];
 
-/// Where the comment of the type names bounds that the validation does not have.
-const RESTATED: [(&str, &str); 1] = [("spec.model.numClasses", "Number of labels. Default 10.")];
-
 /// Bounds that follow from another field; the probe would give those of the example.
 const DEPENDENT: [(&str, &str); 2] = [
     ("spec.producer.labelSkew.labelsPerDevice", "an integer from 1 to `spec.model.numClasses`"),
@@ -149,10 +146,8 @@ fn bounds(path: &str) -> Option<String> {
 }
 
 fn meaning(path: &str, node: &Value) -> String {
-    let restated =
-        RESTATED.iter().find(|(restated, _)| *restated == path).map(|(_, text)| (*text).to_owned());
     // The comment of the field comes before the comment of its type.
-    let mut meaning = restated.unwrap_or_else(|| text(node, "description"));
+    let mut meaning = text(node, "description");
     if let Some(allowed) = bounds(path) {
         let _ = write!(meaning, " *Allowed:* {allowed}.");
     }

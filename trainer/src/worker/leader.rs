@@ -60,7 +60,7 @@ pub(super) struct Leader {
     evaluating_seconds: f64,
     last_commit: Instant,
     throughput: Ewma,
-    /// The last step's line, whose loss over all ranks is known one round later.
+    /// The last step's line: loss and waits of all ranks are known one round later.
     row: Option<CsvRow>,
 }
 
@@ -143,8 +143,12 @@ impl Leader {
     fn take_reports(&mut self) -> Result<(), Failure> {
         self.reports =
             self.rounds.recv().map_err(|_| Failure::new(ExitCode::Internal, "the control hub has ended"))?;
-        if let Some(row) = self.row.take() {
-            self.steps.append(&CsvRow { loss: self.mean_loss().unwrap_or(f64::NAN), ..row })?;
+        if let Some(mut row) = self.row.take() {
+            row.loss = self.mean_loss().unwrap_or(f64::NAN);
+            for (device, report) in row.devices.iter_mut().zip(&self.reports) {
+                device.wait_seconds = report.last_step.map_or(0.0, |step| step.wait_seconds);
+            }
+            self.steps.append(&row)?;
         }
         Ok(())
     }
@@ -265,12 +269,13 @@ impl Leader {
         (samples > 0 && loss.is_finite()).then_some(loss)
     }
 
-    /// After the step's commit: journal, steps.csv, throughput.
+    /// After the step's commit: journal, steps.csv, throughput. `hash` of the parameters, where it was taken.
     pub(super) fn committed(
         &mut self,
         agreed: &Agreed,
         plan: &StepPlan,
         before: &GlobalState,
+        hash: Option<u64>,
     ) -> Result<(), Failure> {
         let after = agreed.agreement.next;
         let ranges = self.reports.iter().map(|report| report.step.ranges.iter().map(Into::into).collect());
@@ -288,7 +293,7 @@ impl Leader {
             global_batch: plan.global_batch,
             micro_batch: self.job.training.micro_batch,
             devices: devices.collect(),
-            parameter_hash: None,
+            parameter_hash: hash.map(hash_text),
         })?;
         let step_seconds = self.last_commit.elapsed().as_secs_f64();
         self.last_commit = Instant::now();
@@ -308,7 +313,7 @@ impl Leader {
             local_batch: local_batch as u32,
             stream_rate: report.step.stream_rate,
             buffered: report.step.buffered,
-            wait_seconds: report.last_step.map_or(0.0, |step| step.wait_seconds),
+            wait_seconds: 0.0,
         };
         CsvRow {
             attempt: self.attempt,

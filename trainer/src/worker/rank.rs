@@ -72,6 +72,10 @@ pub(super) struct Rank {
     pub(super) totals: DeviceTotals,
     pub(super) prequential: PrequentialAccuracy,
     pub(super) buffer_state: BufferStateTracker,
+    /// Hash of the parameters after the last step, where it was time to compare them.
+    pub(super) hash: Option<u64>,
+    /// Records lost by the last report.
+    pub(super) lost_seen: u64,
     pub(super) last_step: Option<LastStep>,
     /// b_i and w_i of the last step.
     pub(super) last_share: (u32, f64),
@@ -100,7 +104,6 @@ enum Turn {
 impl Rank {
     /// Reports until the group agrees: at once, with every heartbeat, when the batch is fixed, and on a request to stop.
     pub(super) fn agree(&mut self) -> Result<Agreed, Failure> {
-        let hash = self.hash_if_due()?;
         let (mut ready, mut stop) = (None, None);
         let mut next_report = Instant::now();
         loop {
@@ -118,7 +121,7 @@ impl Rank {
             }
             if wanted != stop || Instant::now() >= next_report {
                 stop = wanted;
-                let report = self.report(ready.as_ref(), hash, stop);
+                let report = self.report(ready.as_ref(), self.hash, stop);
                 self.member.report(report);
                 next_report = Instant::now() + HEARTBEAT;
             }
@@ -165,11 +168,6 @@ impl Rank {
                 Err(Failure::new(ExitCode::Internal, "rank 0 parted before the end"))
             }
         }
-    }
-
-    fn hash_if_due(&self) -> Result<Option<u64>, Failure> {
-        let due = self.state.step.is_multiple_of(HASH_EVERY_STEPS);
-        Ok(if due { Some(self.learner.parameter_hash()?) } else { None })
     }
 
     fn stop_request(&mut self) -> Option<StopReason> {
@@ -223,8 +221,9 @@ impl Rank {
             window_seconds: self.clock.window_seconds(),
             silent_seconds: status.silent_seconds,
             limit_used: status.buffer_used,
-            losing: false,
+            losing: status.ledger.lost > self.lost_seen,
         };
+        self.lost_seen = status.ledger.lost;
         let stall_seconds = self.config.job.limits.stall_seconds;
         DeviceProgress {
             name: self.config.device().name.clone(),
@@ -285,6 +284,8 @@ impl Rank {
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
         self.last_commit = Instant::now();
         self.state = agreed.agreement.next;
+        let compare = self.state.step.is_multiple_of(HASH_EVERY_STEPS);
+        self.hash = if compare { Some(self.learner.parameter_hash()?) } else { None };
         self.clock.step_finished(&StepTiming {
             busy_seconds,
             compute_seconds,

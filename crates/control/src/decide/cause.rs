@@ -115,11 +115,9 @@ impl Loss<'_> {
     }
 }
 
-/// Codes after which a new attempt would end the same way. A dead or deleted stream does not come back by restarting the
-/// workers, although the code itself is retryable where someone mends the stream in between.
+/// Codes after which a new attempt would end the same way.
 fn is_final(code: ExitCode) -> bool {
-    let retry_helps = code.is_retryable() || code == ExitCode::Completed;
-    !retry_helps || matches!(code, ExitCode::StreamStalled | ExitCode::TopicLost)
+    !code.is_retryable() && code != ExitCode::Completed
 }
 
 /// The first cause among the workers that are gone.
