@@ -29,6 +29,9 @@ const STEP: Duration = Duration::from_millis(50);
 /// Samples per device and step.
 const BATCH: u32 = 10;
 
+/// An offset that no stream of a test reaches: the account is not settled against the broker's ends.
+const FAR: i64 = i64::MAX / 2;
+
 type Shared = Arc<Mutex<Progress>>;
 
 fn main() {
@@ -228,9 +231,7 @@ fn account(config: &WorkerConfig, progress: &mut Progress) {
         device.aggregation_weight = 1.0 / devices as f64;
         device.ledger.trained = progress.step * u64::from(BATCH);
         device.ledger.arrived = device.ledger.trained;
-        // The account is settled against the broker's ends: nothing more has arrived than was trained.
-        device.positions =
-            vec![PartitionPosition { partition: 0, start: 0, next: i64::MAX / 2, end: i64::MAX / 2 }];
+        device.positions = vec![PartitionPosition { partition: 0, start: FAR, next: FAR, end: FAR }];
     }
 }
 

@@ -1,4 +1,4 @@
-//! A worker's HTTP endpoint: `/v1/attempt`, `/v1/progress`, `/v1/stop`, `/metrics`, `/livez`.
+//! A worker's HTTP endpoint: `/v1/attempt`, `/v1/progress`, `/v1/stop`, `/v1/checkpoint`, `/metrics`, `/livez`.
 //!
 //! Role: the only way in for a supervisor. The worker pushes nothing; a supervisor polls and repeats its requests until
 //! progress confirms them. Every `/v1` request and the metrics need the job's token. I/O: sockets, on the runtime given.
@@ -31,6 +31,7 @@ pub struct Shared {
     attempts: Mutex<Option<mpsc::Sender<Attempt>>>,
     last_contact: Mutex<Instant>,
     stop: Mutex<Option<StopRequest>>,
+    checkpoint_wanted: AtomicBool,
     end_was_seen: AtomicBool,
 }
 
@@ -44,6 +45,7 @@ impl Shared {
             attempts: Mutex::new(Some(sender)),
             last_contact: Mutex::new(Instant::now()),
             stop: Mutex::new(None),
+            checkpoint_wanted: AtomicBool::new(false),
             end_was_seen: AtomicBool::new(false),
         };
         (Arc::new(shared), receiver)
@@ -67,6 +69,16 @@ impl Shared {
     /// The request to stop, if one came.
     pub fn stop_request(&self) -> Option<StopRequest> {
         *lock(&self.stop)
+    }
+
+    /// Whether a supervisor has asked for a checkpoint that is not agreed yet.
+    pub fn checkpoint_wanted(&self) -> bool {
+        self.checkpoint_wanted.load(Ordering::Acquire)
+    }
+
+    /// A checkpoint is agreed: the request, if there was one, is met.
+    pub fn checkpoint_agreed(&self) {
+        self.checkpoint_wanted.store(false, Ordering::Release);
     }
 
     /// Time since a supervisor last spoke to this worker.
@@ -119,6 +131,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/attempt", post(post_attempt))
         .route("/v1/progress", get(get_progress))
         .route("/v1/stop", post(post_stop))
+        .route("/v1/checkpoint", post(post_checkpoint))
         .route("/metrics", get(get_metrics))
         .layer(middleware::from_fn_with_state(shared.clone(), require_token))
         .route("/livez", get(|| async { "ok" }))
@@ -174,6 +187,13 @@ async fn get_progress(State(shared): State<Arc<Shared>>) -> Json<Progress> {
 
 async fn post_stop(State(shared): State<Arc<Shared>>, Json(request): Json<StopRequest>) -> StatusCode {
     shared.request_stop(request);
+    StatusCode::ACCEPTED
+}
+
+/// A checkpoint after the next step, besides those that the job asks for: room for the streams of a broker that keeps
+/// only so much.
+async fn post_checkpoint(State(shared): State<Arc<Shared>>) -> StatusCode {
+    shared.checkpoint_wanted.store(true, Ordering::Release);
     StatusCode::ACCEPTED
 }
 

@@ -67,6 +67,11 @@ impl WorkerClient {
         self.post(endpoint, "stop", &request)
     }
 
+    /// `POST /v1/checkpoint`.
+    pub fn post_checkpoint(&self, endpoint: &str) -> Result<(), ClientError> {
+        self.post(endpoint, "checkpoint", &())
+    }
+
     fn post(&self, endpoint: &str, what: &str, body: &impl Serialize) -> Result<(), ClientError> {
         let url = format!("http://{endpoint}/v1/{what}");
         let mut response =

@@ -93,6 +93,13 @@ impl Crew {
         note(&slot.device, "request a stop", self.client.post_stop(&listening.endpoint, request));
     }
 
+    /// Asks rank 0 for a checkpoint beside those of the job.
+    pub fn request_checkpoint(&self) {
+        let Some(slot) = self.slots.first() else { return };
+        let Some(listening) = slot.worker.as_ref().and_then(Worker::listening) else { return };
+        note(&slot.device, "request a checkpoint", self.client.post_checkpoint(&listening.endpoint));
+    }
+
     /// Ends the process of a rank at once.
     pub fn kill(&mut self, rank: usize) {
         let Some(slot) = self.slots.get_mut(rank) else { return };

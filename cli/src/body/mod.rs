@@ -13,15 +13,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use scadles_api::{ExitCode, Phase, Progress, worker::JobConfig};
+use scadles_api::{DeviceProgress, ExitCode, Phase, Progress, worker::JobConfig};
 use scadles_control::decide::{
     Action, BrokerState, Decision, JobPhase, Observation, Outcome, Supervision, UserRequest, decide,
 };
+use scadles_kafka::producer::RECORD_OVERHEAD_BYTES;
 
 use self::{
     client::WorkerClient,
     crew::Crew,
-    streams::{BrokerAccess, Producer, offsets_now},
+    streams::{BrokerAccess, Producer, needs_checkpoint, offsets_now},
 };
 use crate::{
     failure::Failure,
@@ -37,6 +38,9 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// Counters of the supervision are saved this often; all else at once.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A checkpoint that was asked for has this long to become durable before it is asked for again.
+const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A rate measured over less than this says little: accounts are a quarter of a second old at most.
 const SHORTEST_MEASUREMENT_SECONDS: f64 = 5.0;
@@ -159,6 +163,8 @@ pub struct LocalBody {
     saved_at: Option<Instant>,
     /// What is to be known of the topics has been told.
     topics_told: bool,
+    /// When rank 0 was last asked for a checkpoint that makes room at the broker.
+    checkpoint_asked_at: Option<Instant>,
     arrivals: Arrivals,
 }
 
@@ -182,6 +188,7 @@ impl LocalBody {
             failure: None,
             saved_at: None,
             topics_told: false,
+            checkpoint_asked_at: None,
             arrivals: Arrivals::default(),
         }
     }
@@ -331,9 +338,25 @@ impl LocalBody {
             if !progress.durable_positions.is_empty() {
                 self.producer.set_durable(&progress.durable_positions);
             }
+            if progress.phase == Phase::Training {
+                let devices = progress.devices.clone();
+                self.ask_for_room(&devices);
+            }
         }
         if let Err(error) = self.producer.look() {
             self.fail_at_kafka(&error);
+        }
+    }
+
+    /// Asks for a checkpoint before a broker that keeps only so much brings the streams to a stand.
+    fn ask_for_room(&mut self, devices: &[DeviceProgress]) {
+        let limits = self.access.topics().map(|topics| topics.broker.limits());
+        let Some(budget) = limits.and_then(|limits| limits.budget_bytes_per_partition) else { return };
+        let record_bytes = self.config.model.record_bytes() as u64 + RECORD_OVERHEAD_BYTES;
+        let asked = self.checkpoint_asked_at.is_some_and(|at| at.elapsed() < CHECKPOINT_PATIENCE);
+        if !asked && needs_checkpoint(devices, self.producer.durable(), budget, record_bytes) {
+            self.checkpoint_asked_at = Some(Instant::now());
+            self.crew.request_checkpoint();
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::PartitionPosition;
+use scadles_api::{DeviceProgress, PartitionPosition};
 use scadles_control::decide::BrokerState;
 use scadles_kafka::{
     Broker, DeviceStream, EmbeddedBroker, Error, KafkaConnection, PacedProducer, PartitionOffsets,
@@ -297,6 +297,11 @@ impl Producer {
         }
     }
 
+    /// Offsets of the last durable checkpoint per device and partition; empty while none is known.
+    pub fn durable(&self) -> &[Vec<u64>] {
+        &self.durable
+    }
+
     /// What each stream did so far.
     pub fn statistics(&self) -> Vec<StreamStatistics> {
         self.sending.as_ref().map_or_else(|| self.last.clone(), PacedProducer::statistics)
@@ -316,6 +321,35 @@ impl Producer {
         self.last = producer.stop(FLUSH_PATIENCE)?;
         Ok(())
     }
+}
+
+/// Share of a partition's budget that may be filled before a checkpoint is asked for: the streams must not come to a
+/// stand, because a group without samples takes no step, and without a step there is no checkpoint.
+const BUDGET_SHARE: f64 = 0.5;
+
+/// Whether a device has filled so much of what the broker keeps since the last durable checkpoint that it needs the next
+/// one before the job's own comes. `durable` has the offsets of that checkpoint per device and partition, where one is
+/// known; `budget_bytes` is per partition; a record costs `record_bytes` at the broker. Pure.
+pub fn needs_checkpoint(
+    devices: &[DeviceProgress],
+    durable: &[Vec<u64>],
+    budget_bytes: u64,
+    record_bytes: u64,
+) -> bool {
+    let kept_from = |device: usize, position: &PartitionPosition| {
+        let offsets = durable.get(device)?;
+        offsets.get(usize::try_from(position.partition).ok()?).copied()
+    };
+    let fullest = devices
+        .iter()
+        .enumerate()
+        .flat_map(|(index, device)| device.positions.iter().map(move |position| (index, position)))
+        .map(|(index, position)| {
+            let from = kept_from(index, position).unwrap_or(position.start.max(0).cast_unsigned());
+            position.end.max(0).cast_unsigned().saturating_sub(from)
+        })
+        .max();
+    fullest.unwrap_or(0).saturating_mul(record_bytes) as f64 > BUDGET_SHARE * budget_bytes as f64
 }
 
 fn stream_view(stream: &StreamStatistics) -> StreamView {
@@ -341,4 +375,28 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> 
         what: format!("start the thread {name}"),
         reason: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(start: i64, end: i64) -> DeviceProgress {
+        let position = PartitionPosition { partition: 0, start, next: start, end };
+        DeviceProgress { positions: vec![position], ..DeviceProgress::default() }
+    }
+
+    #[test]
+    fn a_checkpoint_is_asked_for_when_half_of_what_the_broker_keeps_is_filled() {
+        let asked = |durable, end| needs_checkpoint(&[device(0, end)], &[vec![durable]], 1000, 10);
+        assert!(!asked(100, 150));
+        assert!(asked(100, 151));
+        assert!(!asked(140, 151), "a checkpoint makes room");
+    }
+
+    #[test]
+    fn before_the_first_checkpoint_all_since_the_start_is_needed() {
+        assert!(needs_checkpoint(&[device(100, 151)], &[], 1000, 10));
+        assert!(!needs_checkpoint(&[], &[], 1000, 10));
+    }
 }

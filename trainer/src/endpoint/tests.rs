@@ -12,6 +12,7 @@ fn shared() -> (Arc<Shared>, mpsc::Receiver<Attempt>) {
         attempts: Mutex::new(Some(sender)),
         last_contact: Mutex::new(Instant::now()),
         stop: Mutex::new(None),
+        checkpoint_wanted: AtomicBool::new(false),
         end_was_seen: AtomicBool::new(false),
     };
     (Arc::new(shared), receiver)
@@ -56,9 +57,13 @@ async fn post_number(shared: &Arc<Shared>, number: u32) -> StatusCode {
 #[tokio::test]
 async fn nobody_gets_in_without_the_token() {
     let (shared, _attempts) = shared();
-    for (method, path) in
-        [("GET", "/v1/progress"), ("POST", "/v1/attempt"), ("POST", "/v1/stop"), ("GET", "/metrics")]
-    {
+    for (method, path) in [
+        ("GET", "/v1/progress"),
+        ("POST", "/v1/attempt"),
+        ("POST", "/v1/stop"),
+        ("POST", "/v1/checkpoint"),
+        ("GET", "/metrics"),
+    ] {
         for token in ["", "guess", "secre", "secrets"] {
             let (status, _) = call(&shared, method, path, token, String::new()).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} {token}");
@@ -113,4 +118,15 @@ async fn metrics_name_every_device() {
     assert!(text.contains("scadles_step 7.0"), "{text}");
     assert!(text.contains("scadles_device_stream_rate{device=\"device-0\"} 12.5"), "{text}");
     assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn a_request_for_a_checkpoint_stands_until_one_is_agreed() {
+    let (shared, _attempts) = shared();
+    assert!(!shared.checkpoint_wanted());
+    let (status, _) = call(&shared, "POST", "/v1/checkpoint", "secret", String::new()).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    assert!(shared.checkpoint_wanted());
+    shared.checkpoint_agreed();
+    assert!(!shared.checkpoint_wanted());
 }

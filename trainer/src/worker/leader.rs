@@ -299,6 +299,9 @@ impl Leader {
         self.last_commit = Instant::now();
         self.throughput.update(plan.global_batch as f64 / step_seconds.max(1e-9), THROUGHPUT_GAIN);
         self.checkpoint_due = plan.checkpoint;
+        if plan.checkpoint {
+            self.shared.checkpoint_agreed();
+        }
         self.shared.update(|progress| {
             progress.learning_rate = plan.scaled_learning_rate;
             progress.step_seconds = step_seconds;

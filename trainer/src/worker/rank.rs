@@ -196,7 +196,7 @@ impl Rank {
                 ranges: ready.map(|peeked| peeked.ranges.clone()).unwrap_or_default(),
                 stream: Some(stream.device.clone()),
                 stop_requested: stop,
-                checkpoint_requested: false,
+                checkpoint_requested: self.shared.checkpoint_wanted(),
                 tuning_generation: 0,
                 parameter_hash: hash,
                 evaluation: self.evaluation.as_ref().map(|(counts, _)| counts.clone()),
