@@ -13,7 +13,7 @@
 # Kafka comes from KAFKA_HOME, or is the archive that `scripts/setup.sh kafka` fetches. Python's side of the comparison lives
 # in SCADLES_CACHE. SCADLES_BENCH_OUT keeps the run folders. A busy machine spoils the numbers: let it do nothing else.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum jobs producer quickstart)

@@ -23,7 +23,7 @@ Examples:
   scadles replay runs/quickstart-20260101T120000Z           train it again from its journal, bit for bit
 
 Exit codes: 0 complete, 2 wrong configuration, 4 broker lost, 5 storage failed, 6 stream stalled, 12 deadline passed,
-13 too many restarts, 130 interrupted; see docs.";
+13 too many restarts, 130 interrupted; all of them: docs/report.md.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

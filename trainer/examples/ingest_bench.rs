@@ -29,7 +29,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use support::{Cpu, check, quantile, spread};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Name, what is compared, bound of the ratio.
+type Part = (&'static str, fn(&Measured) -> f64, f64);
+
+const DEADLINE: Duration = Duration::from_mins(1);
 const PARTITIONS: u32 = 2;
 /// A quarter of a second at the paced rate.
 const BATCH: u64 = 150;
@@ -242,7 +245,7 @@ fn report(rounds: &[Vec<Measured>]) -> bool {
         all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), sum| (low.min(sum), high.max(sum)));
     assert!(high - low < 1e-2, "the readers saw different samples: sums {low} to {high}");
     let mut held = true;
-    let parts: [(&str, fn(&Measured) -> f64, f64); 2] =
+    let parts: [Part; 2] =
         [("whole process", Measured::process_micros, 1.0), ("training thread", Measured::thread_micros, 0.5)];
     for (name, part, bound) in parts {
         let mut ratios: Vec<f64> = rounds.iter().map(|round| part(&round[0]) / part(&round[1])).collect();

@@ -67,9 +67,9 @@ fn finish(outcome: Result<(String, ExitCode), Failure>) -> ExitCode {
         }
         Err(failure) => {
             let mut stderr = std::io::stderr().lock();
-            let _ = writeln!(stderr, "error: {}", failure.message);
+            let _ = writeln!(stderr, "scadles: {}", failure.message);
             if !failure.remedy.is_empty() {
-                let _ = writeln!(stderr, "  help: {}", failure.remedy);
+                let _ = writeln!(stderr, "remedy: {}", failure.remedy);
             }
             failure.code
         }

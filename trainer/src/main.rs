@@ -49,6 +49,8 @@ fn main() -> ProcessCode {
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("SCADLES_LOG").unwrap_or_else(|_| "info".into()),
         )
+        // A log that cannot be written (full disk) must not end the worker.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .init();
     let code = match Arguments::parse().command {

@@ -126,7 +126,8 @@ impl Arrivals {
     fn note(&mut self, progress: &Progress) {
         let counts: Vec<u64> = progress.devices.iter().map(|device| device.ledger.arrived).collect();
         let changed = self.last.as_ref().is_none_or(|(_, last)| *last != counts);
-        if changed && counts.iter().any(|count| *count > 0) {
+        // Until every device has reported once, some rows still hold nothing.
+        if changed && counts.iter().all(|count| *count > 0) {
             self.first.get_or_insert_with(|| (Instant::now(), counts.clone()));
             self.last = Some((Instant::now(), counts));
         }

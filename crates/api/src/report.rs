@@ -23,7 +23,7 @@ pub struct RunReport {
     pub job: ScadlesJob,
     /// Unique id of the run, part of its checkpoints' path.
     pub job_uid: String,
-    /// scadles, torch, librdkafka, broker, CPU kind.
+    /// scadles, torch, CPU kind.
     pub versions: BTreeMap<String, String>,
     /// Embedded, or the bootstrap servers.
     pub broker: String,
@@ -66,7 +66,7 @@ pub struct DeviceReport {
     pub lost: u64,
     /// Samples trained by steps that a restart rolled back.
     pub rolled_back: u64,
-    /// arrived / seconds.
+    /// Samples per second, measured over the run; arrived / seconds where it was too short to measure.
     pub rate_mean: f64,
     /// Samples per second that the producer was asked for, if any.
     pub rate_asked: Option<f64>,
