@@ -32,7 +32,7 @@ spec:
   producer:
     dataset: {{name: Cifar10}}
     rates: {{list: {rates}}}
-  checkpoint: {{everySteps: 1000}}
+  checkpoint: {{everySteps: 20}}
   completion: {{maxSteps: {steps}}}
 """
 
@@ -93,7 +93,7 @@ def samples_per_second(steps):
 
 
 def rates_fixed(bench):
-    steps, _ = bench.job("rates-fixed", S1, "{rule: Fixed, size: 64}", 14)
+    steps, _ = bench.job("rates-fixed", S1, "{rule: Fixed, fixed: {size: 64}}", 14)
     expected = 64 / min(S1)
     mean = (steps[-1]["seconds"] - steps[0]["seconds"]) / (len(steps) - 1)
     times = [row["step_seconds"] for row in steps[1:]]
