@@ -196,42 +196,43 @@ fn accuracy(text: &mut String, report: &RunReport) {
     );
 }
 
+/// A column of the devices' table: heading and cell.
+type Column = (&'static str, fn(&DeviceReport) -> String);
+
+const ACCOUNT: [Column; 7] = [
+    ("arrived", |device| grouped(device.arrived)),
+    ("trained", |device| grouped(device.trained)),
+    ("buffered", |device| grouped(device.buffered)),
+    ("dropped", |device| grouped(device.dropped)),
+    ("rejected", |device| grouped(device.rejected)),
+    ("lost", |device| grouped(device.lost)),
+    ("rolled back", |device| grouped(device.rolled_back)),
+];
+
+/// The devices' table; columns of the account that are zero everywhere are left out, so that it fits a terminal.
 fn devices(text: &mut String, report: &RunReport) {
-    let width = report.devices.iter().map(|device| device.name.len()).max().unwrap_or(0).max("device".len());
-    let _ = writeln!(
-        text,
-        "\n{:width$}  {:>8}  {:>9}  {:>9}  {:>8}  {:>7}  {:>8}  {:>6}  {:>11}  {:>6}  {:>6}  {:>9}",
-        "device",
-        "rate/s",
-        "arrived",
-        "trained",
-        "buffered",
-        "dropped",
-        "rejected",
-        "lost",
-        "rolled back",
-        "batch",
-        "weight",
-        "wait"
-    );
-    for device in &report.devices {
-        let _ = writeln!(
-            text,
-            "{:width$}  {:>8.1}  {:>9}  {:>9}  {:>8}  {:>7}  {:>8}  {:>6}  {:>11}  {:>6.1}  {:>6.3}  {:>9}",
-            device.name,
-            device.rate_mean,
-            grouped(device.arrived),
-            grouped(device.trained),
-            grouped(device.buffered),
-            grouped(device.dropped),
-            grouped(device.rejected),
-            grouped(device.lost),
-            grouped(device.rolled_back),
-            device.batch_mean,
-            device.weight_mean,
-            span(device.wait_seconds),
-        );
+    let says_something = |(_, cell): &&Column| report.devices.iter().any(|device| cell(device) != grouped(0));
+    let mut columns: Vec<Column> = vec![
+        ("device", |device| device.name.clone()),
+        ("rate/s", |device| format!("{:.1}", device.rate_mean)),
+    ];
+    columns.extend(ACCOUNT.iter().filter(says_something));
+    columns.extend([
+        ("batch", (|device| format!("{:.1}", device.batch_mean)) as fn(&DeviceReport) -> String),
+        ("weight", |device| format!("{:.3}", device.weight_mean)),
+        ("wait", |device| span(device.wait_seconds)),
+    ]);
+    let mut lines = vec![String::new(); report.devices.len() + 1];
+    for (place, (heading, cell)) in columns.into_iter().enumerate() {
+        let cells: Vec<String> =
+            std::iter::once(heading.to_owned()).chain(report.devices.iter().map(cell)).collect();
+        let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(cells) {
+            let padded = if place == 0 { format!("{cell:width$}") } else { format!("  {cell:>width$}") };
+            line.push_str(&padded);
+        }
     }
+    let _ = writeln!(text, "\n{}", lines.join("\n"));
     let balanced = report.devices.iter().all(|device| {
         device.arrived == device.trained + device.buffered + device.dropped + device.rejected + device.lost
     });

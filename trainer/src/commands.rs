@@ -69,7 +69,7 @@ fn finish(outcome: Result<(String, ExitCode), Failure>) -> ExitCode {
             let mut stderr = std::io::stderr().lock();
             let _ = writeln!(stderr, "scadles: {}", failure.message);
             if !failure.remedy.is_empty() {
-                let _ = writeln!(stderr, "remedy: {}", failure.remedy);
+                let _ = writeln!(stderr, "  remedy: {}", failure.remedy);
             }
             failure.code
         }

@@ -98,7 +98,7 @@ fn the_summary_says_what_was_trained_where_every_sample_went_and_what_it_is_wort
     for part in [
         "two: the completion rule is met",
         "5 000 samples in 20.0 s (250/s), 10 steps, 0 attempts",
-        "a          209.5      4 200      4 000       200        0         0       0            0   400.0   0.800     12.5 s",
+        "a        209.5    4 200    4 000       200  400.0   0.800  12.5 s",
         "every sample is accounted for",
         "Fixed 64 would have trained 1 920 samples in this time (15 steps; each waits 1.28 s for the slowest stream)",
         "this run trained 2.6 times as many",
