@@ -77,7 +77,7 @@ pub struct Surroundings {
 pub struct RunArgs {
     /// The job file (YAML)
     pub job: PathBuf,
-    /// Run folder [default: runs/<job>-<time>]
+    /// Run folder [default: runs/JOB-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Where streams and data are.

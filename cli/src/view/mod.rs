@@ -1,6 +1,6 @@
 //! What the person at the terminal sees while a job runs: a live table on a terminal, plain lines in a pipe.
 //!
-//! [`Snapshot`] is plain data, [`table`] and [`line`] turn it into text (pure); only [`Display`] writes.
+//! [`Snapshot`] is plain data, [`table`] and [`line()`] turn it into text (pure); only [`Display`] writes.
 
 mod display;
 mod text;

@@ -274,7 +274,7 @@ pub struct EvaluationConfig {
     pub every_steps: u64,
     /// Pictures per evaluation during the run.
     pub samples: u64,
-    /// Accuracy's k, ascending, at least [1].
+    /// Accuracy's k, ascending, at least `[1]`.
     pub top_k: Vec<u32>,
 }
 
