@@ -1,6 +1,6 @@
 //! `scadles-trainer`: the worker process, and the two commands that need the model: evaluate and replay.
 
-use std::{path::PathBuf, process::ExitCode as ProcessCode};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode as ProcessCode};
 
 use clap::{Parser, Subcommand};
 use scadles_trainer::{commands, process};
@@ -51,6 +51,7 @@ fn main() -> ProcessCode {
         )
         // A log that cannot be written (full disk) must not end the worker.
         .log_internal_errors(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let code = match Arguments::parse().command {
