@@ -1,4 +1,5 @@
 //! The worker as a process: what it says when it cannot even begin.
+#![allow(clippy::unwrap_used)] // A test that cannot be set up has failed.
 
 use std::{
     net::TcpListener,
