@@ -2,16 +2,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test bench lint docs smoke ci clean
+.PHONY: help setup build run test bench lint docs smoke images kind-load manifests ci clean
 
 # The job of `make run`; ARGS are further arguments of `scadles run`.
 JOB ?= manifests/examples/quickstart-local.yaml
 ARGS ?=
+# The kind cluster of `make kind-load`. PROFILE, IMAGE_PREFIX, TAG and BASE of the images: see scripts/images.sh.
+CLUSTER ?= scadles
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
-		printf '  make %-7s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
+		printf '  make %-9s %s\n' "$$target" "$$text"; done
 
 setup: ## install what the build needs: system packages (root), libtorch, the data sets
 	@scripts/setup.sh
@@ -38,6 +40,16 @@ docs: setup ## build the API documentation, warnings are errors
 
 smoke: build ## a real run of 20 seconds, its report checked
 	scripts/smoke.sh
+
+images: setup ## build the container images of operator, trainer and data
+	scripts/images.sh
+
+kind-load: images ## load them into the kind cluster CLUSTER
+	scripts/images.sh --names | xargs kind load docker-image --name $(CLUSTER)
+
+manifests: setup ## write crds/, the chart's copy and manifests/install.yaml anew
+	cargo run --quiet -p scadles-api --features crd --bin crdgen -- .
+	scripts/manifests.sh
 
 ci: ## everything that a change must pass
 	@scripts/ci.sh

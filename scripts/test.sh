@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
-# Run all tests of the workspace. Tests that need a real Apache Kafka are the test programs whose names end in
-# `_on_kafka`; where there is no Kafka they are left out and listed by name and number, and with CI=true that is a failure.
+# Run all tests of the workspace. Some test programs need a server of their own, told by the end of their names:
+#
+#   *_on_kafka       a real Apache Kafka: KAFKA_HOME, or what `scripts/setup.sh kafka` fetches
+#   *_on_apiserver   a real kube-apiserver and etcd: KUBEBUILDER_ASSETS, or /usr/local/kubebuilder/bin
+#   *_with_helm      helm in PATH
+#
+# Where one cannot be had, its tests are left out and listed by name and number; with CI=true that is a failure. The
+# end-to-end tests (e2e/) are compiled here and run by `make e2e-smoke` and `make e2e`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# By the end of the test programs' names: what is missing, and how to get it.
+declare -A missing=()
 
 status=0
 home=$(scripts/setup.sh kafka) || status=$?
@@ -10,26 +19,51 @@ case $status in
     0)
         export KAFKA_HOME=$home
         echo "test: Apache Kafka at $KAFKA_HOME"
-        exec cargo test --workspace
         ;;
-    3) ;;
+    3) missing[_on_kafka]="Apache Kafka (set KAFKA_HOME, or let 'scripts/setup.sh kafka' fetch it)" ;;
     *) exit "$status" ;;
 esac
+
+assets=${KUBEBUILDER_ASSETS:-/usr/local/kubebuilder/bin}
+if [ -x "$assets/etcd" ] && [ -x "$assets/kube-apiserver" ]; then
+    export KUBEBUILDER_ASSETS=$assets
+    echo "test: kube-apiserver at $KUBEBUILDER_ASSETS"
+else
+    missing[_on_apiserver]="kube-apiserver and etcd (set KUBEBUILDER_ASSETS to their folder, such as 'setup-envtest use -p path' prints)"
+fi
+
+if command -v helm >/dev/null; then
+    echo "test: helm at $(command -v helm)"
+else
+    missing[_with_helm]='helm (install it from https://helm.sh)'
+fi
+
+if [ ${#missing[@]} -eq 0 ]; then
+    exec cargo test --workspace
+fi
 case ${CI:-} in
     '' | false | 0) ;;
     *)
-        echo 'test: CI is set and there is no Apache Kafka: the tests against a real broker cannot be left out' >&2
+        for suffix in "${!missing[@]}"; do
+            echo "test: CI is set, and the tests *$suffix cannot be left out: they need ${missing[$suffix]}" >&2
+        done
         exit 1
         ;;
 esac
 
 # Cargo can select test programs by name, but not exclude them.
-with_kafka=() without_kafka=()
+run=()
+declare -A left_out=()
 while read -r target; do
-    case $target in
-        *_on_kafka) with_kafka+=(--test "$target") ;;
-        *) without_kafka+=(--test "$target") ;;
-    esac
+    needs=
+    for suffix in "${!missing[@]}"; do
+        [[ $target != *"$suffix" ]] || needs=$suffix
+    done
+    if [ -n "$needs" ]; then
+        left_out[$needs]+=" --test $target"
+    else
+        run+=(--test "$target")
+    fi
 done < <(cargo metadata --no-deps --format-version 1 | python3 -c '
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
@@ -38,12 +72,11 @@ for package in json.load(sys.stdin)["packages"]:
             print(target["name"])
 ' | sort -u)
 
-cargo test --workspace --lib --bins "${without_kafka[@]}"
+cargo test --workspace --lib --bins "${run[@]}"
 cargo test --workspace --doc
-if [ ${#with_kafka[@]} -gt 0 ]; then
-    left_out=$(cargo test --quiet --workspace "${with_kafka[@]}" -- --list | sed -n 's/: test$//p')
-    echo
-    echo "test: left out $(grep -c . <<<"$left_out") tests that need Apache Kafka (set KAFKA_HOME, or let" \
-        "'scripts/setup.sh kafka' fetch it):"
-    while read -r name; do echo "    $name"; done <<<"$left_out"
-fi
+for suffix in "${!left_out[@]}"; do
+    read -ra programs <<<"${left_out[$suffix]}"
+    names=$(cargo test --quiet --workspace "${programs[@]}" -- --list | sed -n 's/: test$//p')
+    printf '\ntest: left out %d tests that need %s:\n' "$(grep -c . <<<"$names")" "${missing[$suffix]}"
+    while read -r name; do echo "    $name"; done <<<"$names"
+done

@@ -78,13 +78,11 @@ fn print(line: &impl serde::Serialize) {
 
 fn last_words(code: ExitCode, progress: &Progress) -> LastWords {
     LastWords {
-        code,
-        message: format!("the fake worker of {} ended", progress.device),
-        remedy: String::new(),
         step: progress.step,
         samples: progress.samples,
         parameter_hash: Some(format!("{:016x}", progress.step)),
         checkpoint: progress.checkpoint.clone(),
+        ..LastWords::new(code, format!("the fake worker of {} ended", progress.device))
     }
 }
 
@@ -225,7 +223,7 @@ fn account(config: &WorkerConfig, progress: &mut Progress) {
     progress.samples = progress.step * u64::from(BATCH) * devices as u64;
     progress.loss = Some(1.0);
     progress.samples_per_second = 200.0 * devices as f64;
-    progress.train_seconds += STEP.as_secs_f64();
+    progress.train_seconds = progress.step as f64 * STEP.as_secs_f64();
     for device in &mut progress.devices {
         device.local_batch = BATCH;
         device.aggregation_weight = 1.0 / devices as f64;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs};
+
 /// Trains one model on the live data streams of many devices.
 #[derive(Debug, Parser)]
 #[command(name = "scadles", version, about, max_term_width = 100, after_help = EXAMPLES)]
@@ -21,6 +23,9 @@ Examples:
   scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
   scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
   scadles replay runs/quickstart-20260101T120000Z           train it again from its journal, bit for bit
+  scadles status -A                                         jobs in a Kubernetes cluster (also: kubectl scadles)
+  scadles why fashion -n demo                               what is wrong with one of them, in one sentence
+  scadles fetch fashion -n demo                             bring its model here
 
 Exit codes: 0 complete, 2 wrong configuration, 4 broker lost, 5 storage failed, 6 stream stalled, 12 deadline passed,
 13 too many restarts, 130 interrupted; all of them: docs/report.md.";
@@ -44,6 +49,15 @@ pub enum Command {
     Replay(TrainerArgs),
     /// Print the summary of a run
     Report(ReportArgs),
+    /// In a cluster: show jobs, or one job with its devices
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(StatusArgs),
+    /// In a cluster: say in one sentence what is wrong with a job, and what to do
+    #[command(after_help = WHY_EXAMPLES)]
+    Why(WhyArgs),
+    /// In a cluster: bring a job's model and journal here
+    #[command(after_help = FETCH_EXAMPLES)]
+    Fetch(FetchArgs),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -59,7 +73,10 @@ Ctrl-C stops after a checkpoint and writes the report; a second Ctrl-C ends at o
 const PRODUCE_EXAMPLES: &str = "\
 Examples:
   scadles produce job.yaml --kafka localhost:9092                until Ctrl-C
-  scadles produce job.yaml --kafka localhost:9092 --seconds 60   for a minute";
+  scadles produce job.yaml --kafka localhost:9092 --seconds 60   for a minute
+
+Each stream goes on at the end of its topic. A broker or topics that are not there yet are waited for, for
+spec.runPolicy.startDeadlineSeconds at most; a broker that goes away later is waited for as well.";
 
 /// Where streams and data are.
 #[derive(Debug, Clone, Args)]
@@ -70,6 +87,10 @@ pub struct Surroundings {
     /// Folder of the data sets [default: $SCADLES_DATA, else .cache/data of the checkout]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// Folder with the Secrets that spec.kafka names: DIR/NAME/ca.crt, DIR/NAME/username, DIR/NAME/password (or DIR/ca/
+    /// and DIR/sasl/, as pods have them)
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<PathBuf>,
 }
 
 /// Arguments of `run`.

@@ -37,13 +37,15 @@ pub fn load(path: &Path, kafka: Option<&str>) -> Result<LoadedJob> {
     Ok(LoadedJob { text, job, validated })
 }
 
-/// Puts the broker of the command line in the place of the file's. Topic settings stay with a real broker.
+/// Puts the broker of the command line in the place of the file's. Settings of topics, encryption and identity stay
+/// with a real broker.
 fn replace_broker(job: &mut ScadlesJob, kafka: &str) {
-    job.spec.kafka = match kafka {
-        "embedded" => None,
-        servers => Some(KafkaSpec {
-            bootstrap_servers: servers.to_owned(),
-            topics: job.spec.kafka.take().and_then(|kafka| kafka.topics),
-        }),
+    let given = job.spec.kafka.take();
+    job.spec.kafka = match (kafka, given) {
+        ("embedded", _) => None,
+        (servers, Some(given)) => Some(KafkaSpec { bootstrap_servers: servers.to_owned(), ..given }),
+        (servers, None) => {
+            Some(KafkaSpec { bootstrap_servers: servers.to_owned(), topics: None, tls: None, sasl: None })
+        }
     };
 }

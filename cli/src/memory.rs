@@ -31,11 +31,7 @@ pub struct Memory {
     pub supervision: Supervision,
     /// Seconds from the command's start to the first step, once there was one.
     pub start_seconds: Option<f64>,
-    /// Seconds of training in attempts before the one in `attempt`.
-    pub earlier_train_seconds: f64,
-    /// Attempt of the latest progress, and its seconds of training.
-    pub attempt: u32,
-    /// Seconds of training in `attempt`.
+    /// Seconds of training since the run began, along the surviving history.
     pub train_seconds: f64,
     /// Evaluations along the surviving history.
     pub accuracy: Vec<Evaluation>,
@@ -59,25 +55,17 @@ impl Memory {
             broker,
             supervision,
             start_seconds: None,
-            earlier_train_seconds: 0.0,
-            attempt: 0,
             train_seconds: 0.0,
             accuracy: Vec::new(),
         }
     }
 
-    /// Seconds of training so far, all attempts.
-    pub fn all_train_seconds(&self) -> f64 {
-        self.earlier_train_seconds + self.train_seconds
-    }
-
     /// Takes note of rank 0's progress; `seconds` have passed since the command began.
     pub fn note(&mut self, progress: &Progress, seconds: f64) -> News {
-        if progress.attempt != self.attempt {
-            self.earlier_train_seconds += self.train_seconds;
-            self.attempt = progress.attempt;
+        // A worker that has yet to load its checkpoint does not know of the attempts before.
+        if progress.train_seconds > 0.0 {
+            self.train_seconds = progress.train_seconds;
         }
-        self.train_seconds = progress.train_seconds;
         let mut news = News::default();
         if self.start_seconds.is_none() && progress.step > 0 {
             // Seen a little late: the step itself took its time, and so did the look.
@@ -169,12 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn training_time_adds_up_over_attempts() {
+    fn training_time_is_that_of_the_surviving_history_and_counted_once() {
         let mut memory = memory();
         memory.note(&progress(1, 10, 4.0), 6.0);
         memory.note(&progress(1, 20, 8.0), 10.0);
-        memory.note(&progress(2, 15, 1.0), 14.0);
-        assert_eq!(memory.all_train_seconds().to_bits(), 9.0f64.to_bits());
+        memory.note(&progress(2, 0, 0.0), 12.0);
+        assert_eq!(memory.train_seconds.to_bits(), 8.0f64.to_bits(), "it has not loaded its checkpoint yet");
+        // From the checkpoint after step 10 on.
+        memory.note(&progress(2, 15, 5.5), 14.0);
+        assert_eq!(memory.train_seconds.to_bits(), 5.5f64.to_bits());
         assert_eq!(memory.start_seconds, Some(2.0), "the first step is counted once");
     }
 

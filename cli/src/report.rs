@@ -40,7 +40,7 @@ pub struct Ending<'a> {
 
 /// The report of a run.
 pub fn build(ending: &Ending<'_>) -> RunReport {
-    let seconds = ending.memory.all_train_seconds();
+    let seconds = ending.memory.train_seconds;
     let steps = ending.progress.map_or(0, |progress| progress.step);
     let devices: Vec<DeviceReport> =
         (0..ending.devices.len()).map(|index| device(ending, index, steps, seconds)).collect();

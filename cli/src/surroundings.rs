@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use scadles_control::BrokerKind;
+use scadles_control::{BrokerKind, SecretFiles, validate::KafkaSecrets};
 use scadles_kafka::broker::EMBEDDED_BYTES_PER_PARTITION;
 
 use crate::{
@@ -70,6 +70,19 @@ pub fn data_dir(asked: Option<&Path>) -> PathBuf {
         return found;
     }
     absolute(&here)
+}
+
+/// Where the files of the job's Secrets are: named by the part that they play, as in a pod, if all of these folders are
+/// there, else by the Secret.
+pub fn secret_files(folder: Option<&Path>, secrets: &KafkaSecrets) -> SecretFiles {
+    let Some(folder) = folder else { return SecretFiles::Missing };
+    let ca = secrets.tls.iter().flatten().next().map(|_| "ca");
+    let roles: Vec<&str> = ca.into_iter().chain(secrets.sasl.as_ref().map(|_| "sasl")).collect();
+    if !roles.is_empty() && roles.iter().all(|role| folder.join(role).is_dir()) {
+        SecretFiles::ByRole(absolute(folder))
+    } else {
+        SecretFiles::ByName(absolute(folder))
+    }
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -5,11 +5,12 @@
 mod support;
 
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::Command,
 };
 
-use support::{Scratch, fake_worker, finish, scadles, text};
+use support::{Scratch, fake_worker, finish, scadles, signal, text};
 
 const GOOD: &str = "apiVersion: scadles.io/v1alpha1
 kind: ScadlesJob
@@ -199,4 +200,31 @@ fn the_report_of_a_folder_without_one_is_refused() {
     let mut command = scadles(&fake_worker());
     command.arg("report").arg(scratch.path());
     expect(&mut command, 2, &["report.json", "name the folder of a run"]);
+}
+
+#[test]
+fn a_broker_that_does_not_come_ends_the_wait_of_produce_with_what_to_change() {
+    let scratch = Scratch::new("bad-wait");
+    let job = write(&scratch, &GOOD.replace("startDeadlineSeconds: 3", "startDeadlineSeconds: 1"));
+    let mut command = scadles(&fake_worker());
+    command.arg("produce").arg(&job).args(["--kafka", "127.0.0.1:1"]);
+    expect(
+        &mut command,
+        4,
+        &["waiting, for 1.0 s at most", "127.0.0.1:1", "spec.runPolicy.startDeadlineSeconds"],
+    );
+}
+
+#[test]
+fn produce_that_still_waits_for_its_broker_ends_cleanly_at_sigterm() {
+    let scratch = Scratch::new("bad-term");
+    let job = write(&scratch, GOOD);
+    let mut command = scadles(&fake_worker());
+    let mut child = command.arg("produce").arg(&job).args(["--kafka", "127.0.0.1:1"]).spawn().unwrap();
+    // It catches signals before it begins to wait, and says so.
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("waiting"), "{line}");
+    signal(child.id(), "TERM");
+    assert_eq!(finish(child).status.code(), Some(0));
 }

@@ -74,6 +74,7 @@ fn report(rank: usize, round: u64) -> Report {
             ranges,
             stream: Some(stream.device.clone()),
             stop_requested: None,
+            stop_unsaved: false,
             checkpoint_requested: false,
             tuning_generation: 0,
             parameter_hash: round.is_multiple_of(50).then_some(7),
@@ -128,7 +129,7 @@ fn open_hub(runtime: &Runtime, world_size: usize) -> SocketAddr {
         attempt: 1,
         token: "bench".to_owned(),
         join_within: PATIENCE,
-        greeting: String::new(),
+        greetings: Vec::new(),
     };
     let agreed = AgreeSettings {
         world_size,

@@ -132,8 +132,8 @@ pub struct HubSettings {
     pub token: String,
     /// All ranks must have joined by then.
     pub join_within: Duration,
-    /// Sent to every member once all have joined.
-    pub greeting: String,
+    /// Per rank: what its member is sent once all have joined.
+    pub greetings: Vec<String>,
 }
 
 /// Starts the hub on `listener`. After every report `decide` sees the latest report of each rank; when it rules, all ranks
@@ -187,7 +187,8 @@ async fn admit_all<V: Serialize>(
     }
     let mut joined: Vec<Wire> = members.into_iter().flatten().collect();
     for (rank, wire) in joined.iter_mut().enumerate() {
-        let welcome = FromHub::<V>::Welcome { greeting: settings.greeting.clone() };
+        let greeting = settings.greetings.get(rank).cloned().unwrap_or_default();
+        let welcome = FromHub::<V>::Welcome { greeting };
         send(wire, encode(&welcome))
             .await
             .map_err(|problem| format!("rank {rank} left while the group formed: {problem}"))?;
@@ -286,6 +287,8 @@ async fn serve_member<R, V>(
     let mut heard = tokio::time::Instant::now();
     let end = loop {
         let message = tokio::select! {
+            // What a peer said before it went is heard before the writing to it fails.
+            biased;
             frame = stream.next() => {
                 heard = tokio::time::Instant::now();
                 let parsed = match frame {
@@ -354,7 +357,7 @@ where
         Ok(Self { reports, verdicts, greeting })
     }
 
-    /// What the hub sent when the group was complete.
+    /// What the hub sent this rank when the group was complete.
     pub fn greeting(&self) -> &str {
         &self.greeting
     }
@@ -417,6 +420,8 @@ where
     let mut heard = tokio::time::Instant::now();
     loop {
         let message = tokio::select! {
+            // What a peer said before it went is heard before the writing to it fails.
+            biased;
             frame = wire.next() => {
                 heard = tokio::time::Instant::now();
                 let bytes = match frame {

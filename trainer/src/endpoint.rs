@@ -32,23 +32,36 @@ pub struct Shared {
     last_contact: Mutex<Instant>,
     stop: Mutex<Option<StopRequest>>,
     checkpoint_wanted: AtomicBool,
+    /// Name of the last durable checkpoint that a supervisor has read.
+    told_checkpoint: Mutex<Option<String>>,
     end_was_seen: AtomicBool,
 }
 
 impl Shared {
     /// State of a worker that has just started, and the receiver of its one attempt.
     pub fn new(config: &WorkerConfig) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
+        Self::of(&config.device().name, config.token.clone())
+    }
+
+    fn of(device: &str, token: String) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
         let (sender, receiver) = mpsc::channel(1);
         let shared = Self {
-            token: config.token.clone(),
-            progress: Mutex::new(idle(&config.device().name)),
+            token,
+            progress: Mutex::new(idle(device)),
             attempts: Mutex::new(Some(sender)),
             last_contact: Mutex::new(Instant::now()),
             stop: Mutex::new(None),
             checkpoint_wanted: AtomicBool::new(false),
+            told_checkpoint: Mutex::new(None),
             end_was_seen: AtomicBool::new(false),
         };
         (Arc::new(shared), receiver)
+    }
+
+    /// State of a worker of this device for tests.
+    #[cfg(test)]
+    pub(crate) fn idle(device: &str) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
+        Self::of(device, "secret".to_owned())
     }
 
     /// Changes what `/v1/progress` answers.
@@ -61,9 +74,23 @@ impl Shared {
         lock(&self.progress).clone()
     }
 
-    /// Asks this worker's group to stop.
+    /// The same for a thread that may hold the lock itself, since it panics.
+    pub fn try_progress(&self) -> Option<Progress> {
+        self.progress.try_lock().ok().map(|progress| progress.clone())
+    }
+
+    /// Asks this worker's group to stop, with a checkpoint if any of the requests wants one.
     pub fn request_stop(&self, request: StopRequest) {
-        lock(&self.stop).get_or_insert(request);
+        lock(&self.stop).get_or_insert(request).checkpoint |= request.checkpoint;
+    }
+
+    /// The checkpoints that a supervisor may start the next attempt from: what progress tells now, and what it told when
+    /// it was last read.
+    pub fn known_checkpoints(&self) -> Vec<String> {
+        // In this order: whoever reads in between reads the newer one.
+        let told = lock(&self.told_checkpoint).clone();
+        let announced = lock(&self.progress).checkpoint.as_ref().map(|reference| reference.name.clone());
+        told.into_iter().chain(announced).collect()
     }
 
     /// The request to stop, if one came.
@@ -179,6 +206,9 @@ async fn post_attempt(State(shared): State<Arc<Shared>>, Json(attempt): Json<Att
 
 async fn get_progress(State(shared): State<Arc<Shared>>) -> Json<Progress> {
     let progress = shared.progress();
+    if let Some(reference) = &progress.checkpoint {
+        *lock(&shared.told_checkpoint) = Some(reference.name.clone());
+    }
     if progress.phase == Phase::Ended {
         shared.end_was_seen.store(true, Ordering::Release);
     }

@@ -149,8 +149,13 @@ impl<T: Real> Learner<T> {
     /// XXH64 (seed 0) of the parameters' bytes, tensor after tensor in layer order, little-endian, no padding: equal
     /// exactly if (in practice) all bits are. Any XXH64 tool can repeat it from the saved tensors.
     pub fn parameter_hash(&self) -> Result<u64, LearnerError> {
+        self.hash(self.parameters()?)
+    }
+
+    /// The same hash of anything laid out like the parameters, such as momentum.
+    pub fn hash(&self, values: &[T]) -> Result<u64, LearnerError> {
         use std::hash::Hasher;
-        let values = self.parameters()?;
+        self.check_length(values.len())?;
         let mut hasher = XxHash64::with_seed(0);
         for slot in self.flat.layout() {
             hasher.write(bytes_of(&values[slot.offset_elements..][..slot.len_elements]));

@@ -3,7 +3,10 @@
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode as ProcessCode};
 
 use clap::{Parser, Subcommand};
-use scadles_trainer::{commands, process};
+use scadles_trainer::{
+    commands,
+    process::{self, WorkerArguments},
+};
 
 #[derive(Parser)]
 #[command(version, about = "Worker of scadles: started by `scadles run` or the operator, not by hand")]
@@ -14,12 +17,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve one device: wait for an attempt, train, end.
-    Worker {
-        /// File with the worker's configuration (JSON).
-        #[arg(long)]
-        config: PathBuf,
-    },
+    /// Serve one device: wait for an attempt, train, end. Its last words are a line of JSON on standard output.
+    Worker(WorkerArguments),
     /// Evaluate a trained model on its whole held-out set.
     Evaluate {
         /// Folder of a run, or a model.safetensors in one.
@@ -54,8 +53,17 @@ fn main() -> ProcessCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    let code = match Arguments::parse().command {
-        Command::Worker { config } => process::worker(&config),
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            if problem.use_stderr() {
+                process::refuse(std::env::args(), &problem.to_string());
+            }
+            problem.exit();
+        }
+    };
+    let code = match arguments.command {
+        Command::Worker(arguments) => process::worker(&arguments),
         Command::Evaluate { path, data, json } => commands::evaluate(&path, data, json),
         Command::Replay { run, data, kafka } => commands::replay(&run, data, kafka),
     };

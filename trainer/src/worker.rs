@@ -8,6 +8,7 @@ mod form;
 mod leader;
 mod phase_times;
 mod rank;
+mod restore;
 mod round;
 mod watchdog;
 
@@ -35,12 +36,36 @@ pub struct Context {
     pub end: Arc<dyn Fn(Failure) + Send + Sync>,
 }
 
+/// An attempt that the group has ended together.
+pub struct Ended {
+    /// How.
+    pub words: LastWords,
+    /// To be dropped after the last words are said: its threads are waited for, one of them for seconds where the broker
+    /// is away, and a supervisor does not wait as long.
+    _rank: rank::Rank,
+}
+
 /// Runs one attempt to its end. `hub` is the listener of the control hub that this worker announced; it is used if the
-/// attempt makes this worker rank 0.
-pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Result<LastWords, Failure> {
+/// attempt makes this worker rank 0. A failure of a formed group is told to `context.end` before anything is torn down,
+/// so that the others, who see it then, do not speak first.
+pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Result<Ended, Failure> {
     let mut rank = form::form(context, attempt, hub)?;
+    match train(&mut rank) {
+        Ok(words) => Ok(Ended { words, _rank: rank }),
+        Err(failure) => {
+            (context.end)(failure.clone());
+            Err(failure)
+        }
+    }
+}
+
+fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
     loop {
         let agreed = rank.agree()?;
+        if let Action::Stop { checkpoint: true, .. } = agreed.agreement.action {
+            rank.compare_parameters()?;
+        }
+        rank.watch_own("bookkeeping");
         if let Some(leader) = &mut rank.leader {
             leader.round(&agreed, &rank.state, &rank.learner, &rank.momentum)?;
         }
@@ -55,7 +80,7 @@ pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
                 }
                 if plan.evaluate {
                     rank.times.enter(StepPhase::Evaluation);
-                    evaluate(&mut rank)?;
+                    evaluate(rank)?;
                 }
                 rank.times.step_done();
             }

@@ -104,12 +104,42 @@ fn too_many_undecodable_records_end_the_stream_with_field_value_and_remedy() {
 }
 
 #[test]
-fn an_unknown_topic_and_a_wrong_number_of_partitions_are_errors_at_the_start() {
+fn a_topic_with_too_few_partitions_is_an_error_at_the_start() {
     let connection = broker().connection();
     let topic = topic(broker(), 2);
-    let error = Source::open(settings(connection, &topic, 1)).err().unwrap();
-    assert!(matches!(error, SourceError::PartitionCount { found: 2, configured: 1, .. }), "{error}");
+    let error = Source::open(settings(connection, &topic, 3)).err().unwrap();
+    assert!(matches!(error, SourceError::PartitionCount { found: 2, configured: 3, .. }), "{error}");
     assert_eq!(error.exit_code(), ExitCode::Configuration);
+}
+
+#[test]
+fn of_a_topic_with_more_partitions_the_jobs_number_is_read_and_a_job_that_grows_reads_the_others_too() {
+    let topic = topic(broker(), 3);
+    let mut settings = settings(broker().connection(), &topic, 1);
+    let mut expected = Numbered::new(settings.model.record_bytes(), None);
+    fill(broker().connection(), &topic, 3, 90, expected.clone());
+    let source = Source::open(settings.clone()).unwrap();
+    await_available(&source, 30);
+    step(&source, 10, 3, &mut expected);
+    source.fetch_newest_ends(DEADLINE).unwrap();
+    assert_eq!((source.ledger().arrived, source.ledger().trained), (30, 10));
+    let checkpoint = source.checkpoint();
+    drop(source);
+
+    settings.partitions = 3;
+    settings.start = Start::From { checkpoint, rolled_back: 0 };
+    let source = Source::open(settings.clone()).unwrap();
+    await_available(&source, 80);
+    let ledger = source.ledger();
+    assert!(ledger.is_balanced());
+    assert_eq!((ledger.arrived, ledger.trained, ledger.buffered), (90, 10, 80));
+    let checkpoint = source.checkpoint();
+    drop(source);
+
+    settings.partitions = 2;
+    settings.start = Start::From { checkpoint, rolled_back: 0 };
+    let error = Source::open(settings).err().unwrap();
+    assert!(matches!(error, SourceError::CheckpointPartitions { known: 3, read: 2, .. }), "{error}");
 }
 
 #[test]

@@ -4,11 +4,9 @@ use std::{path::PathBuf, time::Instant};
 
 use scadles_api::{Attempt, ExitCode, LastWords, Progress, attempt::StopRequest};
 use scadles_control::decide::{ProcessState, WorkerObservation};
+use scadles_worker_client::{ClientError, WorkerClient};
 
-use super::{
-    client::{ClientError, WorkerClient},
-    worker::{Worker, WorkerCommand},
-};
+use super::worker::{Worker, WorkerCommand};
 use crate::run_folder::RunFolder;
 
 /// So many workers are asked at the same time.
@@ -26,8 +24,6 @@ pub struct Crew {
 struct Slot {
     device: String,
     worker: Option<Worker>,
-    /// An attempt was posted to it, so that its progress is of interest.
-    posted: u32,
     confirmed: u32,
     progress: Option<(Progress, Instant)>,
     /// Last words of the latest worker.
@@ -67,7 +63,6 @@ impl Crew {
             config: folder.worker_config(&slot.device),
             log: folder.log(&slot.device, attempt),
         };
-        slot.posted = 0;
         slot.confirmed = 0;
         slot.progress = None;
         slot.last_words = None;
@@ -81,7 +76,6 @@ impl Crew {
     pub fn post(&mut self, rank: usize, attempt: &Attempt) {
         let Some(slot) = self.slots.get_mut(rank) else { return };
         let Some(listening) = slot.worker.as_ref().and_then(Worker::listening) else { return };
-        slot.posted = attempt.number;
         note(&slot.device, "post the attempt", self.client.post_attempt(&listening.endpoint, attempt));
     }
 
@@ -135,7 +129,7 @@ impl Crew {
             .enumerate()
             .filter_map(|(rank, slot)| {
                 let worker = slot.worker.as_ref()?;
-                let wanted = rank == 0 || (slot.posted > slot.confirmed);
+                let wanted = is_of_interest(rank, slot.confirmed, worker.attempt);
                 let listening = wanted.then(|| worker.listening()).flatten()?;
                 Some((slot, listening.endpoint))
             })
@@ -152,6 +146,12 @@ impl Crew {
             });
         }
     }
+}
+
+/// Rank 0 tells of the whole group. The others are asked until they have their attempt, also before it is posted: a worker
+/// that nobody speaks to takes itself for an orphan, and the group may start for longer than `orphanSeconds`.
+const fn is_of_interest(rank: usize, confirmed: u32, attempt: u32) -> bool {
+    rank == 0 || confirmed != attempt
 }
 
 impl Slot {
@@ -201,5 +201,18 @@ fn obituary(device: &str, worker: &Worker, code: Option<i32>, signal: Option<i32
 fn note(device: &str, what: &str, result: Result<(), ClientError>) {
     if let Err(error) = result {
         tracing::debug!(device, %error, "failed to {what}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_interest;
+
+    #[test]
+    fn a_worker_without_its_attempt_is_spoken_to_also_before_it_is_posted() {
+        assert!(is_of_interest(1, 0, 1), "it waits for the others to start");
+        assert!(is_of_interest(1, 1, 2));
+        assert!(!is_of_interest(1, 2, 2), "rank 0 tells of it");
+        assert!(is_of_interest(0, 2, 2));
     }
 }

@@ -3,7 +3,6 @@
 //! All of it is shell. Nothing here starts, restarts, ends or completes a job by its own judgement; what this module
 //! cannot do for the job (save its state, reach the topics) it reports as a wish to stop, with the reason.
 
-pub mod client;
 pub mod crew;
 pub mod streams;
 pub mod worker;
@@ -18,9 +17,9 @@ use scadles_control::decide::{
     Action, BrokerState, Decision, JobPhase, Observation, Outcome, Supervision, UserRequest, decide,
 };
 use scadles_kafka::producer::RECORD_OVERHEAD_BYTES;
+use scadles_worker_client::WorkerClient;
 
 use self::{
-    client::WorkerClient,
     crew::Crew,
     streams::{BrokerAccess, Producer, needs_checkpoint, offsets_now},
 };
@@ -240,6 +239,7 @@ impl LocalBody {
             progress,
             progress_age_seconds,
             user_request: self.signals.request().or(wish_to_stop),
+            settings_hash: String::new(),
         }
     }
 
@@ -391,7 +391,8 @@ impl LocalBody {
                 self.display.event("stopping after a checkpoint; Ctrl-C again ends at once");
             }
             Some(UserRequest::Kill) => self.display.event("ending at once"),
-            None => {}
+            // Nobody suspends a run of this machine: it is stopped, and resumed by another command.
+            Some(UserRequest::Suspend) | None => {}
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::{DeviceProgress, PartitionPosition};
+use scadles_api::{DeviceProgress, PartitionPosition, worker::KafkaConfig};
 use scadles_control::decide::BrokerState;
 use scadles_kafka::{
     Broker, DeviceStream, EmbeddedBroker, Error, KafkaConnection, PacedProducer, PartitionOffsets,
@@ -45,6 +45,9 @@ pub enum Venue {
     Servers(String),
 }
 
+/// Name of a broker in the runner's own process.
+pub const EMBEDDED: &str = "embedded";
+
 impl Venue {
     /// The Kafka at `servers`; without, a broker in this process.
     pub fn open(servers: Option<&str>) -> Result<Self, Error> {
@@ -57,7 +60,7 @@ impl Venue {
     /// As the report names it.
     pub fn name(&self) -> String {
         match self {
-            Self::Embedded(_) => "embedded".to_owned(),
+            Self::Embedded(_) => EMBEDDED.to_owned(),
             Self::Servers(servers) => servers.clone(),
         }
     }
@@ -65,6 +68,22 @@ impl Venue {
     /// Whether the records die with this process.
     pub fn is_embedded(&self) -> bool {
         matches!(self, Self::Embedded(_))
+    }
+}
+
+/// What a topic means that is neither there nor to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingTopics {
+    /// A mistake of the job.
+    Refuse,
+    /// Somebody is about to make it.
+    Await,
+}
+
+impl MissingTopics {
+    /// Whether a new look may find what this one did not.
+    fn is_passing(self, error: &Error) -> bool {
+        error.is_transient() || (self == Self::Await && matches!(error, Error::TopicMissing { .. }))
     }
 }
 
@@ -83,7 +102,9 @@ type Connected = Result<Topics, Error>;
 /// The way to a broker: tried again and again in a thread of its own, until it is there or can never be.
 pub struct BrokerAccess {
     venue: Venue,
+    kafka: KafkaConfig,
     topics: Vec<Topic>,
+    missing: MissingTopics,
     /// From the thread that is looking for the broker, while there is one.
     news: Option<Receiver<Connected>>,
     /// Since when, on the supervisor's clock, and what was the latest problem.
@@ -93,11 +114,19 @@ pub struct BrokerAccess {
 }
 
 impl BrokerAccess {
-    /// Makes the topics on the embedded broker, or begins to look for the real one.
-    pub fn open(venue: &Venue, topics: Vec<Topic>, now: f64) -> Result<Self, Error> {
+    /// Makes the topics on the embedded broker, or begins to look for the real one, which `kafka` describes.
+    pub fn open(
+        venue: &Venue,
+        kafka: &KafkaConfig,
+        topics: Vec<Topic>,
+        missing: MissingTopics,
+        now: f64,
+    ) -> Result<Self, Error> {
         let mut access = Self {
             venue: venue.clone(),
+            kafka: kafka.clone(),
             topics,
+            missing,
             news: None,
             since: now,
             problem: String::new(),
@@ -120,18 +149,17 @@ impl BrokerAccess {
     }
 
     fn seek(&mut self, now: f64) -> Result<(), Error> {
-        let Venue::Servers(servers) = &self.venue else { return Ok(()) };
-        let connection = KafkaConnection::new(servers.clone());
+        let connection = KafkaConnection::try_from(&self.kafka)?;
         connection.validate()?;
         self.since = now;
-        self.problem = format!("connecting to {servers}");
+        self.problem = format!("connecting to {}", connection.bootstrap_servers);
         let (send, news) = channel();
         self.news = Some(news);
-        let topics = self.topics.clone();
+        let (topics, missing) = (self.topics.clone(), self.missing);
         spawn("broker-access", move || {
             loop {
                 let found = connect(&connection, &topics);
-                let last = !matches!(&found, Err(error) if error.is_transient());
+                let last = !matches!(&found, Err(error) if missing.is_passing(error));
                 // The runner is gone: so is the reason to go on.
                 if send.send(found).is_err() || last {
                     return;
@@ -149,7 +177,7 @@ impl BrokerAccess {
                     self.found = Some(topics);
                     self.news = None;
                 }
-                Ok(Err(error)) if error.is_transient() => self.problem = error.to_string(),
+                Ok(Err(error)) if self.missing.is_passing(&error) => self.problem = error.to_string(),
                 Ok(Err(error)) => return Err(error),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => self.news = None,
@@ -305,6 +333,11 @@ impl Producer {
     /// What each stream did so far.
     pub fn statistics(&self) -> Vec<StreamStatistics> {
         self.sending.as_ref().map_or_else(|| self.last.clone(), PacedProducer::statistics)
+    }
+
+    /// Since when a broker has been away; records wait meanwhile.
+    pub fn outage_since(&self) -> Option<Instant> {
+        self.sending.as_ref().and_then(PacedProducer::outage_since)
     }
 
     /// The streams for the screen.

@@ -48,6 +48,8 @@ pub struct Worker {
 }
 
 #[derive(Debug)]
+// One per device: a box for the rarer kind would cost more words than it saves bytes.
+#[expect(clippy::large_enum_variant)]
 enum Life {
     Running { child: Child, said: Arc<Mutex<Said>>, reader: JoinHandle<()>, ended: Option<(Exit, Instant)> },
     Over { exit: Exit, last_words: Option<LastWords> },
@@ -211,13 +213,6 @@ fn cannot_start(command: &WorkerCommand, error: &std::io::Error) -> LastWords {
             command.log.display()
         )
     };
-    LastWords {
-        code: ExitCode::Configuration,
-        message: format!("the worker {} cannot be started: {error}", command.program.display()),
-        remedy,
-        step: 0,
-        samples: 0,
-        parameter_hash: None,
-        checkpoint: None,
-    }
+    let message = format!("the worker {} cannot be started: {error}", command.program.display());
+    LastWords { remedy, ..LastWords::new(ExitCode::Configuration, message) }
 }

@@ -28,6 +28,11 @@ pub fn show(args: &PlanArgs) -> Result<ExitCode> {
         token: String::new(),
         threads: args.threads,
         cores: surroundings::cores(),
+        secrets: surroundings::secret_files(
+            args.surroundings.secrets.as_deref(),
+            &loaded.validated.kafka_secrets,
+        ),
+        cluster: false,
     };
     let plan = plan(&loaded.validated, &body)
         .map_err(|mistakes| Failure::configuration(mistakes.to_string().trim_end(), ""))?;

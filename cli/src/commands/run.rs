@@ -23,12 +23,13 @@ use crate::{
     args::RunArgs,
     body::{
         Clock, Ended, LocalBody, Parts,
-        streams::{BrokerAccess, Producer, StreamsPlan, Topic, Venue},
+        streams::{BrokerAccess, MissingTopics, Producer, StreamsPlan, Topic, Venue},
     },
     failure::{Failure, Result},
     job::{self, LoadedJob},
     memory::Memory,
     report::{self, Ending},
+    resume::{self, Records},
     run_folder::{RunFolder, write_json},
     screen::{complain, say},
     signals::Signals,
@@ -66,7 +67,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     write_inputs(&folder, &loaded, &plan, &config)?;
     let topics = plan.topics.iter().map(topic).collect();
-    let access = BrokerAccess::open(&venue, topics, clock.now()).map_err(|error| Failure::kafka(&error))?;
+    let access = BrokerAccess::open(&venue, &config.kafka, topics, MissingTopics::Refuse, clock.now())
+        .map_err(|error| Failure::kafka(&error))?;
     let token = plan.workers.first().map(|worker| worker.token.clone()).unwrap_or_default();
     let ended = LocalBody::new(Parts {
         folder,
@@ -114,6 +116,11 @@ fn plan_run(
         token: surroundings::random_text(16)?,
         threads: args.threads,
         cores: surroundings::cores(),
+        secrets: surroundings::secret_files(
+            args.surroundings.secrets.as_deref(),
+            &loaded.validated.kafka_secrets,
+        ),
+        cluster: false,
     };
     plan(&loaded.validated, &body).map_err(|mistakes| {
         Failure::configuration(format!("{}: {mistakes}", args.job.display()).trim_end(), "")
@@ -185,22 +192,29 @@ fn take_up(
     display: &Display,
 ) -> Result<Memory> {
     same_job(folder, config, &earlier)?;
-    let records_kept = !venue.is_embedded() && earlier.broker == venue.name();
-    let known = earlier.supervision.checkpoint.clone();
-    let checkpoint = latest_checkpoint(config)
-        .or(known)
-        .map(|checkpoint| CheckpointRef { restart_streams: !records_kept, ..checkpoint });
+    let records = resume::records(&earlier.broker, &venue.name())?;
+    let complete = complete_checkpoints(config);
+    let checkpoint = resume::checkpoint(&earlier.supervision, &config.uid, &complete).map(|checkpoint| {
+        let restart_streams = checkpoint.restart_streams || records != Records::Kept;
+        CheckpointRef { restart_streams, ..checkpoint }
+    });
     display.event(&match &checkpoint {
         Some(checkpoint) => {
             format!("going on from checkpoint {}, after step {}", checkpoint.name, checkpoint.step)
         }
         None => "the run has no checkpoint yet: it starts from nothing".to_owned(),
     });
-    if !records_kept {
-        display.event(
+    match records {
+        Records::Kept => {}
+        Records::Gone => display.event(
             "the records of the earlier run died with its embedded broker: the model goes on, the streams start anew \
              (a real Kafka keeps them: --kafka HOST:PORT)",
-        );
+        ),
+        Records::LeftBehind => display.event(&format!(
+            "the records of the earlier run stay on its Kafka: the model goes on, the streams start anew (to go on with \
+             those records: --kafka {})",
+            earlier.broker
+        )),
     }
     let supervision = Supervision::resume(earlier.supervision.clone(), clock.now(), checkpoint);
     Ok(Memory { broker: venue.name(), supervision, ..earlier })
@@ -242,22 +256,15 @@ fn same_job(folder: &RunFolder, config: &JobConfig, earlier: &Memory) -> Result<
     }
 }
 
-/// The newest checkpoint of the run whose manifest is written: an earlier runner may have died before it heard of it.
-fn latest_checkpoint(config: &JobConfig) -> Option<CheckpointRef> {
-    let root = config.checkpoint.root.join(&config.uid);
-    let name = newest_complete(&root)?;
-    let step = name.split_once('-')?.1.parse().ok()?;
-    Some(CheckpointRef { job_uid: config.uid.clone(), name, step, restart_streams: false })
-}
-
-fn newest_complete(root: &Path) -> Option<String> {
-    fs::read_dir(root)
-        .ok()?
+/// The checkpoints of the run whose manifests are written.
+fn complete_checkpoints(config: &JobConfig) -> Vec<String> {
+    fs::read_dir(config.checkpoint.root.join(&config.uid))
+        .into_iter()
+        .flatten()
         .filter_map(std::result::Result::ok)
         .filter(|entry| entry.path().join("manifest.json").is_file())
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.split_once('-').is_some_and(|(_, step)| step.parse::<u64>().is_ok()))
-        .max()
+        .collect()
 }
 
 /// Writes the report and prints its summary, however the run ended.

@@ -1,4 +1,4 @@
-//! Writing snapshots and events to the terminal or a pipe.
+//! Writing snapshots, events and other lines to the terminal or a pipe.
 
 use std::{io::IsTerminal, time::Instant};
 
@@ -17,20 +17,57 @@ pub struct Display {
 }
 
 enum Kind {
-    Live { screen: MultiProgress, lines: Vec<ProgressBar> },
+    Live(Lines),
     Plain { last: f64 },
+}
+
+/// Lines that keep their place on a terminal and change their text.
+pub struct Lines {
+    screen: MultiProgress,
+    lines: Vec<ProgressBar>,
+}
+
+impl Lines {
+    /// On standard output, if that is a terminal on which the cursor can move.
+    pub fn on_terminal() -> Option<Self> {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        (!dumb && std::io::stdout().is_terminal()).then(|| Self {
+            screen: MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10)),
+            lines: Vec::new(),
+        })
+    }
+
+    /// Shows these lines, and no others any more.
+    pub fn show(&mut self, texts: &[String]) {
+        while self.lines.len() < texts.len() {
+            let bar = ProgressBar::no_length().with_style(verbatim());
+            self.lines.push(self.screen.add(bar));
+        }
+        let texts = texts.iter().cloned().chain(std::iter::repeat(String::new()));
+        for (bar, text) in self.lines.iter().zip(texts) {
+            bar.set_message(text);
+            bar.tick();
+        }
+    }
+
+    /// Writes a line that stays, above the others.
+    pub fn say(&self, text: &str) {
+        // A terminal that is gone cannot be written to; the command goes on.
+        drop(self.screen.println(text));
+    }
+
+    /// Ends the lines and clears their place.
+    pub fn clear(&mut self) {
+        self.lines.drain(..).for_each(|bar| bar.finish_and_clear());
+        drop(self.screen.clear());
+    }
 }
 
 impl Display {
     /// A live table where standard output is a terminal and `plain` is not asked for, plain lines otherwise.
     pub fn new(plain: bool, began: Instant) -> Self {
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let kind = if plain || dumb || !std::io::stdout().is_terminal() {
-            Kind::Plain { last: 0.0 }
-        } else {
-            let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(10));
-            Kind::Live { screen, lines: Vec::new() }
-        };
+        let lines = if plain { None } else { Lines::on_terminal() };
+        let kind = lines.map_or(Kind::Plain { last: 0.0 }, Kind::Live);
         Self { began, kind }
     }
 
@@ -38,8 +75,7 @@ impl Display {
     pub fn event(&self, text: &str) {
         let text = format!("{:>8}  {text}", span(self.began.elapsed().as_secs_f64()));
         match &self.kind {
-            // A terminal that is gone cannot be written to; the run goes on.
-            Kind::Live { screen, .. } => drop(screen.println(text)),
+            Kind::Live(lines) => lines.say(&text),
             Kind::Plain { .. } => say(text),
         }
     }
@@ -47,18 +83,7 @@ impl Display {
     /// Shows how things stand.
     pub fn show(&mut self, snapshot: &Snapshot) {
         match &mut self.kind {
-            Kind::Live { screen, lines } => {
-                let texts = table(snapshot);
-                while lines.len() < texts.len() {
-                    let bar = ProgressBar::no_length().with_style(verbatim());
-                    lines.push(screen.add(bar));
-                }
-                for (bar, text) in lines.iter().zip(texts.into_iter().chain(std::iter::repeat(String::new())))
-                {
-                    bar.set_message(text);
-                    bar.tick();
-                }
-            }
+            Kind::Live(lines) => lines.show(&table(snapshot)),
             Kind::Plain { last } => {
                 if snapshot.seconds - *last >= PLAIN_INTERVAL_SECONDS {
                     *last = snapshot.seconds;
@@ -70,9 +95,8 @@ impl Display {
 
     /// Ends the live table and clears its place, for the summary that follows.
     pub fn close(&mut self) {
-        if let Kind::Live { screen, lines } = &mut self.kind {
-            lines.drain(..).for_each(|bar| bar.finish_and_clear());
-            drop(screen.clear());
+        if let Kind::Live(lines) = &mut self.kind {
+            lines.clear();
         }
     }
 }

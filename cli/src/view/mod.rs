@@ -5,7 +5,7 @@
 mod display;
 mod text;
 
-pub use display::Display;
+pub use display::{Display, Lines};
 pub use text::{line, table};
 
 use scadles_api::{Progress, worker::Completion};

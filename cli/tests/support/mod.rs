@@ -60,8 +60,9 @@ pub fn fake_worker() -> PathBuf {
     BUILT
         .get_or_init(|| {
             let release = target_dir().ends_with("release").then_some("--release");
+            // Of the whole workspace: one package alone has other features, and would build its dependencies anew.
             let status = Command::new(env!("CARGO"))
-                .args(["build", "--quiet", "--package", "scadles", "--example", "fake_worker"])
+                .args(["build", "--quiet", "--workspace", "--example", "fake_worker"])
                 .args(release)
                 .current_dir(env!("CARGO_MANIFEST_DIR"))
                 .status()

@@ -25,6 +25,7 @@ pub struct Attempt {
 
 /// A durable checkpoint by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointRef {
     /// Unique id of the job whose checkpoint it is.

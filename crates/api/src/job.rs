@@ -2,6 +2,8 @@
 //!
 //! A field or enum value enters together with the code that honours it. Optional fields are `Option`: their defaults are
 //! resolved by `scadles-control::validate`, never by serde, so that a stored object never changes its meaning.
+// KubeSchema copies each type into a function, where `pub` has no meaning.
+#![cfg_attr(feature = "crd", allow(unreachable_pub))]
 
 use std::collections::BTreeMap;
 
@@ -9,9 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::units::ByteSize;
 
+mod cluster;
+#[cfg(feature = "crd")]
+pub mod rules;
+
+pub use cluster::*;
+
 /// A streaming training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ScadlesJob {
     /// Always `scadles.io/v1alpha1`.
@@ -26,7 +34,7 @@ pub struct ScadlesJob {
 
 /// The part of Kubernetes' object metadata that a job file uses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Metadata {
     /// A DNS label of at most 30 characters.
@@ -44,7 +52,36 @@ pub struct Metadata {
 
 /// What to train, on which streams, how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::CustomResource, kube::KubeSchema))]
+#[cfg_attr(
+    feature = "crd",
+    kube(
+        group = "scadles.io",
+        version = "v1alpha1",
+        kind = "ScadlesJob",
+        root = "ScadlesJobObject",
+        plural = "scadlesjobs",
+        shortname = "sj",
+        category = "scadles",
+        namespaced,
+        cel,
+        status = "crate::status::ScadlesJobStatus",
+        derive = "PartialEq",
+        doc = "A training job on live streams: devices with a topic and a trainer each, one model.",
+        validation = rules::JOB_NAME,
+        printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+        printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
+        printcolumn(name = "Step", type_ = "integer", json_path = ".status.step"),
+        printcolumn(name = "Samples/s", type_ = "number", json_path = ".status.samplesPerSecond"),
+        printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag"),
+        printcolumn(name = "Starved", type_ = "integer", json_path = ".status.starved"),
+        printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
+        printcolumn(name = "Top-1 %", type_ = "number", json_path = ".status.evaluation.top1Percent", priority = 1),
+        printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+        printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
+    )
+)]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_RATE_PER_DEVICE, validation = rules::TARGET_NEEDS_EVALUATION, validation = rules::MODEL_IS_FIXED, validation = rules::DEVICE_COUNT_IS_FIXED, validation = rules::DEVICE_NAMES_ARE_FIXED, validation = rules::KAFKA_WHILE_SUSPENDED, validation = rules::STORAGE_WHILE_SUSPENDED, validation = rules::OUTPUT_WHILE_SUSPENDED, validation = rules::MANAGED_BY_IS_FIXED))]
 #[serde(rename_all = "camelCase")]
 pub struct ScadlesJobSpec {
     /// The network.
@@ -60,6 +97,9 @@ pub struct ScadlesJobSpec {
     pub kafka: Option<KafkaSpec>,
     /// The devices: one stream and one worker each.
     pub devices: DevicesSpec,
+    /// Where the data sets come from in a cluster. `scadles run` takes them from its own folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSpec>,
     /// Simulated streams: sends a real data set at a rate of its own to every device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<ProducerSpec>,
@@ -74,11 +114,23 @@ pub struct ScadlesJobSpec {
     /// Restarts, deadlines, patience.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_policy: Option<RunPolicySpec>,
+    /// Where results go in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputSpec>,
+    /// Image of the trainers (clusters only). Default: the operator's own version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// True stops the job after a checkpoint and keeps it; false goes on from there (clusters only). Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
+    /// Name of another controller that looks after this object: scadles then leaves it alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub managed_by: Option<String>,
 }
 
 /// Built-in networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum ModelName {
     /// Three convolution blocks (34 thousand parameters at 3×32×32, 10 classes): trains on a laptop's CPU.
     Cnn,
@@ -90,7 +142,7 @@ pub enum ModelName {
 
 /// Normalisation between layers. Batch statistics are not offered before they can be agreed between ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum Normalization {
     /// GroupNorm: no statistics shared between samples or ranks.
     Group,
@@ -98,7 +150,7 @@ pub enum Normalization {
 
 /// The network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// Which network.
@@ -116,7 +168,7 @@ pub struct ModelSpec {
 
 /// How the learning rate follows the global batch Σb (paper §IV).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum LearningRateScaling {
     /// η stays as given.
     None,
@@ -126,7 +178,7 @@ pub enum LearningRateScaling {
 
 /// How local gradients are combined (paper Eqn 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum Aggregation {
     /// By samples: w_i = b_i/Σb.
     Weighted,
@@ -136,7 +188,7 @@ pub enum Aggregation {
 
 /// Optimiser, batch base, learning rate, aggregation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TrainingSpec {
     /// At most this many samples per forward pass; larger batches are split, the result is the same. Default 64.
@@ -164,7 +216,7 @@ pub struct TrainingSpec {
 
 /// SGD with momentum; weight decay is added after aggregation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OptimizerSpec {
     /// η at the base global batch. Default 0.1.
@@ -186,7 +238,7 @@ pub struct OptimizerSpec {
 
 /// Layout of one record's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum RecordFormat {
     /// One label byte, then channels × height × width bytes (3,073 for CIFAR-10, 785 for Fashion-MNIST).
     CifarBinary,
@@ -194,7 +246,7 @@ pub enum RecordFormat {
 
 /// Where a stream is read from when there is no checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum StartFrom {
     /// The oldest record that the broker still has.
     Earliest,
@@ -204,7 +256,7 @@ pub enum StartFrom {
 
 /// What happens to samples that no batch has taken (paper §II-C, §IV).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum StreamPolicy {
     /// Keep all until trained.
     Persistence,
@@ -214,7 +266,7 @@ pub enum StreamPolicy {
 
 /// When a step starts and how large a device's batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum BatchRuleName {
     /// Conventional: the same batch everywhere; the step waits for the slowest stream.
     Fixed,
@@ -226,7 +278,7 @@ pub enum BatchRuleName {
 
 /// How samples become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StreamSpec {
     /// Default `CifarBinary`.
@@ -254,7 +306,8 @@ pub struct StreamSpec {
 
 /// The batch rule and its bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::BATCH_BOUNDS, validation = rules::WINDOW_OF_STREAM_RATE, validation = rules::FIXED_OF_FIXED, validation = rules::FIXED_WITHIN_BOUNDS))]
 #[serde(rename_all = "camelCase")]
 pub struct BatchSpec {
     /// Which rule.
@@ -278,7 +331,7 @@ pub struct BatchSpec {
 
 /// Settings of the rule `Fixed`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FixedBatchSpec {
     /// Samples per device and step. Default 64.
@@ -288,7 +341,7 @@ pub struct FixedBatchSpec {
 
 /// Normalisation and augmentation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TransformSpec {
     /// Per channel, of values in [0, 1]. Default: of the producer's data set, else 0.5.
@@ -307,11 +360,18 @@ pub struct TransformSpec {
 
 /// Where the streams live.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::PLAIN_NEEDS_TLS))]
 #[serde(rename_all = "camelCase")]
 pub struct KafkaSpec {
     /// Comma-separated `host:port` list.
     pub bootstrap_servers: String,
+    /// Encrypts the connections. Default: plain text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+    /// Who the workers are to the brokers. Default: nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<SaslSpec>,
     /// Topics of the devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topics: Option<TopicsSpec>,
@@ -319,7 +379,7 @@ pub struct KafkaSpec {
 
 /// Who makes the topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum TopicManagement {
     /// scadles creates what is missing.
     Operator,
@@ -329,7 +389,8 @@ pub enum TopicManagement {
 
 /// Topics of the devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::PARTITIONS_ONLY_GROW))]
 #[serde(rename_all = "camelCase")]
 pub struct TopicsSpec {
     /// Default `Operator`.
@@ -344,11 +405,24 @@ pub struct TopicsSpec {
     /// Copies of each partition. Default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<u32>,
+    /// How long the broker keeps a record. Default: the broker's own setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<u64>,
+    /// Further settings of the topics, such as `segment.bytes`; keys that are not named are left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<BTreeMap<String, String>>,
+    /// Default `Retain` (clusters only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+    /// Default `Refuse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adoption: Option<Adoption>,
 }
 
-/// The devices: exactly one member.
+/// The devices: exactly one of `count` and `named`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::COUNT_OR_NAMED, validation = rules::SOME_DEVICE))]
 #[serde(rename_all = "camelCase")]
 pub struct DevicesSpec {
     /// This many devices, named `device-0`, `device-1`, …
@@ -357,11 +431,15 @@ pub struct DevicesSpec {
     /// Devices by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub named: Option<Vec<NamedDevice>>,
+    /// What every trainer pod gets (clusters only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<DeviceTemplate>,
 }
 
 /// One device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::DEVICE_NAME))]
 #[serde(rename_all = "camelCase")]
 pub struct NamedDevice {
     /// A DNS label of at most 18 characters, unique in the job.
@@ -373,7 +451,7 @@ pub struct NamedDevice {
 
 /// Data sets that can be sent and evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum DatasetName {
     /// 50,000 + 10,000 colour pictures of 32×32, 10 classes.
     Cifar10,
@@ -385,7 +463,8 @@ pub enum DatasetName {
 
 /// A data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::FILES_OF_FILES))]
 #[serde(rename_all = "camelCase")]
 pub struct DatasetSpec {
     /// Which.
@@ -397,7 +476,7 @@ pub struct DatasetSpec {
 
 /// Own records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FilesSpec {
     /// A file of records of the stream's format, one after another without separators.
@@ -406,7 +485,7 @@ pub struct FilesSpec {
 
 /// How a data set is spread over the devices (paper §II-B).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum PartitionName {
     /// Evenly at random.
     Iid,
@@ -416,7 +495,8 @@ pub enum PartitionName {
 
 /// Simulated streams.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::SKEW_OF_LABEL_SKEW))]
 #[serde(rename_all = "camelCase")]
 pub struct ProducerSpec {
     /// What is sent.
@@ -433,7 +513,7 @@ pub struct ProducerSpec {
 
 /// Settings of the partition `LabelSkew`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LabelSkewSpec {
     /// Labels per device. Default 1.
@@ -443,7 +523,8 @@ pub struct LabelSkewSpec {
 
 /// Stream rates in samples per second: exactly one member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_KIND_OF_RATES))]
 #[serde(rename_all = "camelCase")]
 pub struct RatesSpec {
     /// One rate per device, each above 0.
@@ -462,7 +543,7 @@ pub struct RatesSpec {
 
 /// Mean and standard deviation of drawn rates.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct DistributionSpec {
     /// Samples per second, above 0.
@@ -473,7 +554,7 @@ pub struct DistributionSpec {
 
 /// When and where training state is saved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointSpec {
     /// Steps between checkpoints. Default 40.
@@ -487,19 +568,9 @@ pub struct CheckpointSpec {
     pub storage: Option<StorageSpec>,
 }
 
-/// Where files go: exactly one member.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct StorageSpec {
-    /// A folder of this machine (local body only).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-}
-
 /// Held-out evaluation, shared between the ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct EvaluationSpec {
     /// Its test split is used. Default: the producer's.
@@ -518,7 +589,8 @@ pub struct EvaluationSpec {
 
 /// When the job is done: exactly one member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_COMPLETION))]
 #[serde(rename_all = "camelCase")]
 pub struct CompletionSpec {
     /// Epochs: each is `training.epochSamples` samples of all devices together.
@@ -537,7 +609,7 @@ pub struct CompletionSpec {
 
 /// Restarts, deadlines, patience.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RunPolicySpec {
     /// Restarts of the group before the job fails. Default 10.
@@ -558,7 +630,13 @@ pub struct RunPolicySpec {
     /// Time from a request to stop until processes are killed. Default 30.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_grace_seconds: Option<f64>,
-    /// A worker whose supervisor is silent for this long exits. Default 60.
+    /// A worker whose supervisor is silent for this long exits. Default 60; in a cluster 300.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub orphan_seconds: Option<f64>,
+    /// The object is deleted so long after the job has ended (clusters only). Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds_after_finished: Option<u64>,
+    /// Which pods are deleted when the job has ended (clusters only). Default `Running`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clean_pods: Option<CleanPods>,
 }

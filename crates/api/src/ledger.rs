@@ -30,6 +30,29 @@ impl Ledger {
     }
 }
 
+impl std::ops::Add for Ledger {
+    type Output = Self;
+
+    /// Column by column: the account of both together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            arrived: self.arrived + other.arrived,
+            trained: self.trained + other.trained,
+            buffered: self.buffered + other.buffered,
+            dropped: self.dropped + other.dropped,
+            rejected: self.rejected + other.rejected,
+            lost: self.lost + other.lost,
+            rolled_back: self.rolled_back + other.rolled_back,
+        }
+    }
+}
+
+impl std::iter::Sum for Ledger {
+    fn sum<I: Iterator<Item = Self>>(ledgers: I) -> Self {
+        ledgers.fold(Self::default(), |sum, ledger| sum + ledger)
+    }
+}
+
 /// The place of one partition in a device's stream. Offsets are the broker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

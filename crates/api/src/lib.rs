@@ -6,12 +6,15 @@
 #![forbid(unsafe_code)]
 
 pub mod attempt;
+#[cfg(feature = "crd")]
+pub mod crd;
 pub mod exit;
 pub mod job;
 pub mod ledger;
 pub mod names;
 pub mod progress;
 pub mod report;
+pub mod status;
 pub mod units;
 pub mod worker;
 pub mod yaml;
@@ -21,6 +24,7 @@ pub use exit::ExitCode;
 pub use job::{ScadlesJob, ScadlesJobSpec};
 pub use ledger::{Ledger, PartitionPosition};
 pub use progress::{BufferState, DeviceProgress, LastWords, Phase, Progress};
+pub use status::ScadlesJobStatus;
 pub use units::ByteSize;
 pub use worker::WorkerConfig;
 

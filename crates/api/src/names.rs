@@ -17,6 +17,24 @@ pub const MAX_DEVICE_NAME_BYTES: usize = 18;
 /// Template of topic names when the job gives none.
 pub const DEFAULT_TOPIC_TEMPLATE: &str = "{namespace}.{job}.{device}";
 
+/// Port of a trainer pod's endpoint.
+pub const ENDPOINT_PORT: u16 = 7200;
+/// Port of a trainer pod's control hub.
+pub const HUB_PORT: u16 = 7201;
+/// Labels of everything that the operator makes.
+pub mod labels {
+    /// Job's name.
+    pub const JOB: &str = "scadles.io/job";
+    /// Job's UID: an object of an earlier job of the same name is not this one's.
+    pub const JOB_UID: &str = "scadles.io/job-uid";
+    /// `trainer` or `producer`.
+    pub const COMPONENT: &str = "scadles.io/component";
+    /// Device of a trainer pod.
+    pub const DEVICE: &str = "scadles.io/device";
+    /// Attempt that a trainer pod was made for.
+    pub const ATTEMPT: &str = "scadles.io/attempt";
+}
+
 /// Name of the n-th device (from 0) of a job that only gives a count.
 pub fn numbered_device(index: usize) -> String {
     format!("device-{index}")
@@ -36,6 +54,11 @@ pub fn is_dns_label(name: &str, max_bytes: usize) -> bool {
         && name.bytes().all(inner)
         && edge(name.as_bytes().first())
         && edge(name.as_bytes().last())
+}
+
+/// Whether `name` can be the name of a Secret, claim or other object (a DNS subdomain, RFC 1123).
+pub fn is_object_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(|label| is_dns_label(label, 253))
 }
 
 /// Directory and object prefix of the checkpoint taken after `step` by `attempt`; sorts by age.

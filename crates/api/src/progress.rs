@@ -21,6 +21,7 @@ pub enum Phase {
 
 /// State of a device's stream buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum BufferState {
     /// Not enough seen yet.
     #[default]
@@ -65,7 +66,7 @@ pub struct Progress {
     pub step_seconds: f64,
     /// All devices, averaged over the last seconds.
     pub samples_per_second: f64,
-    /// Seconds of training in this attempt, evaluation left out.
+    /// Seconds of training since the job began, along the surviving history; evaluation left out.
     pub train_seconds: f64,
     /// Latest evaluation, if any.
     pub evaluation: Option<Evaluation>,
@@ -150,8 +151,8 @@ pub struct TopK {
     pub share: f64,
 }
 
-/// A worker's final summary: the answer of `/v1/progress`, a line on stdout, later the pod's termination message
-/// (at most 4 KiB).
+/// A worker's final summary: the answer of `/v1/progress`, a line on stdout, and the pod's termination message (at most
+/// 4 KiB): all that a supervisor needs to know that it did not see itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastWords {
@@ -169,4 +170,46 @@ pub struct LastWords {
     pub parameter_hash: Option<String>,
     /// Checkpoint written at the end, if any.
     pub checkpoint: Option<CheckpointRef>,
+    /// Latest evaluation (rank 0).
+    pub accuracy: Option<Accuracy>,
+    /// Account of all devices together (rank 0).
+    pub ledger: Option<Ledger>,
+    /// SHA-256 of the `model.safetensors` that was written, hexadecimal (rank 0).
+    pub model_sha256: Option<String>,
+}
+
+impl LastWords {
+    /// How a worker ended of which nothing else is known.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            remedy: String::new(),
+            step: 0,
+            samples: 0,
+            parameter_hash: None,
+            checkpoint: None,
+            accuracy: None,
+            ledger: None,
+            model_sha256: None,
+        }
+    }
+}
+
+/// What matters of an [`Evaluation`] when all is over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accuracy {
+    /// After this step.
+    pub step: u64,
+    /// Pictures looked at.
+    pub pictures: u64,
+    /// Share of right guesses per k, in the order of `evaluation.topK`.
+    pub top_k: Vec<TopK>,
+}
+
+impl From<&Evaluation> for Accuracy {
+    fn from(evaluation: &Evaluation) -> Self {
+        Self { step: evaluation.step, pictures: evaluation.pictures, top_k: evaluation.top_k.clone() }
+    }
 }

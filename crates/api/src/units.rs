@@ -86,7 +86,42 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-#[cfg(feature = "schema")]
+/// A Kubernetes quantity as it is written, such as `500m`, `2` or `1Gi`; the API server reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Quantity(pub String);
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Whole(u64),
+            Decimal(f64),
+            Text(String),
+        }
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::Whole(number) => number.to_string(),
+            Written::Decimal(number) => number.to_string(),
+            Written::Text(text) => text,
+        }))
+    }
+}
+
+#[cfg(feature = "crd")]
+impl schemars::JsonSchema for Quantity {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Quantity".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A Kubernetes quantity such as 500m, 2 or 1Gi.",
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": true
+        })
+    }
+}
+
+#[cfg(feature = "crd")]
 impl schemars::JsonSchema for ByteSize {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "ByteSize".into()
@@ -94,7 +129,9 @@ impl schemars::JsonSchema for ByteSize {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "description": "A number of bytes: an integer, or text with a suffix Ki, Mi, Gi, Ti, k, M, G or T.",
-            "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$"}],
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "minimum": 0,
+            "pattern": "^[0-9]+(Ki|Mi|Gi|Ti|k|M|G|T)?$",
             "x-kubernetes-int-or-string": true
         })
     }

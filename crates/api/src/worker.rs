@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::job::{
-    Aggregation, DatasetName, LearningRateScaling, ModelName, Normalization, RecordFormat, StartFrom,
-    StreamPolicy,
+    Aggregation, DatasetName, LearningRateScaling, ModelName, Normalization, RecordFormat, SaslMechanism,
+    StartFrom, StreamPolicy,
 };
 
-/// The configuration file of one worker.
+/// The configuration of one worker: a file in the local body; in a cluster made from the job's file and the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerConfig {
@@ -24,6 +24,8 @@ pub struct WorkerConfig {
     pub host: String,
     /// Port of the endpoint; 0 = any free one, reported on stdout.
     pub port: u16,
+    /// Port of the control hub that is used if this worker becomes rank 0; 0 = any free one, reported on stdout.
+    pub hub_port: u16,
     /// Every request to the worker carries this token.
     pub token: String,
     /// The same for all workers of the job.
@@ -93,6 +95,35 @@ pub struct DeviceConfig {
 pub struct KafkaConfig {
     /// Comma-separated `host:port` list.
     pub bootstrap_servers: String,
+    /// Encryption and identity; `None` is plain text and nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security: Option<KafkaSecurity>,
+}
+
+/// Encryption and identity of a connection. Secrets stay in files: what is written here may be read by anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSecurity {
+    /// TLS; without it the connection is plain text.
+    pub tls: bool,
+    /// File with the certificates to trust (PEM); `None`: the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Who the client is; `None`: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<KafkaSasl>,
+}
+
+/// User and password of a connection, each in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSasl {
+    /// How the password is checked.
+    pub mechanism: SaslMechanism,
+    /// File that holds the user's name.
+    pub username_file: PathBuf,
+    /// File that holds the password.
+    pub password_file: PathBuf,
 }
 
 /// Network.

@@ -14,6 +14,11 @@ pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     Ok(serde_yaml::from_str(text)?)
 }
 
+/// Reads all documents of a file.
+pub fn documents<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, Error> {
+    serde_yaml::Deserializer::from_str(text).map(|document| Ok(T::deserialize(document)?)).collect()
+}
+
 /// Writes a value as YAML.
 pub fn to_string<T: Serialize>(value: &T) -> Result<String, Error> {
     Ok(serde_yaml::to_string(value)?)

@@ -22,10 +22,10 @@ mod types;
 use scadles_api::worker::JobConfig;
 
 use cause::Verdict;
-use situation::{Situation, interrupted, unkillable};
+use situation::{Situation, interrupted, renewed, unkillable};
 pub use types::{
-    Action, BrokerState, Decision, JobPhase, Observation, Outcome, ProcessState, Stopping, Supervision,
-    UserRequest, WorkerObservation,
+    Action, AfterStop, BrokerState, Decision, JobPhase, Observation, Outcome, ProcessState, Stopping,
+    Supervision, UserRequest, WorkerObservation,
 };
 
 /// First pause before a new attempt, in seconds; doubles with every failure in a row.
@@ -37,7 +37,8 @@ pub const HEALTHY_SECONDS: f64 = 60.0;
 /// Rank 0 without progress for this long, in seconds, while its process lives, is lost.
 pub const SILENCE_SECONDS: f64 = 15.0;
 /// After a loss the others have this long, in seconds, to say what they saw (heartbeats and closed sockets end them on
-/// their own); then they are killed.
+/// their own); then they are killed. In an orderly stop they have `spec.runPolicy.stopGraceSeconds`: the last ones may
+/// still write the agreed checkpoint.
 pub const SETTLE_SECONDS: f64 = 2.0;
 /// A killed process that is still seen after this long, in seconds, will not go: the job ends rather than hangs.
 pub const KILL_PATIENCE_SECONDS: f64 = 60.0;
@@ -57,33 +58,43 @@ pub fn decide(job: &JobConfig, state: &Supervision, seen: &Observation, now: f64
         JobPhase::Completing { since } => situation.complete(since),
         JobPhase::Restarting { not_before } => situation.restart(not_before),
         JobPhase::Stopping(stopping) => situation.stop(&stopping),
+        JobPhase::Suspended => situation.rest(),
         JobPhase::Done(outcome) => situation.finish(outcome),
     };
     Decision { next: situation.next, actions: situation.actions, reason }
 }
 
 impl Situation<'_> {
-    /// Requests of the user and the deadline of the whole job come before everything else.
+    /// Requests of the user, new settings and the deadline of the whole job come before everything else.
     fn interrupt(&mut self) {
-        if let Some(request) = self.seen.user_request {
+        let request = self.seen.user_request;
+        if matches!(request, Some(UserRequest::Stop | UserRequest::Kill)) {
             self.next.stop_requested_at.get_or_insert(self.now);
-            if request == UserRequest::Kill {
-                self.stop_at_once();
-            }
+        }
+        if request == Some(UserRequest::Kill) {
+            self.stop_at_once();
         }
         // Rank 0 wrote the results before it exited: the job is complete, what is left is to end the others.
         let ends_anyway = match &self.next.phase {
-            JobPhase::Stopping(_) | JobPhase::Done(_) => true,
+            JobPhase::Stopping(stopping) => {
+                stopping.then == AfterStop::End || request != Some(UserRequest::Stop)
+            }
+            JobPhase::Done(_) => true,
             JobPhase::Completing { .. } => self.rank_0_completed(),
             _ => false,
         };
         if ends_anyway {
             return;
         }
-        if self.seen.user_request.is_some() {
-            self.begin_stop(interrupted());
-        } else if let Some(outcome) = self.active_deadline_passed() {
-            self.begin_stop(outcome);
+        match request {
+            Some(UserRequest::Stop | UserRequest::Kill) => self.begin_stop(interrupted(), AfterStop::End),
+            Some(UserRequest::Suspend) => self.begin_suspension(),
+            None if self.settings_changed() => self.begin_stop(renewed(), AfterStop::Renew),
+            None => {
+                if let Some(outcome) = self.active_deadline_passed() {
+                    self.begin_stop(outcome, AfterStop::End);
+                }
+            }
         }
     }
 
@@ -141,7 +152,7 @@ impl Situation<'_> {
         }
         if let Some(outcome) = self.stalled() {
             let reason = outcome.message.clone();
-            self.begin_stop(outcome);
+            self.begin_stop(outcome, AfterStop::End);
             return reason;
         }
         if let Some(seconds) = self.silence_of_rank_0() {
@@ -160,7 +171,7 @@ impl Situation<'_> {
             return self.begin_completing();
         }
         // A follower's end may be seen before that of the first cause, so judge only when all had the time to end.
-        if self.anyone_alive() && self.now - since < SETTLE_SECONDS {
+        if self.anyone_alive() && self.now - since < self.settle_seconds() {
             return format!("attempt {}: a worker was lost, the others end", self.next.attempt);
         }
         let verdict = self.judge();
@@ -205,7 +216,17 @@ impl Situation<'_> {
         self.begin_attempt()
     }
 
-    /// The job ends: an agreed checkpoint if there is a group to agree, then the workers go.
+    /// Resting: nothing runs. The time does not count towards the deadline of the job.
+    fn rest(&mut self) -> String {
+        if self.seen.user_request == Some(UserRequest::Suspend) {
+            return "suspended".to_owned();
+        }
+        self.next.job_started_at += self.now - self.next.phase_since;
+        self.enter(JobPhase::Restarting { not_before: self.now });
+        "going on after a suspension".to_owned()
+    }
+
+    /// The group stops: an agreed checkpoint if there is a group to agree, then the workers go.
     fn stop(&mut self, stopping: &Stopping) -> String {
         let waited = self.now - stopping.since;
         let grace = self.job.limits.stop_grace_seconds;
@@ -227,4 +248,4 @@ impl Situation<'_> {
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`parse_job`] | text → `ScadlesJob`, or all mistakes of form |
 //! | [`validate()`] | `ScadlesJob` → [`ValidatedJob`], or all mistakes of meaning |
+//! | [`validate_in_cluster()`] | the same, with what a cluster needs besides |
 //! | [`plan()`] | [`ValidatedJob`] and facts of the [`Body`] → [`Plan`]: topics, worker configurations, producer |
 //! | [`estimate()`] | [`Plan`] → what each batch rule would do; [`render()`] makes a table of it |
 //! | [`decide()`] | observation, state, time → actions, next state, reason |
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod cost;
 pub mod dataset;
 pub mod decide;
@@ -21,13 +23,15 @@ mod file;
 pub mod mistake;
 pub mod plan;
 pub mod rates;
+pub mod status;
 mod text;
 pub mod validate;
 
+pub use cluster::{ClusterJob, validate_in_cluster};
 pub use cost::parameter_count;
 pub use decide::decide;
 pub use estimate::{Estimate, Machine, conventional, estimate, render};
 pub use file::parse_job;
 pub use mistake::{Mistake, Mistakes};
-pub use plan::{Body, BrokerKind, Plan, ProducerPlan, TopicPlan, plan};
+pub use plan::{Body, BrokerKind, Plan, ProducerPlan, SecretFiles, TopicPlan, plan};
 pub use validate::{ValidatedJob, validate};

@@ -104,6 +104,12 @@ impl Findings {
         Mistakes(self.0)
     }
 
+    /// All mistakes, together with those found elsewhere.
+    pub(crate) fn with(mut self, others: Mistakes) -> Mistakes {
+        self.0.extend(others.0);
+        self.into_mistakes()
+    }
+
     /// The value if nothing was found wrong, else all mistakes.
     pub(crate) fn into_result<T>(self, value: T) -> Result<T, Mistakes> {
         if self.is_empty() { Ok(value) } else { Err(self.into_mistakes()) }

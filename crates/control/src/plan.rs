@@ -6,7 +6,8 @@ use scadles_api::{
     PROTOCOL_VERSION, WorkerConfig,
     job::TopicManagement,
     worker::{
-        BatchRule, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, ProducerConfig, StreamPolicy,
+        BatchRule, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl, KafkaSecurity,
+        ProducerConfig, StreamPolicy,
     },
 };
 
@@ -66,6 +67,31 @@ pub struct Body {
     pub threads: u32,
     /// Cores that the workers share.
     pub cores: u32,
+    /// Where the files of Secrets lie.
+    pub secrets: SecretFiles,
+    /// Whether the parts of a job that only matter in a cluster are honoured; else the user is told that they are not.
+    pub cluster: bool,
+}
+
+/// Where the files of Secrets lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretFiles {
+    /// Nowhere.
+    Missing,
+    /// A folder per Secret below this one, named as the Secret is (`--secrets DIR`).
+    ByName(PathBuf),
+    /// The folders `ca` and `sasl` below this one, as pods mount them.
+    ByRole(PathBuf),
+}
+
+impl SecretFiles {
+    fn file(&self, secret: &str, role: &str, key: &str) -> Option<PathBuf> {
+        match self {
+            Self::Missing => None,
+            Self::ByName(folder) => Some(folder.join(secret).join(key)),
+            Self::ByRole(folder) => Some(folder.join(role).join(key)),
+        }
+    }
 }
 
 /// A topic.
@@ -123,7 +149,9 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
     let devices = devices(job, body);
     let embedded_broker_bytes = check_broker(&mut found, job, body, &devices);
     check_partition_quota(&mut found, job, &devices);
+    let security = kafka_security(&mut found, job, body);
     note_limits(&mut notes, job, body, &devices);
+    note_cluster_only(&mut notes, job, body);
     let topics = devices
         .iter()
         .map(|device| TopicPlan {
@@ -139,13 +167,15 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
         record_bytes: job.model.record_bytes(),
         budget_bytes_per_partition: budget_bytes(body),
     });
-    let config = job_config(job, body, devices);
+    let kafka = KafkaConfig { bootstrap_servers: bootstrap_servers(body), security };
+    let config = job_config(job, body, devices, kafka);
     let workers = (0..config.devices.len())
         .map(|device_index| WorkerConfig {
             protocol: PROTOCOL_VERSION,
             device_index,
             host: body.host.clone(),
             port: 0,
+            hub_port: 0,
             token: body.token.clone(),
             job: config.clone(),
         })
@@ -301,18 +331,57 @@ fn note_limits(notes: &mut Vec<String>, job: &ValidatedJob, body: &Body, devices
     }
 }
 
-fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>) -> JobConfig {
-    let bootstrap_servers = match &body.broker {
+fn note_cluster_only(notes: &mut Vec<String>, job: &ValidatedJob, body: &Body) {
+    if !body.cluster && !job.cluster_only.is_empty() {
+        notes.push(format!("Only of use in a cluster, ignored here: {}.", job.cluster_only.join(", ")));
+    }
+}
+
+fn bootstrap_servers(body: &Body) -> String {
+    match &body.broker {
         BrokerKind::Embedded { bootstrap_servers, .. } => bootstrap_servers.clone(),
         BrokerKind::Servers(servers) => servers.clone(),
-    };
+    }
+}
+
+/// Where the workers find the files of the Secrets that the job names.
+fn kafka_security(found: &mut Findings, job: &ValidatedJob, body: &Body) -> Option<KafkaSecurity> {
+    let secrets = &job.kafka_secrets;
+    if is_embedded(body) || (secrets.tls.is_none() && secrets.sasl.is_none()) {
+        return None;
+    }
+    if body.secrets == SecretFiles::Missing && secrets.names().next().is_some() {
+        let names: Vec<&str> = secrets.names().collect();
+        found.add(
+            "--secrets",
+            "",
+            format!("the job names Secrets ({}) and nothing says where their files are", names.join(", ")),
+            "give --secrets DIR with a folder per Secret: DIR/NAME/ca.crt, DIR/NAME/username, DIR/NAME/password",
+        );
+    }
+    let ca = secrets.tls.iter().flatten().next();
+    let sasl = secrets.sasl.as_ref().and_then(|(mechanism, secret)| {
+        Some(KafkaSasl {
+            mechanism: *mechanism,
+            username_file: body.secrets.file(secret, "sasl", "username")?,
+            password_file: body.secrets.file(secret, "sasl", "password")?,
+        })
+    });
+    Some(KafkaSecurity {
+        tls: secrets.tls.is_some(),
+        ca_file: ca.and_then(|secret| body.secrets.file(secret, "ca", "ca.crt")),
+        sasl,
+    })
+}
+
+fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>, kafka: KafkaConfig) -> JobConfig {
     let root = job.checkpoint.path.clone().or_else(|| body.checkpoint_root.clone());
     JobConfig {
         name: job.name.clone(),
         namespace: job.namespace.clone(),
         uid: body.uid.clone(),
         devices,
-        kafka: KafkaConfig { bootstrap_servers },
+        kafka,
         model: job.model.clone(),
         training: job.training.clone(),
         stream: job.stream.clone(),

@@ -8,11 +8,11 @@ mod run;
 mod streams;
 mod training;
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use scadles_api::{
     ScadlesJob,
-    job::TopicManagement,
+    job::{Adoption, DeletionPolicy, SaslMechanism, TopicManagement},
     names,
     worker::{
         Completion, EvaluationConfig, Limits, ModelConfig, ProducerConfig, StreamConfig, TrainingConfig,
@@ -41,6 +41,8 @@ pub struct ValidatedJob {
     pub devices: Vec<ValidatedDevice>,
     /// `spec.kafka.bootstrapServers`; `None` asks for the embedded broker.
     pub bootstrap_servers: Option<String>,
+    /// Secrets of the connection.
+    pub kafka_secrets: KafkaSecrets,
     /// The devices' topics.
     pub topics: ValidatedTopics,
     /// Network.
@@ -59,6 +61,8 @@ pub struct ValidatedJob {
     pub completion: Completion,
     /// Deadlines and patience.
     pub limits: Limits,
+    /// Fields that the job gives and that only a cluster honours.
+    pub cluster_only: Vec<&'static str>,
 }
 
 /// One device.
@@ -79,6 +83,29 @@ pub struct ValidatedTopics {
     pub partitions: Option<u32>,
     /// Copies of each partition.
     pub replication: u32,
+    /// Settings by Kafka's names; those that the job does not name are left alone.
+    pub config: BTreeMap<String, String>,
+    /// Topics of other names than the template's.
+    pub adoption: Adoption,
+    /// What happens to them when the job is deleted.
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// The Secrets that the connection to the brokers needs, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KafkaSecrets {
+    /// TLS; the Secret with the key `ca.crt`, if the system's certificates are not enough.
+    pub tls: Option<Option<String>>,
+    /// Mechanism, and the Secret with the keys `username` and `password`.
+    pub sasl: Option<(SaslMechanism, String)>,
+}
+
+impl KafkaSecrets {
+    /// The names of all Secrets.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let ca = self.tls.iter().flatten().map(String::as_str);
+        ca.chain(self.sasl.iter().map(|(_, secret)| secret.as_str()))
+    }
 }
 
 /// Saved state.
@@ -111,6 +138,7 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
         namespace,
         devices,
         bootstrap_servers: streams::bootstrap_servers(&mut found, spec.kafka.as_ref()),
+        kafka_secrets: streams::kafka_secrets(&mut found, spec.kafka.as_ref()),
         topics: streams::topics(&mut found, spec.kafka.as_ref()),
         model,
         training,
@@ -120,6 +148,7 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
         completion: run::completion(&mut found, &spec.completion, evaluation.as_ref()),
         evaluation,
         limits: run::limits(&mut found, spec.run_policy.as_ref()),
+        cluster_only: crate::cluster::fields_given(spec),
     };
     found.into_result(validated)
 }

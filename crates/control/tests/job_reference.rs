@@ -22,7 +22,7 @@ This text is generated from the types and from the answers of the validation (`c
 Fields in **bold** must be given where their section is.
 ";
 
-const SECTIONS: [(&str, &str); 3] = [
+const SECTIONS: [(&str, &str); 4] = [
     (
         "What belongs together",
         "- `spec.devices`, `spec.completion`, `spec.producer.rates` and `spec.checkpoint.storage`: exactly one member.\n\
@@ -42,6 +42,15 @@ const SECTIONS: [(&str, &str); 3] = [
         "What overrides the file",
         "`--kafka HOST:PORT` stands in for `spec.kafka.bootstrapServers`; `--kafka embedded` for no `spec.kafka`. Folders of\n\
          results and data sets and the number of threads are arguments of `scadles run`, not fields.\n",
+    ),
+    (
+        "What a cluster asks besides",
+        "- `spec.kafka` is needed, with names that every namespace can resolve (`kafka.demo.svc:9092`).\n\
+         - `spec.checkpoint.storage.persistentVolumeClaim` is needed; `path` is for `scadles run` alone.\n\
+         - `spec.data` is needed where a data set is sent or evaluated; files are looked for below it.\n\
+         - `spec.model`, the devices' names and `spec.managedBy` never change; `spec.kafka`, `spec.output` and the storage of\n\
+         \x20 checkpoints only while `spec.suspend` is true; every other change replaces the running attempt after a checkpoint.\n\
+         - `scadles run` ignores what only a cluster honours, and says so.\n",
     ),
     ("A job with every part", ""),
 ];

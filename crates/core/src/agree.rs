@@ -104,6 +104,8 @@ pub struct StepReport {
     pub stream: Option<DeviceCheckpoint>,
     /// This rank wants to stop.
     pub stop_requested: Option<StopReason>,
+    /// Its request to stop asks for no checkpoint.
+    pub stop_unsaved: bool,
     /// This rank wants a checkpoint.
     pub checkpoint_requested: bool,
     /// The newest tuning this rank has received.
@@ -234,7 +236,8 @@ pub fn agree(
             StopReason::Fault(ExitCode::Diverged),
             StopReason::Fault(ExitCode::StorageFailed),
         ];
-        let savable = !spoilt.contains(&reason);
+        let unwanted = reason == StopReason::Requested && nobody_asks_to_save(&reports);
+        let savable = !spoilt.contains(&reason) && !unwanted;
         let checkpoint = savable && complete && reports.iter().all(|report| report.stream.is_some());
         return Ok(answer(Action::Stop { reason, checkpoint }, settled));
     }
@@ -250,6 +253,12 @@ pub fn agree(
         tuning_generation: agreed_tuning(state, &reports),
     };
     Ok(answer(Action::Step(plan), next))
+}
+
+/// Whether all who asked to stop did so without a checkpoint: one who wants it is enough.
+fn nobody_asks_to_save(reports: &[&StepReport]) -> bool {
+    let mut asking = reports.iter().filter(|report| report.stop_requested == Some(StopReason::Requested));
+    asking.all(|report| report.stop_unsaved)
 }
 
 fn in_rank_order<'a>(

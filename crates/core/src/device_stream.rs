@@ -209,6 +209,16 @@ impl DeviceStream {
         Ok(seeks)
     }
 
+    /// The reader of one partition found that everything below `low` is gone. Returns where it must continue, if it is not
+    /// there. Says nothing about the broker's end, neither of this partition nor of others: only the broker does.
+    pub fn skip_lost(&mut self, partition: u32, low: u64) -> Result<Option<Seek>, Error> {
+        let partitions = self.queues.len();
+        let index = partition as usize;
+        let unknown = Error::UnknownPartition { partition: index, partitions };
+        let queue = self.queues.get_mut(index).ok_or(unknown)?;
+        Ok(queue.raise_low(low).then_some(Seek { partition, offset: low }))
+    }
+
     /// Whether another record of `record_bytes` fits into the partition's quota. An empty queue takes one of any size.
     pub fn has_room(&self, partition: u32, record_bytes: u64) -> bool {
         let queue = self.queues.get(partition as usize);

@@ -211,6 +211,7 @@ impl SimRank {
             ranges: Vec::new(),
             stream: None,
             stop_requested: None,
+            stop_unsaved: false,
             checkpoint_requested: false,
             tuning_generation: 0,
             parameter_hash: None,

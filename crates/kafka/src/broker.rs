@@ -3,19 +3,18 @@
 //! What differs between them is in [`Limits`] and, in words, in `docs/brokers.md`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
+use rdkafka::admin::{AdminClient, NewTopic, ResourceSpecifier, TopicReplication, TopicResult};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::admin::{admin_options, block_on, late, left};
 use crate::connection::{Context, KafkaConnection};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code_of};
 use crate::offsets::{OffsetWatcher, PartitionOffsets, partition_count};
 use crate::producer::LogOnly;
 
@@ -264,18 +263,6 @@ fn enough(spec: &TopicSpec, partitions: u32) -> Result<TopicOutcome> {
     Ok(TopicOutcome::Exists { partitions })
 }
 
-fn left(end: Instant) -> Duration {
-    end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-}
-
-fn late(what: &str, waited: Duration) -> Error {
-    Error::Timeout { what: what.to_owned(), waited, reason: "the broker did not answer".to_owned() }
-}
-
-fn admin_options(end: Instant) -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(left(end))).request_timeout(Some(left(end)))
-}
-
 /// The one result of an admin call about one topic.
 fn single(
     answer: Option<std::result::Result<Vec<TopicResult>, KafkaError>>,
@@ -289,7 +276,7 @@ fn single(
     };
     match answer {
         None => Err(unreachable("no answer".to_owned())),
-        Some(Err(error)) => match error.rdkafka_error_code() {
+        Some(Err(error)) => match code_of(&error) {
             Some(code) if crate::error::is_transient_code(code) => Err(unreachable(error.to_string())),
             _ => Err(Error::from_client(what, "", &error)),
         },
@@ -297,30 +284,6 @@ fn single(
             Ok(_) => Ok(()),
             Err((_, code)) => Err(code),
         })),
-    }
-}
-
-/// Runs a future of the admin client to its end on this thread; `None` when `end` comes first.
-fn block_on<F: Future>(future: F, end: Instant) -> Option<F::Output> {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = TaskContext::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    // The client library keeps its own time; the grace lets its own words come first.
-    let end = end + Duration::from_secs(1);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return Some(output);
-        }
-        if Instant::now() >= end {
-            return None;
-        }
-        std::thread::park_timeout(left(end));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where the brokers are, and how this program's clients behave towards them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -9,7 +9,8 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code_of};
+use crate::security::is_secret;
 
 /// Properties that this program decides itself; a job that sets them would break its promises.
 const RESERVED: [(&str, &str); 10] = [
@@ -25,8 +26,9 @@ const RESERVED: [(&str, &str); 10] = [
     ("log_level", "use the program's own log level"),
 ];
 
-/// Address and client properties of a Kafka cluster (`spec.kafka`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Address and client properties of a Kafka cluster (`spec.kafka`), credentials included: two that are equal may share a
+/// client. `Debug` shows no secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KafkaConnection {
     /// `HOST:PORT[,HOST:PORT…]`.
     pub bootstrap_servers: String,
@@ -123,7 +125,12 @@ impl KafkaConnection {
     /// A client that only asks questions (metadata, offsets): without a group, so that it may not be assigned.
     pub(crate) fn query_config(&self) -> ClientConfig {
         let mut config = self.base_config();
-        config.set("allow.auto.create.topics", "false");
+        config
+            .set("allow.auto.create.topics", "false")
+            // A connection that is closed at once is the only sign of a port that speaks another protocol, and a line of
+            // the log the only word about it.
+            .set("log.connection.close", "true")
+            .set_log_level(RDKafkaLogLevel::Info);
         self.with_properties(config)
     }
 
@@ -155,7 +162,11 @@ impl KafkaConnection {
         self.validate()?;
         T::from_config_and_context(config, context).map_err(|error| match error {
             KafkaError::ClientConfig(_, reason, property, value) => {
+                let value = if is_secret(&property) { "…".to_owned() } else { value };
                 Error::Property { property, value, reason }
+            }
+            KafkaError::ClientCreation(reason) if reason.contains("ssl.") => {
+                Error::Tls { servers: self.bootstrap_servers.clone(), reason }
             }
             other => Error::Client { what: "make a Kafka client".to_owned(), reason: other.to_string() },
         })
@@ -169,30 +180,61 @@ impl KafkaConnection {
         error: &KafkaError,
         client: &BaseConsumer<Context>,
     ) -> Error {
-        match client.context().last_problem() {
-            Some((RDKafkaErrorCode::Authentication, reason)) => {
-                Error::Authentication { servers: self.bootstrap_servers.clone(), reason }
-            }
-            problem => match error.rdkafka_error_code() {
-                Some(code) if crate::error::is_transient_code(code) => Error::Unreachable {
-                    servers: self.bootstrap_servers.clone(),
-                    waited,
-                    reason: problem.map_or_else(|| error.to_string(), |(_, reason)| reason),
-                },
-                _ => Error::from_client(what, "", error),
+        let problem = client.context().last_problem();
+        if let Some(refusal) =
+            problem.as_ref().and_then(|(code, reason)| refusal(&self.bootstrap_servers, *code, reason))
+        {
+            return refusal;
+        }
+        match code_of(error) {
+            Some(code) if crate::error::is_transient_code(code) => Error::Unreachable {
+                servers: self.bootstrap_servers.clone(),
+                waited,
+                reason: problem.map_or_else(|| error.to_string(), |(_, reason)| with_hint(reason)),
             },
+            _ => Error::from_client(what, "", error),
         }
     }
 }
 
-impl From<&scadles_api::worker::KafkaConfig> for KafkaConnection {
-    fn from(config: &scadles_api::worker::KafkaConfig) -> Self {
-        Self::new(&config.bootstrap_servers)
+/// The error where the brokers and we do not trust each other, so that no waiting helps.
+///
+/// A handshake that a broker's end cut short has the code of a refused one.
+pub(crate) fn refusal(servers: &str, code: RDKafkaErrorCode, reason: &str) -> Option<Error> {
+    let (servers, reason) = (servers.to_owned(), reason.to_owned());
+    let is_cut_short =
+        || ["Disconnected", "transport error", "unexpected eof"].iter().any(|words| reason.contains(words));
+    match code {
+        RDKafkaErrorCode::Authentication => Some(Error::Authentication { servers, reason }),
+        RDKafkaErrorCode::SSL if !is_cut_short() => Some(Error::Tls { servers, reason }),
+        _ => None,
+    }
+}
+
+/// Who speaks plain text to a port that speaks TLS, or TLS to one that does not, is cut off before any answer.
+fn with_hint(reason: String) -> String {
+    match reason.contains("Disconnected").then_some(&reason) {
+        Some(reason) if reason.contains("APIVERSION_QUERY") => {
+            format!("{reason}: does this port speak TLS? Then give spec.kafka.tls")
+        }
+        Some(reason) if reason.contains("SSL_HANDSHAKE") => {
+            format!("{reason}: does this port speak plain text? Then leave spec.kafka.tls out")
+        }
+        _ => reason,
     }
 }
 
 /// Metadata of one topic that nobody has is the cheapest question on a cluster with many topics.
 const NO_TOPIC: &str = "scadles-no-such-topic";
+
+/// How long a client may take to say what went wrong.
+const SAYING: Duration = Duration::from_millis(5);
+
+/// Longest single question.
+const QUESTION_SLICE: Duration = Duration::from_secs(1);
+
+/// The client library repeats the same error only after 30 s; a client that is held for long may know one that has passed.
+const BELIEVED_AFTER: Duration = Duration::from_secs(3);
 
 /// Repeats `question` until it is answered, refused, or `deadline` has passed; serves the client's log meanwhile.
 pub(crate) fn with_retries<T>(
@@ -200,15 +242,21 @@ pub(crate) fn with_retries<T>(
     client: &BaseConsumer<Context>,
     mut question: impl FnMut(Duration) -> std::result::Result<T, KafkaError>,
 ) -> std::result::Result<T, KafkaError> {
-    let end = Instant::now() + deadline;
+    let began = Instant::now();
+    let end = began + deadline;
     loop {
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         // A part of the deadline at a time, so that a refused login is noticed before the deadline.
-        let result = question(left.min(Duration::from_secs(1)));
-        client.poll(Duration::ZERO);
-        let Err(error) = result else { return result };
-        let refused = matches!(client.context().last_problem(), Some((RDKafkaErrorCode::Authentication, _)));
-        let transient = error.rdkafka_error_code().is_some_and(crate::error::is_transient_code);
+        let result = question(left.min(QUESTION_SLICE));
+        let Err(error) = result else {
+            client.poll(Duration::ZERO);
+            client.context().forget_problem();
+            return result;
+        };
+        // All that the client has to say, the reason among it: a poll returns at every error.
+        while client.poll(SAYING).is_some() {}
+        let refused = client.context().is_refused(began);
+        let transient = code_of(&error).is_some_and(crate::error::is_transient_code);
         if refused || !transient || Instant::now() + Duration::from_millis(20) >= end {
             return Err(error);
         }
@@ -220,28 +268,57 @@ pub(crate) fn with_retries<T>(
 /// What every client of this crate brings along: log lines to `tracing`, the last problem for error messages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Context {
-    problem: Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>,
+    problem: Arc<Mutex<Option<Problem>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Problem {
+    code: RDKafkaErrorCode,
+    reason: String,
+    at: Instant,
 }
 
 impl Context {
+    fn problem(&self) -> MutexGuard<'_, Option<Problem>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The last global error of this client and its text.
     pub(crate) fn last_problem(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.problem().as_ref().map(|problem| (problem.code, problem.reason.clone()))
+    }
+
+    /// Whether a question that began then is refused, not just unanswered.
+    fn is_refused(&self, began: Instant) -> bool {
+        self.problem().as_ref().is_some_and(|problem| {
+            refusal("", problem.code, &problem.reason).is_some()
+                && (problem.at >= began || began.elapsed() >= BELIEVED_AFTER)
+        })
+    }
+
+    fn forget_problem(&self) {
+        *self.problem() = None;
     }
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, line: &str) {
         log_line(level, fac, line);
+        if fac == "FAIL" {
+            // Begins with the name of a thread.
+            let reason = line.split_once("]: ").map_or(line, |(_, reason)| reason).to_owned();
+            let code = RDKafkaErrorCode::BrokerTransportFailure;
+            self.problem().get_or_insert(Problem { code, reason, at: Instant::now() });
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, reason, "client error");
-        if let Some(code) = error.rdkafka_error_code() {
-            let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = code_of(&error) {
+            let mut problem = self.problem();
             // "All brokers are down" follows the line that says why; keep the why.
             if code != RDKafkaErrorCode::AllBrokersDown || problem.is_none() {
-                *problem = Some((code, reason.to_owned()));
+                *problem = Some(Problem { code, reason: reason.to_owned(), at: Instant::now() });
             }
         }
     }

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::connection::{Context, KafkaConnection};
+use crate::connection::{Context, KafkaConnection, refusal};
 use crate::error::{Error, Result, is_transient_code};
 use crate::offsets::{OffsetWatcher, PartitionOffsets};
 
@@ -255,10 +255,14 @@ impl State {
             KafkaError::MessageConsumption(code) if is_transient_code(*code) => {
                 self.outage(consumer, error.to_string());
             }
-            KafkaError::MessageConsumption(RDKafkaErrorCode::Authentication) => {
+            KafkaError::MessageConsumption(
+                code @ (RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL),
+            ) => {
                 let reason = consumer.context().last_problem().map_or_else(|| error.to_string(), |(_, r)| r);
-                let servers = self.connection.bootstrap_servers.clone();
-                self.pending.push_back(Event::Fatal(Error::Authentication { servers, reason }));
+                match refusal(&self.connection.bootstrap_servers, *code, &reason) {
+                    Some(refusal) => self.pending.push_back(Event::Fatal(refusal)),
+                    None => self.outage(consumer, reason),
+                }
             }
             other => match Error::from_client("read", &self.topic, other) {
                 Error::Client { .. } if !matches!(other, KafkaError::MessageConsumptionFatal(_)) => {

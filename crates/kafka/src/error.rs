@@ -26,14 +26,39 @@ pub enum Error {
     },
     /// The broker refused who we are.
     #[error(
-        "spec.kafka.bootstrapServers: {servers:?} refused the credentials ({reason}); \
-         check security.protocol, sasl.mechanism, sasl.username and sasl.password"
+        "spec.kafka.sasl: {servers:?} refused the user ({reason}); check spec.kafka.sasl.mechanism, the user's name and \
+         the password in spec.kafka.sasl.secret, and that the brokers know this user"
     )]
     Authentication {
         /// `bootstrap.servers` as given.
         servers: String,
         /// What the client library said.
         reason: String,
+    },
+    /// No trusted, encrypted connection came about.
+    #[error(
+        "spec.kafka.tls: no trusted connection to {servers:?} ({reason}); check that spec.kafka.tls.caSecret holds the \
+         certificate that signed the brokers' ones, that those carry the names in spec.kafka.bootstrapServers, and that \
+         this port speaks TLS"
+    )]
+    Tls {
+        /// `bootstrap.servers` as given.
+        servers: String,
+        /// What the client library said.
+        reason: String,
+    },
+    /// A certificate, user name or password that cannot be used.
+    #[error(
+        "{field}: {origin} {problem}; the Secret (outside of a cluster: the folder of its name below --secrets) needs the \
+         key {}", if *field == "spec.kafka.tls.caSecret" { "ca.crt (PEM)" } else { "username and the key password" }
+    )]
+    Secret {
+        /// The field of the job.
+        field: &'static str,
+        /// Where the value comes from, in words.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The broker knows us and does not allow it.
     #[error("failed to {what}: the broker does not allow it ({reason}); give this user the ACL for it")]
@@ -73,6 +98,58 @@ pub enum Error {
         have: usize,
         /// Partitions that are needed.
         want: usize,
+    },
+    /// The topic that the job has read from is gone.
+    #[error(
+        "topic {topic:?} is gone, and its records with it; offsets of before mean nothing in a new one: delete the job and \
+         create it anew"
+    )]
+    TopicLost {
+        /// The topic.
+        topic: String,
+    },
+    /// The topic belongs to somebody else.
+    #[error(
+        "topic {topic:?} is not this job's own: the name does not begin with {prefix:?}, or is not what \
+         spec.kafka.topics.nameTemplate gives; set spec.kafka.topics.adoption: Adopt to use it as it is, or give another name"
+    )]
+    TopicForeign {
+        /// The topic.
+        topic: String,
+        /// What names of this namespace begin with.
+        prefix: String,
+    },
+    /// The brokers do not take a setting of the topic.
+    #[error(
+        "spec.kafka.topics: the brokers refuse {settings} for topic {topic:?} ({reason}); correct or remove it"
+    )]
+    TopicSettings {
+        /// The topic.
+        topic: String,
+        /// `key=value` pairs.
+        settings: String,
+        /// What the broker said.
+        reason: String,
+    },
+    /// Fewer brokers than copies.
+    #[error(
+        "spec.kafka.topics.replicationFactor: {replication} copies of topic {topic:?} need as many brokers, and the \
+         cluster has fewer; lower it or add brokers"
+    )]
+    Replication {
+        /// The topic.
+        topic: String,
+        /// Copies asked for, in words.
+        replication: String,
+    },
+    /// The brokers are set up to keep topics for ever.
+    #[error(
+        "topic {topic:?} stays: the brokers do not delete topics (delete.topic.enable=false); delete it with another tool \
+         or set spec.kafka.topics.deletionPolicy: Retain"
+    )]
+    DeletionDisabled {
+        /// The topic.
+        topic: String,
     },
     /// Compaction deletes records out of the middle of a stream, so nothing could be accounted for.
     #[error(
@@ -139,6 +216,9 @@ pub enum Error {
         /// What the client library said.
         reason: String,
     },
+    /// Several topics at once have something wrong.
+    #[error("{}", several(.0))]
+    Several(Vec<Error>),
     /// The data set cannot be read.
     #[error(transparent)]
     Dataset(#[from] crate::dataset::DatasetError),
@@ -147,20 +227,58 @@ pub enum Error {
 impl Error {
     /// True where trying again later may help: the broker is away, or slow.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. })
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } => true,
+            Self::Several(errors) => errors.iter().all(Self::is_transient),
+            _ => false,
+        }
+    }
+
+    /// One word for conditions and metrics, from a closed list.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "BrokerUnreachable",
+            Self::Authentication { .. } => "AuthenticationFailed",
+            Self::Tls { .. } => "TlsFailed",
+            Self::Secret { .. } => "SecretUnusable",
+            Self::NotAuthorized { .. } => "NotAuthorized",
+            Self::Property { .. } => "PropertyRefused",
+            Self::TopicMissing { .. } => "TopicMissing",
+            Self::TopicLost { .. } => "TopicLost",
+            Self::TopicForeign { .. } => "TopicForeign",
+            Self::TooFewPartitions { .. } => "TooFewPartitions",
+            Self::TopicSettings { .. } => "TopicSettingsRefused",
+            Self::Replication { .. } => "TooFewBrokers",
+            Self::DeletionDisabled { .. } => "DeletionDisabled",
+            Self::TopicCompacted { .. } => "TopicCompacted",
+            Self::TopicRecreated { .. } => "TopicRecreated",
+            Self::ForeignRecords { .. } => "ForeignRecords",
+            Self::Timeout { .. } => "BrokerTimeout",
+            Self::Unsupported { .. } => "Unsupported",
+            Self::Client { .. } => "KafkaError",
+            Self::Several(errors) => {
+                // What waiting does not mend says more.
+                let telling = errors.iter().find(|error| !error.is_transient()).or(errors.first());
+                telling.map_or("KafkaError", Self::category)
+            }
+            Self::Dataset(_) => "DatasetUnreadable",
+        }
+    }
+
+    /// One error of several.
+    pub(crate) fn of_all(mut errors: Vec<Self>) -> Self {
+        match errors.len() {
+            1 => errors.remove(0),
+            _ => Self::Several(errors),
+        }
     }
 
     /// A failure of the client library during `what`, about `topic` where there is one.
     pub(crate) fn from_client(what: &str, topic: &str, error: &KafkaError) -> Self {
         let what = what.to_owned();
         let reason = error.to_string();
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::UnknownTopicId,
-            ) => Self::TopicMissing { topic: topic.to_owned() },
+        match code_of(error) {
+            Some(code) if is_unknown_topic_code(code) => Self::TopicMissing { topic: topic.to_owned() },
             Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
@@ -169,6 +287,35 @@ impl Error {
             _ => Self::Client { what, reason },
         }
     }
+}
+
+/// The first three; the rest is counted.
+fn several(errors: &[Error]) -> String {
+    const SHOWN: usize = 3;
+    let text = errors.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; also ");
+    match errors.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text}; and {more} more"),
+    }
+}
+
+/// The code of an error; rdkafka's own function leaves out those of the admin client.
+pub(crate) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// True for codes that say that a topic, or a partition of it, does not exist.
+pub(crate) fn is_unknown_topic_code(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicId
+    )
 }
 
 /// True for codes that a broker's outage, a new leader or a slow answer gives and that pass by themselves.

@@ -1,11 +1,12 @@
 //! Everything between this workspace and Apache Kafka: connections, topics, streams in, streams out.
 //!
-//! Role: the only crate that links librdkafka. All of it is shell (I/O), except [`pacing`] and [`dataset`]'s
-//! decoding, which are plain functions over plain data.
+//! Role: the only crate that links librdkafka. All of it is shell (I/O), except [`pacing`], the planning in [`topics`] and
+//! [`dataset`]'s decoding, which are plain functions over plain data.
 //!
 //! One device is one topic; its samples are spread over the topic's partitions. Sample number `o · P + p` of a device
 //! lies in partition `p` of `P` at offset `o`, so that any record can be made again from its place alone.
 
+mod admin;
 pub mod broker;
 pub mod connection;
 pub mod consumer;
@@ -15,8 +16,10 @@ pub mod offsets;
 pub mod pacing;
 pub mod producer;
 pub mod read_range;
+pub mod security;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod topics;
 
 pub use broker::{Broker, EmbeddedBroker, Limits, RealBroker, TopicOutcome, TopicSpec};
 pub use connection::KafkaConnection;
@@ -25,3 +28,8 @@ pub use error::{Error, Result};
 pub use offsets::{OffsetWatcher, PartitionOffsets};
 pub use producer::{DeviceStream, PacedProducer, ProducerOptions, RecordSource, StreamStatistics};
 pub use read_range::{OwnedRecord, RangeReader};
+pub use security::{Credentials, Material, Sasl, Tls};
+pub use topics::{
+    FoundTopic, Setting, TopicAdmin, TopicDeletion, TopicOrigin, TopicRules, TopicState, TopicStep,
+    WantedTopic, plan_topics,
+};

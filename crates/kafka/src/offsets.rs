@@ -1,5 +1,6 @@
 //! How far every partition of a topic reaches: first and end offsets, asked on a client handle of its own.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -7,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::connection::{Context, KafkaConnection, with_retries};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, code_of, is_unknown_topic_code};
 
 /// A broker that has just come back may not know its topics yet: only a topic unknown several times is missing.
 const UNKNOWN_TOPIC_CONFIRMATIONS: u32 = 3;
@@ -20,6 +21,13 @@ pub struct PartitionOffsets {
     pub low: u64,
     /// Offset that the next record will get.
     pub end: u64,
+}
+
+impl PartitionOffsets {
+    /// Records that are there.
+    pub fn records(self) -> u64 {
+        self.end.saturating_sub(self.low)
+    }
 }
 
 /// Asks for the offsets of one topic, all partitions in one request each for first and end offsets.
@@ -64,6 +72,11 @@ impl OffsetWatcher {
         self.partitions
     }
 
+    /// Partitions that the topic has now; those of later days are not polled.
+    pub fn count_partitions(&self, deadline: Duration) -> Result<u32> {
+        partition_count(&self.connection, &self.client, &self.topic, deadline)
+    }
+
     /// First and end offset of every partition, in partition order.
     pub fn poll(&mut self, deadline: Duration) -> Result<Vec<PartitionOffsets>> {
         // The end last: records that go between the two questions then only make the reach look longer.
@@ -89,7 +102,6 @@ impl OffsetWatcher {
         Ok(end)
     }
 
-    /// One ListOffsets request for all partitions: the protocol takes -1 (end) and -2 (first) for timestamps.
     fn ask(&self, which: Offset, deadline: Duration) -> Result<Vec<u64>> {
         let ask = || with_retries(deadline, &self.client, |left| self.ask_once(which, left));
         let mut answer = ask();
@@ -114,21 +126,42 @@ impl OffsetWatcher {
     }
 
     fn ask_once(&self, which: Offset, left: Duration) -> std::result::Result<Vec<u64>, KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(self.partitions as usize);
-        for partition in 0..self.partitions {
-            list.add_partition_offset(&self.topic, partition.cast_signed(), which)?;
-        }
-        let answer = self.client.offsets_for_times(list, left)?;
-        let mut offsets = vec![0; self.partitions as usize];
-        for element in answer.elements() {
-            element.error()?;
-            let Offset::Offset(offset) = element.offset() else {
-                return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable));
-            };
-            offsets[element.partition().cast_unsigned() as usize] = offset.cast_unsigned();
-        }
-        Ok(offsets)
+        let answer = list_offsets(&self.client, &[(&self.topic, self.partitions)], which, left)?;
+        let unknown = KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+        answer.into_iter().flatten().collect::<Option<_>>().ok_or(unknown)
     }
+}
+
+/// One question about all partitions of all `topics` (name, partitions), which goes to each leader once: the protocol takes
+/// -1 (end) and -2 (first) for timestamps. `None` for a partition that does not exist.
+pub(crate) fn list_offsets(
+    client: &BaseConsumer<Context>,
+    topics: &[(&str, u32)],
+    which: Offset,
+    left: Duration,
+) -> std::result::Result<Vec<Vec<Option<u64>>>, KafkaError> {
+    let mut list = TopicPartitionList::with_capacity(topics.iter().map(|(_, count)| *count as usize).sum());
+    for (topic, partitions) in topics {
+        for partition in 0..*partitions {
+            list.add_partition_offset(topic, partition.cast_signed(), which)?;
+        }
+    }
+    let mut offsets = BTreeMap::new();
+    for element in client.offsets_for_times(list, left)?.elements() {
+        match (element.error(), element.offset()) {
+            (Ok(()), Offset::Offset(offset)) => {
+                let place = (element.topic().to_owned(), element.partition().cast_unsigned());
+                offsets.insert(place, offset.cast_unsigned());
+            }
+            (Err(error), _) if code_of(&error).is_some_and(is_unknown_topic_code) => {}
+            (Err(error), _) => return Err(error),
+            (Ok(()), _) => return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable)),
+        }
+    }
+    let of_topic = |(topic, partitions): &(&str, u32)| {
+        (0..*partitions).map(|partition| offsets.get(&((*topic).to_owned(), partition)).copied()).collect()
+    };
+    Ok(topics.iter().map(of_topic).collect())
 }
 
 /// Pure: an end offset that moved back means that the topic was made anew.

@@ -12,8 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
-use crate::connection::{KafkaConnection, log_line};
-use crate::error::{Error, Result, is_transient_code};
+use crate::connection::{KafkaConnection, log_line, refusal};
+use crate::error::{Error, Result, code_of, is_transient_code};
 use crate::offsets::OffsetWatcher;
 use crate::pacing::{Cursor, Place, Schedule};
 
@@ -162,8 +162,9 @@ impl PacedProducer {
         // Where the broker forgets whole batches, they must be small against the room beside the budget.
         let batch_bytes = if options.budget_bytes_per_partition.is_some() { 64 << 10 } else { 256 << 10 };
         let config = connection.producer_config(batch_bytes, options.queued_kbytes);
+        let servers = connection.bootstrap_servers.clone();
         let producer: BaseProducer<Deliveries> =
-            connection.create_with(&config, Deliveries { shared: Arc::clone(&shared) })?;
+            connection.create_with(&config, Deliveries { shared: Arc::clone(&shared), servers })?;
         let thread = std::thread::Builder::new()
             .name("producer".to_owned())
             .spawn({
@@ -438,6 +439,7 @@ fn unpack(word: usize) -> (usize, u64) {
 /// Takes delivery reports: counts, and checks that each record is where its number says.
 struct Deliveries {
     shared: Arc<Shared>,
+    servers: String,
 }
 
 impl ClientContext for Deliveries {
@@ -449,12 +451,19 @@ impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         self.shared.served.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(target: "librdkafka", %error, reason, "producer error");
-        match error.rdkafka_error_code() {
+        let Some(code) = code_of(&error) else { return };
+        if let Some(refusal) = refusal(&self.servers, code, reason) {
+            self.shared.fail(refusal);
+            return;
+        }
+        match code {
             // "All brokers are down" does not come while a bootstrap address was never tried again.
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => {
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::SSL => {
                 lock(&self.shared.outage_since).get_or_insert_with(Instant::now);
             }
-            Some(code @ (RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Authentication)) => {
+            RDKafkaErrorCode::Fatal => {
                 let what = "send records".to_owned();
                 self.shared.fail(Error::Client { what, reason: format!("{code}: {reason}") });
             }
@@ -481,7 +490,7 @@ impl ProducerContext for Deliveries {
                     self.shared.fail(Error::ForeignRecords { topic: topic(), partition, expected, stored });
                 }
             }
-            Err((error, _)) => match error.rdkafka_error_code() {
+            Err((error, _)) => match code_of(error) {
                 // Thrown away at the end of the program: counted as not delivered.
                 Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {}
                 Some(code) if is_transient_code(code) => self.shared.fail(Error::Timeout {

@@ -9,7 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::connection::{Context, KafkaConnection};
-use crate::error::{Error, Result, is_transient_code};
+use crate::error::{Error, Result, code_of, is_transient_code};
 
 /// Records read ahead per partition: a replay asks for the ranges of a partition one after the other.
 const READ_AHEAD_RECORDS: usize = 256;
@@ -107,9 +107,9 @@ impl RangeReader {
                     KafkaError::PartitionEOF(_)
                     | KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset),
                 )) => break,
-                Some(Err(error)) => match error.rdkafka_error_code() {
+                Some(Err(error)) => match code_of(&error) {
                     Some(code) if is_transient_code(code) => reason = error.to_string(),
-                    Some(RDKafkaErrorCode::Authentication) => {
+                    Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) => {
                         return Err(self.connection.unanswered(&what, deadline, &error, &self.consumer));
                     }
                     Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}

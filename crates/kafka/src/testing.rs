@@ -9,13 +9,22 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use scadles_api::worker::{KafkaConfig, KafkaSasl, KafkaSecurity, SaslMechanism};
+
 use crate::connection::KafkaConnection;
+
+mod secure;
+
+use secure::SecureFiles;
+pub use secure::{PASSWORD, USER};
 
 /// How long a broker may take to start on a busy machine.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
 /// How long a broker may take to end in order.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+const CLUSTER_ID: &str = "c2NhZGxlcy10ZXN0LTAwMQ";
 
 /// Line in the broker's log that says it is ready.
 const READY: &str = "Kafka Server started";
@@ -54,7 +63,14 @@ pub struct RealKafka {
     home: PathBuf,
     dir: PathBuf,
     port: u16,
+    secure: Option<Secure>,
     running: Option<Running>,
+}
+
+struct Secure {
+    files: SecureFiles,
+    /// Port of the plain listener, which only tools use.
+    internal: u16,
 }
 
 struct Running {
@@ -71,15 +87,33 @@ impl RealKafka {
 
     /// Starts a broker with further server properties, for instance `log.retention.ms=1000`.
     pub fn start_with(properties: &[&str]) -> Result<Self> {
+        let mut kafka = Self::new()?;
+        let [controller] = free_ports()?;
+        kafka.prepare(controller, properties).map_err(|error| failed("prepare a broker's folder", error))?;
+        kafka.restart()?;
+        Ok(kafka)
+    }
+
+    /// Starts a broker that takes only TLS connections of [`USER`] with [`PASSWORD`] (SCRAM-SHA-512 or -256). Everything
+    /// is allowed until an ACL says otherwise.
+    pub fn start_secure() -> Result<Self> {
+        let mut kafka = Self::new()?;
+        let [controller, internal] = free_ports()?;
+        fs::create_dir_all(&kafka.dir).map_err(|error| failed("prepare a broker's folder", error))?;
+        kafka.secure = Some(Secure { files: SecureFiles::make(&kafka.dir)?, internal });
+        kafka.prepare(controller, &[]).map_err(|error| failed("prepare a broker's folder", error))?;
+        kafka.make_users()?;
+        kafka.restart()?;
+        Ok(kafka)
+    }
+
+    fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let home = kafka_home()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("scadles-kafka-{}-{number}", std::process::id()));
-        let (port, controller) = free_ports()?;
-        let mut kafka = Self { home, dir, port, running: None };
-        kafka.prepare(controller, properties).map_err(|error| failed("prepare a broker's folder", error))?;
-        kafka.restart()?;
-        Ok(kafka)
+        let [port] = free_ports()?;
+        Ok(Self { home, dir, port, secure: None, running: None })
     }
 
     /// `bootstrap.servers`.
@@ -89,7 +123,34 @@ impl RealKafka {
 
     /// How clients reach it.
     pub fn connection(&self) -> KafkaConnection {
-        KafkaConnection::new(self.servers())
+        let read = KafkaConnection::try_from(&self.kafka_config());
+        // A file that cannot be read shows as a refused connection.
+        read.unwrap_or_else(|_| KafkaConnection::new(self.servers()))
+    }
+
+    /// How workers are told to reach it.
+    pub fn kafka_config(&self) -> KafkaConfig {
+        let security = self.secrets_dir().map(|secrets| KafkaSecurity {
+            tls: true,
+            ca_file: Some(secrets.join("ca/ca.crt")),
+            sasl: Some(KafkaSasl {
+                mechanism: SaslMechanism::ScramSha512,
+                username_file: secrets.join("sasl/username"),
+                password_file: secrets.join("sasl/password"),
+            }),
+        });
+        KafkaConfig { bootstrap_servers: self.servers(), security }
+    }
+
+    /// Of a secured broker: the folder with the Secrets `ca` (ca.crt), `sasl` (username, password) and `stranger` (ca.crt
+    /// of an authority that has signed nothing).
+    pub fn secrets_dir(&self) -> Option<&Path> {
+        self.secure.as_ref().map(|secure| secure.files.folder())
+    }
+
+    /// `bootstrap.servers` that take plain text: for Kafka's own tools, and of a secured broker for nobody else.
+    pub fn plain_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.secure.as_ref().map_or(self.port, |secure| secure.internal))
     }
 
     /// The broker's log.
@@ -143,7 +204,7 @@ impl RealKafka {
     /// Runs one of Kafka's own tools, for instance `kafka-get-offsets`, against this broker; its standard output.
     pub fn kafka_tool(&self, name: &str, arguments: &[&str]) -> Result<String> {
         let output = Command::new(self.home.join("bin").join(format!("{name}.sh")))
-            .args(["--bootstrap-server", &self.servers()])
+            .args(["--bootstrap-server", &self.plain_servers()])
             .args(arguments)
             .env("KAFKA_HEAP_OPTS", "-Xmx128m")
             .env("LOG_DIR", self.dir.join("logs"))
@@ -183,16 +244,23 @@ impl RealKafka {
         fs::create_dir_all(&data)?;
         fs::write(
             data.join("meta.properties"),
-            "version=1\ncluster.id=c2NhZGxlcy10ZXN0LTAwMQ\nnode.id=1\ndirectory.id=c2NhZGxlcy1kYXRhLTAwMQ\n",
+            format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id=1\ndirectory.id=c2NhZGxlcy1kYXRhLTAwMQ\n"),
         )?;
         let mut text = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={data}\n",
-            port = self.port,
+             controller.listener.names=CONTROLLER\nlog.dirs={data}\n",
             data = data.display(),
         );
+        let listeners = match &self.secure {
+            Some(secure) => secure.files.properties(self.port, secure.internal, controller),
+            None => format!(
+                "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n",
+                port = self.port,
+            ),
+        };
+        text.push_str(&listeners);
         text.push_str(SERVER_PROPERTIES);
         for property in properties {
             text.push_str(property);
@@ -200,6 +268,26 @@ impl RealKafka {
         }
         fs::write(self.dir.join("server.properties"), text)?;
         fs::write(self.dir.join("log4j2.properties"), LOG_PROPERTIES)
+    }
+
+    /// Users are part of a new cluster's metadata, which Kafka's own tool writes.
+    fn make_users(&self) -> Result<()> {
+        let failed = |error: &dyn std::fmt::Display| failed("make the broker's users", error);
+        fs::remove_file(self.dir.join("data/meta.properties")).map_err(|error| failed(&error))?;
+        let output = Command::new(self.home.join("bin/kafka-storage.sh"))
+            .args(["format", "--cluster-id", CLUSTER_ID, "--config"])
+            .arg(self.dir.join("server.properties"))
+            .args(SecureFiles::users())
+            .env("KAFKA_HEAP_OPTS", "-Xmx128m")
+            .env("KAFKA_JVM_PERFORMANCE_OPTS", self.jvm_options())
+            .env("LOG_DIR", self.dir.join("logs"))
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failed(&error))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed(&String::from_utf8_lossy(&output.stderr)))
     }
 
     /// Quick to start rather than quick at length; an archive of parsed classes where this home has one.
@@ -293,14 +381,17 @@ fn runs(pid: u32) -> bool {
     read.is_ok() && !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
-/// Two ports that were free a moment ago, both held until both are known.
-fn free_ports() -> Result<(u16, u16)> {
-    let bind = || TcpListener::bind(("127.0.0.1", 0)).map_err(|error| failed("find a free port", error));
-    let port = |listener: &TcpListener| {
-        listener.local_addr().map(|address| address.port()).map_err(|error| failed("find a free port", error))
-    };
-    let (a, b) = (bind()?, bind()?);
-    Ok((port(&a)?, port(&b)?))
+/// Ports that were free a moment ago, all held until all are known.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut held = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener =
+            TcpListener::bind(("127.0.0.1", 0)).map_err(|error| failed("find a free port", error))?;
+        *port = listener.local_addr().map_err(|error| failed("find a free port", error))?.port();
+        held.push(listener);
+    }
+    Ok(ports)
 }
 
 /// A small broker that makes tests wait for nothing and makes no topic by itself.

@@ -114,11 +114,30 @@ pub(crate) fn c_count(operation: &'static str, name: &str, value: usize) -> Resu
         .ok_or_else(|| Error::argument(operation, format!("{name} is {value}; allowed: 1 to {}", i32::MAX)))
 }
 
+/// The longest wait for a peer, in milliseconds: a day is longer than any step.
+const LONGEST_WAIT_MILLIS: u128 = 86_400_000;
+
+/// A time limit as C takes it, of a day at most.
 pub(crate) fn milliseconds(operation: &'static str, timeout: Duration) -> Result<i64, Error> {
-    // A day is longer than any step; c10d takes 0 for "for ever".
     let millis = timeout.as_millis();
-    if millis == 0 || millis > 86_400_000 {
-        return Err(Error::argument(operation, format!("the timeout is {timeout:?}; allowed: 1 ms to 24 h")));
+    if millis == 0 {
+        // c10d takes 0 for "for ever".
+        return Err(Error::argument(
+            operation,
+            format!("the timeout is {timeout:?}; allowed: 1 ms and more"),
+        ));
     }
-    Ok(millis as i64)
+    Ok(millis.min(LONGEST_WAIT_MILLIS) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_limit_of_weeks_is_one_of_a_day() {
+        assert_eq!(milliseconds("wait", Duration::from_secs(1_000_000)).ok(), Some(86_400_000));
+        assert_eq!(milliseconds("wait", Duration::from_millis(7)).ok(), Some(7));
+        assert!(milliseconds("wait", Duration::ZERO).is_err());
+    }
 }

@@ -15,8 +15,12 @@ fn settings(world_size: usize) -> HubSettings {
         attempt: 1,
         token: "secret".to_owned(),
         join_within: Duration::from_secs(20),
-        greeting: "store at 127.0.0.1:1".to_owned(),
+        greetings: (0..world_size).map(greeting).collect(),
     }
+}
+
+fn greeting(rank: usize) -> String {
+    format!("for rank {rank}")
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -48,7 +52,7 @@ fn all_ranks_get_the_same_verdict_once_all_have_reported() {
                     let member =
                         Member::join(handle, address, hello(rank as usize), Duration::from_secs(20), |_| ())
                             .unwrap();
-                    assert_eq!(member.greeting(), "store at 127.0.0.1:1");
+                    assert_eq!(member.greeting(), greeting(rank as usize));
                     (0..50)
                         .map(|round| {
                             member.report(rank * 100 + round);

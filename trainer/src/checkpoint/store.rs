@@ -145,9 +145,14 @@ impl CheckpointStore {
         Ok(self.list(job_uid)?.pop())
     }
 
-    /// Removes all but checkpoint 0 and the newest `keep` (at least one) complete checkpoints, and half-written ones
-    /// that are older than the newest complete one. Returns the names removed.
-    pub fn prune(&self, job_uid: &str, keep: usize) -> Result<Vec<String>, CheckpointError> {
+    /// Removes all but checkpoint 0, the newest `keep` (at least one) complete checkpoints and those in `spared`, and
+    /// half-written ones that are older than the newest complete one. Returns the names removed.
+    pub fn prune(
+        &self,
+        job_uid: &str,
+        keep: usize,
+        spared: &[String],
+    ) -> Result<Vec<String>, CheckpointError> {
         let complete = self.list(job_uid)?;
         let Some(newest) = complete.last() else { return Ok(Vec::new()) };
         let kept: Vec<&str> =
@@ -157,7 +162,7 @@ impl CheckpointStore {
             let Some(age) = parse_name(&name) else { continue };
             let is_complete = complete.iter().any(|reference| reference.name == name);
             let goes = if is_complete {
-                age.1 != 0 && !kept.contains(&name.as_str())
+                age.1 != 0 && !kept.contains(&name.as_str()) && !spared.contains(&name)
             } else {
                 Some(age) < parse_name(&newest.name)
             };

@@ -111,7 +111,7 @@ fn pruning_keeps_checkpoint_0_and_the_newest_and_removes_older_half_written_ones
         fs::create_dir_all(root.path().join("uid-1").join(half)).unwrap();
         fs::write(root.path().join("uid-1").join(half).join(MODEL_FILE), b"half").unwrap();
     }
-    let mut removed = store.prune("uid-1", 2).unwrap();
+    let mut removed = store.prune("uid-1", 2, &[]).unwrap();
     removed.sort();
     assert_eq!(removed, ["0001-00000020", "0001-00000040", "0001-00000080"]);
     assert_eq!(names(&store.list("uid-1").unwrap()), ["0001-00000000", "0002-00000060", "0002-00000100"]);
@@ -123,7 +123,7 @@ fn pruning_keeps_checkpoint_0_and_the_newest_and_removes_older_half_written_ones
 #[test]
 fn the_writer_reports_in_order_and_prunes() {
     let root = tempfile::tempdir().unwrap();
-    let mut writer = CheckpointWriter::start(root.path(), 1).unwrap();
+    let mut writer = CheckpointWriter::start(root.path(), 1, Vec::new).unwrap();
     let mut done = Vec::new();
     for step in [0, 40, 80, 120] {
         done.extend(writer.submit(snapshot(1, step)).unwrap());
@@ -138,11 +138,29 @@ fn the_writer_reports_in_order_and_prunes() {
 }
 
 #[test]
+fn the_checkpoint_that_a_supervisor_knows_is_not_pruned_before_it_knows_another() {
+    let root = tempfile::tempdir().unwrap();
+    let known = std::sync::Arc::new(std::sync::Mutex::new(vec!["0001-00000040".to_owned()]));
+    let spared = std::sync::Arc::clone(&known);
+    let mut writer = CheckpointWriter::start(root.path(), 1, move || spared.lock().unwrap().clone()).unwrap();
+    let mut write = |step| {
+        writer.submit(snapshot(1, step)).unwrap();
+        writer.finish().unwrap();
+        CheckpointStore::open(root.path()).unwrap().list("uid-1").unwrap()
+    };
+    write(40);
+    assert_eq!(names(&write(80)), ["0001-00000040", "0001-00000080"]);
+    assert_eq!(names(&write(120)), ["0001-00000040", "0001-00000120"]);
+    *known.lock().unwrap() = vec!["0001-00000120".to_owned()];
+    assert_eq!(names(&write(160)), ["0001-00000120", "0001-00000160"]);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_a_storage_failure_with_path_and_remedy() {
     let root = tempfile::tempdir().unwrap();
     // A file where the job's folder should be: fails for every user, also for root.
     fs::write(root.path().join("uid-1"), b"").unwrap();
-    let mut writer = CheckpointWriter::start(root.path(), 1).unwrap();
+    let mut writer = CheckpointWriter::start(root.path(), 1, Vec::new).unwrap();
     writer.submit(snapshot(1, 0)).unwrap();
     let error = writer.finish().unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::StorageFailed);

@@ -22,9 +22,14 @@ pub struct CheckpointWriter {
 const MAX_PENDING: usize = 2;
 
 impl CheckpointWriter {
-    /// Opens the store at `root` and starts the thread. After each write all but checkpoint 0 and the newest `keep`
-    /// checkpoints of the same job are removed.
-    pub fn start(root: &Path, keep: usize) -> Result<Self, CheckpointError> {
+    /// Opens the store at `root` and starts the thread. After each write all but checkpoint 0, the newest `keep`
+    /// checkpoints of the same job and those named by `spared` are removed. `spared` is asked after each write: a
+    /// supervisor may start the next attempt from a checkpoint that it heard of some time ago.
+    pub fn start(
+        root: &Path,
+        keep: usize,
+        spared: impl Fn() -> Vec<String> + Send + 'static,
+    ) -> Result<Self, CheckpointError> {
         let store = CheckpointStore::open(root)?;
         let (submit, snapshots) = channel::<Snapshot>();
         let (report, results) = channel();
@@ -32,7 +37,7 @@ impl CheckpointWriter {
             .name("checkpoint".to_owned())
             .spawn(move || {
                 for snapshot in snapshots {
-                    let result = write_and_prune(&store, snapshot, keep);
+                    let result = write_and_prune(&store, snapshot, keep, &spared);
                     if report.send(result).is_err() {
                         return;
                     }
@@ -100,9 +105,10 @@ fn write_and_prune(
     store: &CheckpointStore,
     snapshot: Snapshot,
     keep: usize,
+    spared: &impl Fn() -> Vec<String>,
 ) -> Result<CheckpointRef, CheckpointError> {
     let reference = store.write(snapshot)?;
-    match store.prune(&reference.job_uid, keep) {
+    match store.prune(&reference.job_uid, keep, &spared()) {
         Ok(removed) if !removed.is_empty() => tracing::debug!(?removed, "pruned checkpoints"),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "old checkpoints stay"),

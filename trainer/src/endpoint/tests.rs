@@ -5,17 +5,7 @@ use tower::ServiceExt;
 use super::*;
 
 fn shared() -> (Arc<Shared>, mpsc::Receiver<Attempt>) {
-    let (sender, receiver) = mpsc::channel(1);
-    let shared = Shared {
-        token: "secret".to_owned(),
-        progress: Mutex::new(idle("device-0")),
-        attempts: Mutex::new(Some(sender)),
-        last_contact: Mutex::new(Instant::now()),
-        stop: Mutex::new(None),
-        checkpoint_wanted: AtomicBool::new(false),
-        end_was_seen: AtomicBool::new(false),
-    };
-    (Arc::new(shared), receiver)
+    Shared::idle("device-0")
 }
 
 fn attempt(number: u32) -> Attempt {
@@ -48,6 +38,33 @@ async fn call(
     let status = response.status();
     let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
     (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn the_checkpoint_that_a_supervisor_has_read_stays_known_when_a_newer_one_is_announced() {
+    let (shared, _attempts) = shared();
+    assert!(shared.known_checkpoints().is_empty());
+    let announce = |step| {
+        let name = scadles_api::names::checkpoint(1, step);
+        let reference =
+            scadles_api::CheckpointRef { job_uid: "uid".to_owned(), name, step, restart_streams: false };
+        shared.update(|progress| progress.checkpoint = Some(reference));
+    };
+    announce(40);
+    call(&shared, "GET", "/v1/progress", "secret", String::new()).await;
+    announce(80);
+    announce(120);
+    assert_eq!(shared.known_checkpoints(), ["0001-00000040", "0001-00000120"]);
+}
+
+#[test]
+fn a_stop_with_a_checkpoint_outdoes_one_without() {
+    let (shared, _attempts) = shared();
+    shared.request_stop(StopRequest { checkpoint: false });
+    assert_eq!(shared.stop_request(), Some(StopRequest { checkpoint: false }));
+    shared.request_stop(StopRequest { checkpoint: true });
+    shared.request_stop(StopRequest { checkpoint: false });
+    assert_eq!(shared.stop_request(), Some(StopRequest { checkpoint: true }));
 }
 
 async fn post_number(shared: &Arc<Shared>, number: u32) -> StatusCode {

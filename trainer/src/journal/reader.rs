@@ -27,15 +27,24 @@ pub(super) const EXTENSION: &str = "jsonl";
 /// The segments in the folder `journal_dir`, in order of (attempt, step). A segment whose header was torn is left out:
 /// nothing had been written behind it.
 pub fn read_segments(journal_dir: &Path) -> Result<Vec<Segment>, JournalError> {
-    let mut segments = Vec::new();
-    for (_, name) in segment_names(journal_dir)? {
-        let path = journal_dir.join(format!("{name}.{EXTENSION}"));
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| JournalError::Read { place: place.clone(), reason: error.to_string() })?;
-        segments.extend(parse_segment(&name, &place, &text)?);
-    }
-    Ok(segments)
+    read_segments_from(journal_dir, (0, 0))?.collect()
+}
+
+/// The same one by one, without those whose (attempt, step) is below `first`: they hold nothing later than it.
+pub fn read_segments_from(
+    journal_dir: &Path,
+    first: (u32, u64),
+) -> Result<impl Iterator<Item = Result<Segment, JournalError>>, JournalError> {
+    let names = segment_names(journal_dir)?.into_iter().filter(move |(age, _)| *age >= first);
+    Ok(names.filter_map(|(_, name)| read_segment(journal_dir, &name).transpose()))
+}
+
+fn read_segment(journal_dir: &Path, name: &str) -> Result<Option<Segment>, JournalError> {
+    let path = journal_dir.join(format!("{name}.{EXTENSION}"));
+    let place = path.display().to_string();
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| JournalError::Read { place: place.clone(), reason: error.to_string() })?;
+    parse_segment(name, &place, &text)
 }
 
 /// The steps that count, oldest first.

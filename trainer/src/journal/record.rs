@@ -25,7 +25,7 @@ pub struct SegmentHeader {
     pub threads: u32,
     /// Device names in the order of ranks: the order of addition.
     pub devices: Vec<String>,
-    /// Hash of the job's configuration, see [`super::writer::config_hash`].
+    /// Hash of the settings that bits follow from, see [`super::writer::config_hash`].
     pub config_hash: String,
 }
 

@@ -86,6 +86,19 @@ fn steps_beyond_the_checkpoint_that_a_later_attempt_loaded_are_superseded() {
 }
 
 #[test]
+fn segments_that_hold_nothing_later_than_a_checkpoint_are_not_read() {
+    let run = tempfile::tempdir().unwrap();
+    write(run.path(), 1, 0, 1..=9, &[4, 8]);
+    write(run.path(), 2, 4, 5..=6, &[]);
+    let dir = journal_dir(run.path());
+    // Nobody looks into it.
+    std::fs::write(dir.join("0001-00000000.jsonl"), b"no\njournal\n").unwrap();
+    let segments = read_segments_from(&dir, (1, 4)).unwrap().collect::<Result<Vec<_>, _>>().unwrap();
+    let later = segments.iter().flat_map(|segment| segment.records.clone()).collect::<Vec<_>>();
+    assert_eq!(attempts_and_steps(&later), [(1, 5), (1, 6), (1, 7), (1, 8), (1, 9), (2, 5), (2, 6)]);
+}
+
+#[test]
 fn an_attempt_that_took_no_step_still_rolls_back() {
     let run = tempfile::tempdir().unwrap();
     write(run.path(), 1, 0, 1..=3, &[]);

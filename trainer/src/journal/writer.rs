@@ -88,11 +88,19 @@ pub fn journal_dir(run_dir: &Path) -> PathBuf {
     run_dir.join("journal")
 }
 
-/// Hash of a job's configuration, hexadecimal: FNV-1a of its JSON. Tells apart runs whose histories do not belong
-/// together; no protection against intent.
+/// Hash of the settings that a step's bits follow from and that its record does not hold, hexadecimal: FNV-1a of their
+/// JSON. Whatever else a resumed run may change (rates, batches, deadlines, places), a replay follows from the records.
+/// No protection against intent.
 pub fn config_hash(job: &JobConfig) -> String {
+    let training = &job.training;
+    let producer = job.producer.as_ref().map(|it| (it.dataset.name, &it.partition, it.seed));
+    let devices: Vec<_> = job.devices.iter().map(|device| (&device.name, device.partitions)).collect();
+    // With a producer a record's content follows from its place among the partitions.
+    let places = producer.as_ref().map(|_| devices);
+    let optimizer = (training.momentum, training.weight_decay, training.seed);
+    let settings = (&job.model, &job.stream.transform, optimizer, producer, places);
     // Plain data serialises; a failure would only make the hash that of nothing.
-    let text = serde_json::to_vec(job).unwrap_or_default();
+    let text = serde_json::to_vec(&settings).unwrap_or_default();
     let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -114,6 +122,8 @@ fn create_segment(dir: &Path, header: &SegmentHeader) -> Result<(String, File), 
     let place = path.display().to_string();
     let mut file = File::create_new(&path).map_err(|error| write_error(&path, &error))?;
     write_line(&mut file, &place, &mut Vec::new(), header)?;
+    // Syncing a file does not sync its name: a checkpoint must find its history after a crash of the machine too.
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| write_error(dir, &error))?;
     Ok((place, file))
 }
 

@@ -97,7 +97,7 @@ impl<T: Real> Learner<T> {
         self.flat.layout().iter().zip(self.shapes.iter().map(Vec::as_slice))
     }
 
-    fn check_length(&self, found: usize) -> Result<(), TensorsError> {
+    pub(super) fn check_length(&self, found: usize) -> Result<(), TensorsError> {
         let expected = self.flat.len();
         if found == expected { Ok(()) } else { Err(TensorsError::Length { found, expected }) }
     }

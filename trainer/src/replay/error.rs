@@ -28,6 +28,16 @@ pub enum ReplayError {
         /// Its name.
         name: String,
     },
+    /// A resumed run had other settings than before: its records cannot all be followed with one `job.json`.
+    #[error(
+        "segment {segment} of the journal was trained with other settings than job.json has: one of spec.model, \
+         spec.stream.transform, spec.training.seed, spec.training.optimizer.momentum or weightDecay, spec.producer, or the \
+         partitions of its topics"
+    )]
+    Settings {
+        /// The segment.
+        segment: String,
+    },
     /// Records of a step could not be had again.
     #[error("failed to get the records of step {step} again: {reason}")]
     Records {
@@ -82,6 +92,10 @@ impl ReplayError {
                 "name the data folder with --data, or a running broker with --kafka HOST:PORT"
             }
             Self::UnknownDevice { .. } => "use the job.json that the run was made with",
+            Self::Settings { .. } => {
+                "a run that was resumed with such a change can be replayed up to it only, with the job.json of before (its \
+                 journal and checkpoints from then on moved away)"
+            }
             Self::Checkpoint(error) => error.remedy(),
             Self::Journal(error) => error.remedy(),
             Self::Compute { .. } => "",

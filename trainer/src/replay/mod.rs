@@ -19,7 +19,7 @@ use scadles_api::worker::JobConfig;
 
 use crate::checkpoint::store::parse_name;
 use crate::checkpoint::{CheckpointStore, Snapshot};
-use crate::journal::writer::{cpu_kind, journal_dir};
+use crate::journal::writer::{config_hash, cpu_kind, journal_dir};
 use crate::journal::{History, Segment, StepRecord, read_segments, surviving};
 use crate::learner::set_up_torch;
 
@@ -81,6 +81,7 @@ pub fn replay(run_dir: &Path, options: &ReplayOptions) -> Result<ReplayResult, R
         .checkpoints
         .first()
         .ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root().display().to_string() })?;
+    check_settings(&run, first.step)?;
     set_up_torch(run.job.threads).map_err(ReplayError::compute)?;
     let snapshot = run.store.load(first)?;
     let end = replay_end(run_dir, &run, &snapshot)?;
@@ -136,6 +137,20 @@ fn open(run_dir: &Path) -> Result<Run, ReplayError> {
     }
     checkpoints.sort_by_key(|(reference, _)| reference.step);
     Ok(Run { job, segments, history, checkpoints, store })
+}
+
+/// Pure: whether all records that are to be followed, those after step `from`, were trained with the settings of the job.
+fn check_settings(run: &Run, from: u64) -> Result<(), ReplayError> {
+    let expected = config_hash(&run.job);
+    let is_followed = |segment: &&Segment| {
+        let counts = |record: &StepRecord| record.step > from && run.history.steps.contains(record);
+        segment.records.iter().any(counts)
+    };
+    let differs = |segment: &&Segment| segment.header.config_hash != expected;
+    match run.segments.iter().filter(differs).find(is_followed) {
+        None => Ok(()),
+        Some(segment) => Err(ReplayError::Settings { segment: segment.name.clone() }),
+    }
 }
 
 /// Pure: whether a checkpoint holds a state that the surviving history went through.

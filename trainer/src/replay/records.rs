@@ -32,7 +32,7 @@ pub fn open(job: &JobConfig) -> Result<Box<dyn Records>, ReplayError> {
                 .map_err(|error| failed(error.to_string()))?;
         return Ok(Box::new(Produced { source, devices: job.devices.clone() }));
     }
-    let connection = KafkaConnection::new(&job.kafka.bootstrap_servers);
+    let connection = KafkaConnection::try_from(&job.kafka).map_err(|error| failed(error.to_string()))?;
     let reader = RangeReader::new(&connection).map_err(|error| failed(error.to_string()))?;
     Ok(Box::new(Stored { reader, devices: job.devices.clone() }))
 }

@@ -52,7 +52,7 @@ fn job(run: &Path, world_size: usize) -> JobConfig {
         namespace: "default".to_owned(),
         uid: "uid-1".to_owned(),
         devices: (0..world_size).map(device).collect(),
-        kafka: KafkaConfig { bootstrap_servers: "127.0.0.1:1".to_owned() },
+        kafka: KafkaConfig { bootstrap_servers: "127.0.0.1:1".to_owned(), security: None },
         model,
         training: training(),
         stream: stream(),
@@ -233,7 +233,7 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
         torch: torch_ext::torch_version().to_owned(),
         threads: 1,
         devices: job.devices.iter().map(|device| device.name.clone()).collect(),
-        config_hash: String::new(),
+        config_hash: config_hash(job),
     };
     let engines = InProcess::group(world_size, DEADLINE);
     std::thread::scope(|scope| {
@@ -290,6 +290,24 @@ fn a_replay_gives_the_bits_of_four_ranks_across_a_restart() {
     // The checkpoints of steps 4 and 8.
     assert_eq!((result.compared_on_the_way, result.first_difference), (2, None));
     assert_eq!(result.other_cpu, None);
+}
+
+#[test]
+fn a_run_that_went_on_with_other_settings_is_refused_and_one_with_another_end_is_not() {
+    let (folder, job) = run(1);
+    let rewrite = |job: &JobConfig| {
+        std::fs::write(folder.path().join("job.json"), serde_json::to_vec(job).unwrap()).unwrap();
+        replay(folder.path(), &ReplayOptions::default())
+    };
+    let mut longer = job.clone();
+    longer.completion = Completion::MaxSteps(1000);
+    longer.training.learning_rate *= 2.0;
+    assert!(rewrite(&longer).unwrap().equal, "the records hold the rate of each step");
+    let mut other = job;
+    other.training.momentum = 0.5;
+    let error = rewrite(&other).unwrap_err();
+    assert_eq!(error, ReplayError::Settings { segment: "0001-00000000".to_owned() });
+    assert_eq!(error.exit_code(), scadles_api::ExitCode::Configuration);
 }
 
 #[test]

@@ -22,8 +22,8 @@ pub enum SourceError {
         /// What was seen.
         reason: String,
     },
-    /// The topic has another number of partitions than the job.
-    #[error("topic {topic:?} has {found} partitions, the job expects {configured}")]
+    /// The topic has fewer partitions than the job.
+    #[error("topic {topic:?} has {found} partitions, the job reads {configured}")]
     PartitionCount {
         /// The topic.
         topic: String,
@@ -31,6 +31,16 @@ pub enum SourceError {
         found: u32,
         /// Partitions of the job.
         configured: u32,
+    },
+    /// The job reads fewer partitions than before: the account of the others would be lost.
+    #[error("the checkpoint has {known} partitions of topic {topic:?}, the job reads {read}")]
+    CheckpointPartitions {
+        /// The topic.
+        topic: String,
+        /// Partitions in the checkpoint.
+        known: u32,
+        /// Partitions of the job.
+        read: u32,
     },
     /// Too much of the stream is undecodable.
     #[error(
@@ -73,7 +83,9 @@ impl SourceError {
         match self {
             Self::BrokerLost { .. } | Self::NoAnswer { .. } => ExitCode::BrokerLost,
             Self::TopicLost { .. } => ExitCode::TopicLost,
-            Self::PartitionCount { .. } | Self::Kafka(_) => ExitCode::Configuration,
+            Self::PartitionCount { .. } | Self::CheckpointPartitions { .. } | Self::Kafka(_) => {
+                ExitCode::Configuration
+            }
             Self::TooManyRejected { .. } => ExitCode::TooManyRejected,
             Self::Bookkeeping(_) | Self::Thread { .. } => ExitCode::Internal,
         }
@@ -90,7 +102,11 @@ impl SourceError {
                 "offsets of before mean nothing in a new topic: start the job anew, without --resume"
             }
             Self::PartitionCount { .. } => {
-                "set spec.kafka.topics.partitions to the topic's number, or let the device use another topic"
+                "set spec.kafka.topics.partitions to the topic's number, add partitions to the topic, or let the device use \
+                 another topic"
+            }
+            Self::CheckpointPartitions { .. } => {
+                "set spec.kafka.topics.partitions to the number of before: it may grow over the life of a job, not shrink"
             }
             Self::TooManyRejected { .. } => {
                 "send records of spec.stream.format for spec.model.inputShape and spec.model.numClasses, or raise \
@@ -109,7 +125,7 @@ impl From<scadles_kafka::Error> for SourceError {
             Error::Unreachable { waited, .. } | Error::Timeout { waited, .. } => {
                 Self::BrokerLost { away: waited, reason: error.to_string() }
             }
-            Error::TopicMissing { .. } | Error::TopicRecreated { .. } => {
+            Error::TopicMissing { .. } | Error::TopicRecreated { .. } | Error::TopicLost { .. } => {
                 Self::TopicLost { reason: error.to_string() }
             }
             other => Self::Kafka(other),

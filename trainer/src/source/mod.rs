@@ -36,6 +36,7 @@ pub use error::SourceError;
 pub use settings::{SourceSettings, Start};
 pub use state::SourceStatus;
 
+use poller::Poller;
 use state::Shared;
 
 /// A batch that was looked at and is still in the buffer.
@@ -75,15 +76,15 @@ impl Source {
     /// each of the broker's answers.
     pub fn open(settings: SourceSettings) -> Result<Self, SourceError> {
         let mut watcher = OffsetWatcher::new(&settings.connection, &settings.topic, settings.open_deadline)?;
-        if watcher.partitions() != settings.partitions {
-            return Err(SourceError::PartitionCount {
-                topic: settings.topic.clone(),
-                found: watcher.partitions(),
-                configured: settings.partitions,
-            });
-        }
-        let offsets = state::reach(&watcher.poll(settings.open_deadline)?);
+        check_partitions(&settings, watcher.partitions())?;
+        let mut offsets = state::reach(&watcher.poll(settings.open_deadline)?);
+        offsets.truncate(settings.partitions as usize);
         let checkpoint = settings.start.resolve(&offsets);
+        let known = checkpoint.device.partitions.len() as u32;
+        if known > settings.partitions {
+            let (topic, read) = (settings.topic.clone(), settings.partitions);
+            return Err(SourceError::CheckpointPartitions { topic, known, read });
+        }
         let mut stream = DeviceStream::resume(&checkpoint.device, settings.buffer_bytes, 0)?;
         // What retention took before the start is lost; reading begins behind it.
         stream.observe_offsets(&offsets)?;
@@ -93,8 +94,8 @@ impl Source {
         let shared = Arc::new(Shared::new(stream, checkpoint.earlier, &settings));
         let mut source = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let shared_by_poller = Arc::clone(&shared);
-        let patience = settings.broker_patience;
-        source.spawn("offsets", move || poller::run(&shared_by_poller, watcher, patience))?;
+        let polled = Poller::new(watcher, &settings);
+        source.spawn("offsets", move || polled.run(&shared_by_poller))?;
         source.spawn("ingest", move || ingest::run(&shared, consumer, &settings))?;
         Ok(source)
     }
@@ -212,6 +213,24 @@ impl Source {
             state = self.shared.wait_changed(state, left);
         }
     }
+}
+
+/// A topic may have more partitions than the job reads, never fewer.
+fn check_partitions(settings: &SourceSettings, found: u32) -> Result<(), SourceError> {
+    let SourceSettings { device, topic, partitions, .. } = settings;
+    if found < *partitions {
+        return Err(SourceError::PartitionCount { topic: topic.clone(), found, configured: *partitions });
+    }
+    if found > *partitions {
+        tracing::warn!(
+            device,
+            topic,
+            found,
+            read = partitions,
+            "the topic has more partitions than the job reads"
+        );
+    }
+    Ok(())
 }
 
 impl Drop for Source {

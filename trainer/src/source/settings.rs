@@ -8,7 +8,7 @@ use scadles_api::worker::ModelConfig;
 use scadles_core::device_stream::{DeviceCheckpoint, PartitionOffsets};
 use scadles_kafka::KafkaConnection;
 
-use super::StreamCheckpoint;
+use super::{SourceError, StreamCheckpoint};
 
 /// Where reading begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,10 @@ impl Start {
             Self::From { checkpoint, rolled_back } => {
                 let mut checkpoint = checkpoint.clone();
                 checkpoint.device.rolled_back += rolled_back;
+                // Partitions that the checkpoint does not know are new to the job: from their first record on.
+                let known = checkpoint.device.partitions.len().min(offsets.len());
+                let new = DeviceCheckpoint::starting_at(&lows()[known..]).partitions;
+                checkpoint.device.partitions.extend(new);
                 checkpoint
             }
             Self::RestartStreams { checkpoint, rolled_back } => {
@@ -65,7 +69,7 @@ pub struct SourceSettings {
     pub device: String,
     /// Topic of its stream.
     pub topic: String,
-    /// Number of partitions; the topic must have as many.
+    /// Partitions that are read, from number 0 on; the topic must have as many at least.
     pub partitions: u32,
     /// Broker.
     pub connection: KafkaConnection,
@@ -92,13 +96,13 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 
 impl SourceSettings {
     /// The settings of a worker's own device.
-    pub fn of_worker(config: &WorkerConfig, start: Start) -> Self {
+    pub fn of_worker(config: &WorkerConfig, start: Start) -> Result<Self, SourceError> {
         let (device, stream) = (config.device(), &config.job.stream);
-        Self {
+        Ok(Self {
             device: device.name.clone(),
             topic: device.topic.clone(),
             partitions: device.partitions,
-            connection: KafkaConnection::new(&config.job.kafka.bootstrap_servers),
+            connection: KafkaConnection::try_from(&config.job.kafka)?,
             start,
             model: config.job.model.clone(),
             policy: stream.policy,
@@ -106,7 +110,7 @@ impl SourceSettings {
             max_rejected_share: stream.max_rejected_share,
             open_deadline: OPEN_DEADLINE,
             broker_patience: BROKER_PATIENCE,
-        }
+        })
     }
 
     /// Samples that the arena of each partition has room for.

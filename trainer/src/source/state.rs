@@ -133,13 +133,7 @@ impl State {
 
     /// The consumer found that everything below `low` is gone from `partition`, and is there now.
     pub(super) fn skip_lost(&mut self, partition: u32, low: u64) -> Result<(), SourceError> {
-        let reach = |(index, queue): (usize, &PartitionQueue)| PartitionOffsets {
-            low: if index == partition as usize { low } else { 0 },
-            end: if index == partition as usize { queue.end().max(low) } else { queue.end() },
-        };
-        let offsets: Vec<_> = self.stream.queues().iter().enumerate().map(reach).collect();
-        let seeks = self.stream.observe_offsets(&offsets)?;
-        self.seeks.extend(seeks);
+        self.seeks.extend(self.stream.skip_lost(partition, low)?);
         Ok(())
     }
 

@@ -97,6 +97,31 @@ fn the_start_is_resolved_once_and_lost_records_are_counted_from_it() {
 }
 
 #[test]
+fn partitions_that_a_checkpoint_does_not_know_are_read_from_their_first_record() {
+    let known = Start::Beginning(StartFrom::Latest).resolve(&[reach(0, 7)]);
+    let start = Start::From { checkpoint: known.clone(), rolled_back: 0 };
+    let grown = [reach(0, 20), reach(3, 9), reach(0, 0)];
+    let checkpoint = start.resolve(&grown);
+    let places: Vec<u64> = checkpoint.device.partitions.iter().map(|p| p.next_offset).collect();
+    assert_eq!(places, [7, 3, 0]);
+    assert_eq!(start.resolve(&[reach(0, 20)]), known, "nothing is new");
+    assert_eq!(start.resolve(&[]).device.partitions.len(), 1, "nothing is forgotten");
+    let shared = shared(&SourceSettings { start, ..settings(3, 30) }, &grown);
+    let ledger = shared.lock().ledger();
+    assert!(ledger.is_balanced());
+    assert_eq!((ledger.arrived, ledger.buffered), (13 + 6, 13 + 6));
+}
+
+#[test]
+fn a_topic_may_have_more_partitions_than_the_job_reads_but_not_fewer() {
+    let settings = settings(2, 10);
+    assert_eq!(check_partitions(&settings, 2), Ok(()));
+    assert_eq!(check_partitions(&settings, 5), Ok(()));
+    let error = check_partitions(&settings, 1).unwrap_err();
+    assert_eq!(error.exit_code(), scadles_api::ExitCode::Configuration);
+}
+
+#[test]
 fn streams_begun_anew_keep_the_account_of_those_that_are_gone() {
     let shared = shared(&settings(1, 100), &[reach(0, 10)]);
     let mut state = shared.lock();

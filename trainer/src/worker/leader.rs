@@ -1,7 +1,9 @@
 //! Rank 0's duties beside its own steps: journal, steps.csv, checkpoints, progress, results. Shell.
 
 use std::{
-    path::PathBuf,
+    fs::File,
+    io::Write,
+    path::Path,
     sync::{Arc, mpsc::Receiver},
     time::Instant,
 };
@@ -12,10 +14,11 @@ use scadles_api::{
     worker::JobConfig,
 };
 use scadles_core::{
-    agree::{Action, GlobalState, StepAgreement, StepPlan},
+    agree::{Action, GlobalState, StepAgreement, StepPlan, StopReason},
     evaluate::EvaluationCounts,
     ewma::Ewma,
 };
+use sha2::{Digest, Sha256};
 
 use super::{Context, Failure, form::base_checkpoint, hash_text, rank::Agreed, round::RankReport};
 use crate::{
@@ -49,6 +52,8 @@ pub(super) struct Leader {
     steps: StepsCsv,
     writer: CheckpointWriter,
     pending: Vec<Pending>,
+    /// Step of the last checkpoint handed to the writer.
+    submitted: Option<u64>,
     durable: Option<CheckpointRef>,
     evaluations: Vec<Evaluation>,
     /// The agreement after whose step a checkpoint is due; checkpoint 0 before the first step.
@@ -56,6 +61,10 @@ pub(super) struct Leader {
     /// Training time of earlier attempts, as far as it survived.
     earlier_seconds: f64,
     began: Instant,
+    /// Training time at the end of the last step: what comes after it is no training.
+    stopped_at_seconds: Option<f64>,
+    /// A rank has asked the group to stop for a fault of its own.
+    fault_reported: bool,
     /// Time of this attempt that was spent evaluating.
     evaluating_seconds: f64,
     last_commit: Instant,
@@ -86,8 +95,14 @@ impl Leader {
             config_hash: config_hash(&job),
         };
         let journal = JournalWriter::open(&job.output_dir, header)?;
+        write_job(&job)?;
         let steps = StepsCsv::open(&job.output_dir, &attempt.devices)?;
-        let writer = CheckpointWriter::start(&job.checkpoint.root, job.checkpoint.keep as usize)?;
+        let (shared, base) = (Arc::clone(&context.shared), attempt.checkpoint.clone());
+        let in_use = move || match shared.known_checkpoints() {
+            none if none.is_empty() => base.iter().map(|reference| reference.name.clone()).collect(),
+            known => known,
+        };
+        let writer = CheckpointWriter::start(&job.checkpoint.root, job.checkpoint.keep as usize, in_use)?;
         Ok(Self {
             attempt: attempt.number,
             shared: Arc::clone(&context.shared),
@@ -97,11 +112,14 @@ impl Leader {
             steps,
             writer,
             pending: Vec::new(),
+            submitted: None,
             durable: attempt.checkpoint.clone(),
             evaluations: loaded.map(|manifest| manifest.evaluations.clone()).unwrap_or_default(),
             checkpoint_due: loaded.is_none(),
             earlier_seconds: loaded.map_or(0.0, |manifest| manifest.train_seconds),
             began: Instant::now(),
+            stopped_at_seconds: None,
+            fault_reported: false,
             evaluating_seconds: 0.0,
             last_commit: Instant::now(),
             throughput: Ewma::default(),
@@ -111,7 +129,19 @@ impl Leader {
     }
 
     fn train_seconds(&self) -> f64 {
-        self.earlier_seconds + self.began.elapsed().as_secs_f64() - self.evaluating_seconds
+        self.stopped_at_seconds.unwrap_or_else(|| {
+            self.earlier_seconds + self.began.elapsed().as_secs_f64() - self.evaluating_seconds
+        })
+    }
+
+    /// The last step is taken: final evaluation and results are no training.
+    pub(super) fn stop_clock(&mut self) {
+        self.stopped_at_seconds = Some(self.train_seconds());
+    }
+
+    /// Whether the group stops because a rank said so.
+    pub(super) fn fault_was_reported(&self) -> bool {
+        self.fault_reported
     }
 
     /// Between the agreement and the step: takes in what all ranks reported after the last step.
@@ -125,14 +155,15 @@ impl Leader {
         self.take_reports()?;
         if let Some(counts) = &agreed.agreement.evaluation {
             let loss_sum = self.reports.iter().map(|report| report.evaluation_loss_sum).sum();
-            self.take_evaluation(counts, loss_sum, state);
+            self.take_evaluation(counts, loss_sum, state)?;
         }
         let due = match agreed.agreement.action {
             // The state of a group that stops for its own fault is not worth keeping.
             Action::Stop { checkpoint, .. } => checkpoint && state.step > 0,
             Action::Step(_) | Action::Wait => self.checkpoint_due,
         };
-        if due {
+        // A round of waiting may have come between the step and the stop: its checkpoint is on its way already.
+        if due && self.submitted != Some(state.step) {
             self.checkpoint(state, learner, momentum)?;
         }
         self.collect_checkpoints(state.step == 0)?;
@@ -141,8 +172,15 @@ impl Leader {
     }
 
     fn take_reports(&mut self) -> Result<(), Failure> {
-        self.reports =
+        let reports =
             self.rounds.recv().map_err(|_| Failure::new(ExitCode::Internal, "the control hub has ended"))?;
+        let is_fault = |report: &RankReport| matches!(report.step.stop_requested, Some(StopReason::Fault(_)));
+        self.fault_reported |= reports.iter().any(is_fault);
+        if reports.len() < self.job.devices.len() {
+            // A fault stops the group before all have reported; the last round brings everybody's.
+            return Ok(());
+        }
+        self.reports = reports;
         if let Some(mut row) = self.row.take() {
             row.loss = self.mean_loss().unwrap_or(f64::NAN);
             for (device, report) in row.devices.iter_mut().zip(&self.reports) {
@@ -153,7 +191,19 @@ impl Leader {
         Ok(())
     }
 
-    fn take_evaluation(&mut self, counts: &EvaluationCounts, loss_sum: f64, state: &GlobalState) {
+    fn take_evaluation(
+        &mut self,
+        counts: &EvaluationCounts,
+        loss_sum: f64,
+        state: &GlobalState,
+    ) -> Result<(), Failure> {
+        if !loss_sum.is_finite() {
+            // JSON has no word for it either: a supervisor could not read the progress any more.
+            return Err(diverged(format!(
+                "the loss of the evaluation after step {} is not a number",
+                state.step
+            )));
+        }
         let evaluation = Evaluation {
             step: state.step,
             samples_trained: state.samples,
@@ -168,6 +218,7 @@ impl Leader {
             per_class: counts.class_accuracies().into_iter().map(|share| share.unwrap_or(0.0)).collect(),
         };
         self.evaluations.push(evaluation);
+        Ok(())
     }
 
     /// Hands a snapshot of the state after `state.step` to the writer.
@@ -179,10 +230,9 @@ impl Leader {
     ) -> Result<(), Failure> {
         self.checkpoint_due = false;
         if !learner.parameters()?.iter().all(|value| value.is_finite()) {
-            let message = format!("the parameters after step {} are not all numbers", state.step);
-            let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
-            return Err(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
+            return Err(diverged(format!("the parameters after step {} are not all numbers", state.step)));
         }
+        self.submitted = Some(state.step);
         self.journal.checkpoint(state.step)?;
         let manifest = Manifest {
             protocol: scadles_api::PROTOCOL_VERSION,
@@ -225,6 +275,11 @@ impl Leader {
         let finished = if wait { self.writer.finish()? } else { self.writer.poll()? };
         self.note_durable(finished);
         Ok(())
+    }
+
+    /// Waits until all checkpoints are durable, and shows the last one.
+    pub(super) fn finish_checkpoints(&mut self) -> Result<(), Failure> {
+        self.collect_checkpoints(true)
     }
 
     fn note_durable(&mut self, finished: Option<CheckpointRef>) {
@@ -337,32 +392,76 @@ impl Leader {
         self.last_commit = Instant::now();
     }
 
-    /// The end: last evaluation, all checkpoints durable, the model as a file of its own. Returns the last checkpoint.
+    /// The end: last evaluation, all checkpoints durable, the model as a file of its own.
     pub(super) fn finish(
         &mut self,
         learner: &Learner<f32>,
         state: &GlobalState,
         evaluation: Option<EvaluationCounts>,
-    ) -> Result<Option<CheckpointRef>, Failure> {
+    ) -> Result<Results, Failure> {
         self.take_reports()?;
         if let Some(counts) = evaluation {
             let loss_sum = self.reports.iter().map(|report| report.evaluation_loss_sum).sum();
-            self.take_evaluation(&counts, loss_sum, state);
+            self.take_evaluation(&counts, loss_sum, state)?;
         }
-        let finished = self.writer.finish()?;
-        self.note_durable(finished);
+        self.finish_checkpoints()?;
         self.journal.sync()?;
-        learner.save(&self.model_path())?;
+        let model = learner.encode(learner.parameters()?)?;
+        write_result(&self.job.output_dir.join("model.safetensors"), &model)?;
         let evaluation = self.evaluations.last().cloned();
         let seconds = self.train_seconds();
         self.shared.update(|progress| {
             progress.evaluation = evaluation;
             progress.train_seconds = seconds;
         });
-        Ok(self.durable.clone())
+        Ok(Results { checkpoint: self.durable.clone(), model_sha256: Some(sha256(&model)) })
     }
+}
 
-    fn model_path(&self) -> PathBuf {
-        self.job.output_dir.join("model.safetensors")
+fn diverged(message: String) -> Failure {
+    Failure::new(ExitCode::Diverged, message)
+        .with_remedy("lower spec.training.optimizer.learningRate, or look at the data")
+}
+
+/// What a job leaves.
+#[derive(Default)]
+pub(super) struct Results {
+    /// The last durable checkpoint.
+    pub(super) checkpoint: Option<CheckpointRef>,
+    /// SHA-256 of the model's file, hexadecimal.
+    pub(super) model_sha256: Option<String>,
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// `evaluate` and `replay` look for the job beside its results. Where the runner has not written it, rank 0 does.
+fn write_job(job: &JobConfig) -> Result<(), Failure> {
+    let path = job.output_dir.join("job.json");
+    let written = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<JobConfig>(&text).ok());
+    if written.as_ref() == Some(job) {
+        return Ok(());
     }
+    let text = serde_json::to_vec_pretty(job).map_err(|error| {
+        Failure::new(ExitCode::Internal, format!("failed to write the job as JSON: {error}"))
+    })?;
+    write_result(&path, &text)
+}
+
+/// Writes a file under another name first: whoever sees it sees all of it, also after a crash of the machine.
+fn write_result(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let part = path.with_extension("part");
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    write().map_err(|error| {
+        Failure::new(ExitCode::StorageFailed, format!("failed to write {}: {error}", path.display()))
+            .with_remedy(
+                "make room on that disk and check its permissions; then go on from the last checkpoint",
+            )
+    })
 }

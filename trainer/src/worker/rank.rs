@@ -20,10 +20,10 @@ use scadles_kafka::dataset::{Dataset, Split};
 
 use super::{
     Failure,
-    leader::Leader,
+    leader::{Leader, Results},
     phase_times::{PhaseTimes, StepPhase},
     round::{LastStep, RankReport, Verdict},
-    watchdog::Watchdog,
+    watchdog::{Watchdog, Watched},
 };
 use crate::{
     batch::{BatchAssembler, SampleRef},
@@ -44,6 +44,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const VERDICT_GLANCE: Duration = Duration::from_millis(20);
 /// Steps between comparisons of the ranks' parameters.
 const HASH_EVERY_STEPS: u64 = 50;
+/// A rank's own part of a step has this share of the step's time limit.
+const OWN_SHARE: f64 = 0.9;
 /// The slowest rank's final evaluation may take this many times the deadline of a collective.
 const PARTING_PATIENCE: u32 = 20;
 
@@ -107,6 +109,8 @@ impl Rank {
         let (mut ready, mut stop) = (None, None);
         let mut next_report = Instant::now();
         loop {
+            // Anew in every pass: waiting for samples must never look like death.
+            self.watch_own("agreement");
             let wanted = self.stop_request();
             let mut wake = Instant::now() + HEARTBEAT;
             if ready.is_none() {
@@ -152,7 +156,11 @@ impl Rank {
     /// The group's agreement, if it comes by `deadline`. A rank that waits for samples is woken by them.
     fn verdict(&mut self, deadline: Instant, wants_samples: bool) -> Result<Option<StepAgreement>, Failure> {
         let mut deadline = deadline;
-        if wants_samples && let BatchRule::Fixed { size } = self.config.job.stream.batch {
+        // A rank with a fault waits for the verdict alone: a source that has failed does not wait for samples.
+        if wants_samples
+            && self.fault.is_none()
+            && let BatchRule::Fixed { size } = self.config.job.stream.batch
+        {
             self.source.wait(deadline, |view| view.available >= u64::from(size));
             deadline = Instant::now();
         }
@@ -196,6 +204,7 @@ impl Rank {
                 ranges: ready.map(|peeked| peeked.ranges.clone()).unwrap_or_default(),
                 stream: Some(stream.device.clone()),
                 stop_requested: stop,
+                stop_unsaved: self.shared.stop_request().is_some_and(|request| !request.checkpoint),
                 checkpoint_requested: self.shared.checkpoint_wanted(),
                 tuning_generation: 0,
                 parameter_hash: hash,
@@ -269,8 +278,8 @@ impl Rank {
     /// One step: compute, combine, apply. Nothing advances before all gradients have arrived.
     pub(super) fn train(&mut self, agreed: &Agreed, plan: &StepPlan) -> Result<(), Failure> {
         let wait_seconds = agreed.at.duration_since(self.last_commit).as_secs_f64();
-        let window = Duration::from_secs_f64(20.0 * self.clock.window_seconds());
-        self.watchdog.arm(window.max(Duration::from_secs_f64(self.config.job.limits.collective_seconds)));
+        let began = Instant::now();
+        self.watch_own("compute");
         let batch =
             if agreed.peeked.samples() == 0 { self.assembler.assemble([])? } else { self.assembler.batch() };
         let micro_batch = self.config.job.training.micro_batch as usize;
@@ -278,13 +287,16 @@ impl Rank {
         let statistics = self.learner.contribute(batch, plan.loss_scales[self.position], micro_batch)?;
         let compute_seconds = agreed.at.elapsed().as_secs_f64();
         self.times.enter(StepPhase::Exchange);
+        let left = self.patience().saturating_sub(began.elapsed());
+        self.watchdog.arm(left.max(self.patience().mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
         let exchanged = self.exchange.combine(&mut *self.communicator, self.learner.gradients_mut()?)?;
+        self.watch_own("update");
         self.apply(plan, &agreed.peeked)?;
-        self.watchdog.disarm();
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
         self.last_commit = Instant::now();
         self.state = agreed.agreement.next;
-        let compare = self.state.step.is_multiple_of(HASH_EVERY_STEPS);
+        // Parameters that differ must not be saved: the next round compares before it writes.
+        let compare = plan.checkpoint || self.state.step.is_multiple_of(HASH_EVERY_STEPS);
         self.hash = if compare { Some(self.learner.parameter_hash()?) } else { None };
         self.clock.step_finished(&StepTiming {
             busy_seconds,
@@ -323,6 +335,7 @@ impl Rank {
     /// This rank's part of an evaluation, kept for the next report. Its time counts as neither waiting nor busy.
     pub(super) fn evaluate(&mut self, limit: u64) -> Result<(), Failure> {
         let Some(settings) = self.config.job.evaluation.clone() else { return Ok(()) };
+        self.watchdog.arm(self.long_patience(), Watched::Own("evaluation"));
         if self.evaluator.is_none() {
             self.evaluator = Some(self.open_evaluator(&settings)?);
         }
@@ -344,19 +357,58 @@ impl Rank {
         Ok((Evaluator::new(&job.model, &job.stream.transform, micro_batch, &settings.top_k)?, dataset))
     }
 
+    /// How long a step may take from the agreement on.
+    fn patience(&self) -> Duration {
+        let window = Duration::from_secs_f64(20.0 * self.clock.window_seconds());
+        window.max(Duration::from_secs_f64(self.config.job.limits.collective_seconds))
+    }
+
+    /// How long the slowest rank's evaluation, or the writing of a checkpoint, may take.
+    fn long_patience(&self) -> Duration {
+        Duration::from_secs_f64(self.config.job.limits.collective_seconds) * PARTING_PATIENCE
+    }
+
+    /// Watches over work that depends on no other rank. Where others wait for it, it has less time than they: the rank
+    /// that is stuck by itself speaks before they give it up, and is the one that is named.
+    pub(super) fn watch_own(&self, work: &'static str) {
+        let patience =
+            if self.world_size == 1 { self.long_patience() } else { self.patience().mul_f64(OWN_SHARE) };
+        self.watchdog.arm(patience, Watched::Own(work));
+    }
+
+    /// Before the checkpoint of a stop, which no later round would judge: whether all ranks hold the same parameters.
+    pub(super) fn compare_parameters(&mut self) -> Result<(), Failure> {
+        let own = self.learner.parameter_hash()?.to_le_bytes();
+        let mut all = vec![0; own.len() * self.world_size];
+        self.watchdog.arm(self.patience(), Watched::Exchange);
+        self.communicator.all_gather_equal(&own, &mut all)?;
+        if all.chunks_exact(own.len()).any(|other| *other != own) {
+            return Err(Failure::new(ExitCode::Diverged, "the ranks' parameters differ: none are saved"));
+        }
+        Ok(())
+    }
+
     /// The end that all ranks agreed on: final evaluation, one last round, results.
-    pub(super) fn part(mut self, reason: StopReason) -> Result<LastWords, Failure> {
+    pub(super) fn part(&mut self, reason: StopReason) -> Result<LastWords, Failure> {
         self.shared.update(|progress| progress.phase = Phase::Finishing);
+        if let Some(leader) = &mut self.leader {
+            leader.stop_clock();
+        }
         if reason == StopReason::Completed {
             self.evaluate(u64::MAX)?;
         }
         self.times.write();
+        self.watchdog.arm(self.long_patience(), Watched::Own("checkpoint"));
+        if let Some(leader) = &mut self.leader {
+            // Before the others leave: a supervisor that sees them gone does not wait long for the last one.
+            leader.finish_checkpoints()?;
+        }
         let hash = self.learner.parameter_hash()?;
         let mut report = self.report(None, Some(hash), None);
         report.closing = true;
         self.member.report(report);
-        let patience = Duration::from_secs_f64(self.config.job.limits.collective_seconds) * PARTING_PATIENCE;
-        let verdict = self.member.verdict(Instant::now() + patience);
+        self.watchdog.arm(self.long_patience() * 2, Watched::Own("parting"));
+        let verdict = self.member.verdict(Instant::now() + self.long_patience());
         let Some(Verdict::Part { evaluation, parameter_hashes }) = verdict else {
             return Err(Failure::new(ExitCode::PeerLost, "the group was lost while it parted"));
         };
@@ -364,20 +416,27 @@ impl Rank {
             let message = format!("ranks ended with different parameters: {parameter_hashes:x?}");
             return Err(Failure::new(ExitCode::Diverged, message));
         }
-        let mut checkpoint = None;
+        let mut results = Results::default();
         if let Some(leader) = &mut self.leader {
-            checkpoint = leader.finish(&self.learner, &self.state, evaluation)?;
+            results = leader.finish(&self.learner, &self.state, evaluation)?;
         }
+        self.watchdog.disarm();
         let (message, remedy) = self.parting_words(reason);
+        let code = parting_code(reason, self.fault.as_ref().map(|fault| fault.code), self.is_chairs_fault());
         Ok(LastWords {
-            code: reason.exit_code(),
-            message,
             remedy,
             step: self.state.step,
             samples: self.state.samples,
             parameter_hash: Some(super::hash_text(hash)),
-            checkpoint,
+            checkpoint: results.checkpoint,
+            model_sha256: results.model_sha256,
+            ..LastWords::new(code, message)
         })
+    }
+
+    /// Whether rank 0's own chair stopped the group, and no rank's report.
+    fn is_chairs_fault(&self) -> bool {
+        self.leader.as_ref().is_some_and(|leader| !leader.fault_was_reported())
     }
 
     fn parting_words(&self, reason: StopReason) -> (String, String) {
@@ -396,5 +455,31 @@ impl Rank {
             StopReason::Fault(code) => format!("another device asked the group to stop ({code:?})"),
         };
         (message, String::new())
+    }
+}
+
+/// A fault is the end of those who have it. The others only follow, so that a supervisor finds the first cause.
+fn parting_code(reason: StopReason, own_fault: Option<ExitCode>, is_chairs_fault: bool) -> ExitCode {
+    match (reason, own_fault) {
+        (StopReason::Fault(_), Some(own)) => own,
+        (StopReason::Fault(_), None) if !is_chairs_fault => ExitCode::PeerLost,
+        _ => reason.exit_code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_the_end_of_those_who_have_it_and_the_others_follow() {
+        let reason = StopReason::Fault(ExitCode::TopicLost);
+        assert_eq!(parting_code(reason, Some(ExitCode::TopicLost), false), ExitCode::TopicLost);
+        assert_eq!(parting_code(reason, Some(ExitCode::StorageFailed), false), ExitCode::StorageFailed);
+        assert_eq!(parting_code(reason, None, false), ExitCode::PeerLost);
+        let chairs = StopReason::Fault(ExitCode::Internal);
+        assert_eq!(parting_code(chairs, None, true), ExitCode::Internal, "rank 0 tells of its own");
+        assert_eq!(parting_code(StopReason::Requested, None, false), ExitCode::Stopped);
+        assert_eq!(parting_code(StopReason::Completed, None, true), ExitCode::Completed);
     }
 }

@@ -83,7 +83,9 @@ impl Chair {
         self.show(reports);
         let current: Vec<&RankReport> =
             reports.iter().flatten().filter(|report| report.round == self.round).collect();
-        if current.len() < reports.len() {
+        let has_fault =
+            |report: &&RankReport| matches!(report.step.stop_requested, Some(StopReason::Fault(_)));
+        if current.len() < reports.len() && !current.iter().any(has_fault) {
             return None;
         }
         let ruling = if current.iter().any(|report| report.closing) {
@@ -144,4 +146,79 @@ fn part(reports: &[&RankReport]) -> Verdict {
     });
     let parameter_hashes = reports.iter().filter_map(|report| report.step.parameter_hash).collect();
     Verdict::Part { evaluation, parameter_hashes }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use scadles_api::worker::{Aggregation, BatchRule, Completion, LearningRateScaling};
+    use scadles_core::learning_rate::LearningRatePlan;
+
+    use super::*;
+
+    fn settings() -> AgreeSettings {
+        AgreeSettings {
+            world_size: 2,
+            rule: BatchRule::Fixed { size: 8 },
+            aggregation: Aggregation::Weighted,
+            learning_rate: LearningRatePlan {
+                base_learning_rate: 0.1,
+                scaling: LearningRateScaling::Linear,
+                base_global_batch: 16,
+                epoch_samples: 100,
+                milestone_epochs: Vec::new(),
+                gamma: 0.1,
+            },
+            completion: Completion::MaxSteps(10),
+            checkpoint_every_steps: 0,
+            evaluate_every_steps: 0,
+        }
+    }
+
+    /// A rank that waits for samples.
+    fn waiting(rank: usize, stop_requested: Option<StopReason>) -> RankReport {
+        RankReport {
+            round: 0,
+            step: StepReport {
+                rank,
+                step: 0,
+                ready: false,
+                local_batch: 0,
+                loss_mass: 0.0,
+                busy_seconds: 0.0,
+                stream_rate: 0.0,
+                buffered: 0,
+                ranges: Vec::new(),
+                stream: None,
+                stop_requested,
+                stop_unsaved: false,
+                checkpoint_requested: false,
+                tuning_generation: 0,
+                parameter_hash: None,
+                evaluation: None,
+            },
+            device: DeviceProgress::default(),
+            stream: StreamCheckpoint::default(),
+            totals: DeviceTotals::default(),
+            last_step: None,
+            evaluation_loss_sum: 0.0,
+            closing: false,
+        }
+    }
+
+    #[test]
+    fn a_fault_is_ruled_upon_at_once_and_a_request_when_all_have_reported() {
+        let (sender, rounds) = channel();
+        let (shared, _attempts) = Shared::idle("device-0");
+        let mut chair = Chair::new(settings(), GlobalState::default(), sender, shared);
+        assert!(chair.rule(&[None, Some(waiting(1, Some(StopReason::Requested)))]).is_none());
+        let fault = StopReason::Fault(ExitCode::TopicLost);
+        let ruling = chair.rule(&[None, Some(waiting(1, Some(fault)))]).unwrap();
+        let Verdict::Agreed(agreement) = ruling.verdict else { panic!("{ruling:?}") };
+        assert_eq!(agreement.action, Action::Stop { reason: fault, checkpoint: false });
+        assert_eq!(rounds.try_iter().map(|reports| reports.len()).collect::<Vec<_>>(), [1]);
+        // What the other said of the round before comes late and changes nothing.
+        assert!(chair.rule(&[Some(waiting(0, None)), None]).is_none());
+    }
 }

@@ -1,4 +1,4 @@
-//! Ends a step that outlives its deadline, even while the training thread is stuck in a collective.
+//! Ends a worker whose training thread is stuck, in a collective or in work of its own, and says in which.
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -6,9 +6,41 @@ use std::{
     time::{Duration, Instant},
 };
 
+use scadles_api::ExitCode;
+
+use super::Failure;
+
+/// What the training thread does while it is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// Work that depends on no other rank, in one word.
+    Own(&'static str),
+    /// An exchange, which needs all ranks.
+    Exchange,
+}
+
+impl Watched {
+    /// How a worker ends that is stuck there. A rank that is stuck by itself is the first cause; in an exchange it waits
+    /// for one that is.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::Own(work) => {
+                let message = format!("this worker is stuck in its own {work}: its deadline has passed");
+                Failure::new(ExitCode::Internal, message).with_remedy(
+                    "look into its log; a machine short of memory or CPU, or a disk that hangs, is the usual reason; \
+                     raise spec.runPolicy.collectiveSeconds if it only needs longer",
+                )
+            }
+            Self::Exchange => {
+                Failure::new(ExitCode::PeerLost, "the step outlived its deadline: a rank is stuck")
+            }
+        }
+    }
+}
+
 enum State {
     Idle,
-    Armed(Instant),
+    Armed(Instant, Watched),
     Closed,
 }
 
@@ -20,23 +52,23 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Starts the thread. `expired` runs on it, once, when an armed deadline passes.
-    pub(super) fn start(expired: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
+    pub(super) fn start(expired: impl FnOnce(Watched) + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new((Mutex::new(State::Idle), Condvar::new()));
         let watched = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
-            if watch(&watched) {
-                expired();
+            if let Some(stuck) = watch(&watched) {
+                expired(stuck);
             }
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The step must be done within `patience` from now.
-    pub(super) fn arm(&self, patience: Duration) {
-        self.set(State::Armed(Instant::now() + patience));
+    /// This must be done within `patience` from now; what was watched before is done.
+    pub(super) fn arm(&self, patience: Duration, work: Watched) {
+        self.set(State::Armed(Instant::now() + patience, work));
     }
 
-    /// The step is done.
+    /// All is done.
     pub(super) fn disarm(&self) {
         self.set(State::Idle);
     }
@@ -47,17 +79,17 @@ impl Watchdog {
     }
 }
 
-/// Waits until a deadline passes (true) or the dog is put away (false).
-fn watch((state, changed): &(Mutex<State>, Condvar)) -> bool {
+/// Waits until a deadline passes, or the dog is put away.
+fn watch((state, changed): &(Mutex<State>, Condvar)) -> Option<Watched> {
     let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         guard = match *guard {
-            State::Closed => return false,
+            State::Closed => return None,
             State::Idle => changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
-            State::Armed(deadline) => {
+            State::Armed(deadline, work) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return true;
+                    return Some(work);
                 }
                 changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
             }
@@ -84,17 +116,26 @@ mod tests {
     #[test]
     fn a_step_that_outlives_its_deadline_is_ended_while_its_thread_is_stuck() {
         let (sender, expired) = channel();
-        let watchdog = Watchdog::start(move || sender.send(()).unwrap()).unwrap();
-        watchdog.arm(Duration::from_millis(20));
-        assert_eq!(expired.recv_timeout(Duration::from_secs(10)), Ok(()));
+        let watchdog = Watchdog::start(move |work| sender.send(work).unwrap()).unwrap();
+        watchdog.arm(Duration::from_hours(1), Watched::Exchange);
+        watchdog.arm(Duration::from_millis(20), Watched::Own("compute"));
+        assert_eq!(expired.recv_timeout(Duration::from_secs(10)), Ok(Watched::Own("compute")));
+    }
+
+    #[test]
+    fn a_rank_that_is_stuck_by_itself_is_no_follower() {
+        let own = Watched::Own("compute").failure();
+        assert_eq!(own.code, ExitCode::Internal);
+        assert!(own.message.contains("its own compute"), "{own:?}");
+        assert_eq!(Watched::Exchange.failure().code, ExitCode::PeerLost);
     }
 
     #[test]
     fn a_step_that_is_done_in_time_is_left_alone() {
         let (sender, expired) = channel();
-        let watchdog = Watchdog::start(move || sender.send(()).unwrap()).unwrap();
+        let watchdog = Watchdog::start(move |work| sender.send(work).unwrap()).unwrap();
         for _ in 0..100 {
-            watchdog.arm(Duration::from_hours(1));
+            watchdog.arm(Duration::from_hours(1), Watched::Exchange);
             watchdog.disarm();
         }
         drop(watchdog);

@@ -26,6 +26,10 @@ enum Event {
     Advance,
     Silence,
     LoseBroker,
+    Suspend,
+    GoOn,
+    /// The job's settings change.
+    Edit,
     /// The supervisor dies after storing its decision and before acting on it.
     Forget,
 }
@@ -57,6 +61,9 @@ fn event() -> impl Strategy<Value = Event> {
         6 => Just(Event::Advance),
         1 => Just(Event::Silence),
         1 => Just(Event::LoseBroker),
+        1 => Just(Event::Suspend),
+        2 => Just(Event::GoOn),
+        1 => Just(Event::Edit),
         1 => Just(Event::Forget),
     ]
 }
@@ -81,6 +88,7 @@ impl Machine {
                 progress: None,
                 progress_age_seconds: None,
                 user_request: None,
+                settings_hash: String::new(),
             },
             now: 0.0,
             step: 0,
@@ -116,6 +124,9 @@ impl Machine {
                     self.seen.progress_age_seconds = Some(0.0);
                 }
             }
+            Event::Suspend => self.seen.user_request = Some(UserRequest::Suspend),
+            Event::GoOn => self.seen.user_request = None,
+            Event::Edit => self.seen.settings_hash.push('x'),
             Event::Silence => self.seen.progress_age_seconds = Some(60.0),
             Event::LoseBroker => {
                 self.seen.broker = BrokerState::Waiting { since: self.now, problem: "gone".to_owned() };
@@ -235,5 +246,31 @@ proptest! {
         prop_assert!(state.outcome().is_some());
         prop_assert!(machine.now <= asked + machine.job.limits.stop_grace_seconds + 3.0);
         prop_assert!(machine.seen.workers.iter().all(|worker| !worker.process.is_alive()));
+    }
+
+    #[test]
+    fn a_suspension_at_any_moment_rests_without_workers_and_is_taken_back(
+        events in prop::collection::vec(event(), 0..120),
+    ) {
+        let mut machine = Machine::new();
+        let mut state = Supervision::new(0.0, None);
+        for event in &events {
+            state = machine.tick(&state, event);
+        }
+        machine.seen.user_request = Some(UserRequest::Suspend);
+        let asked = machine.now;
+        while machine.now < asked + machine.job.limits.stop_grace_seconds + 3.0 {
+            state = machine.tick(&state, &Event::Nothing);
+        }
+        if state.outcome().is_none() {
+            prop_assert_eq!(&state.phase, &JobPhase::Suspended);
+            prop_assert!(machine.seen.workers.iter().all(|worker| !worker.process.is_alive()));
+            let attempt = state.attempt;
+            machine.seen.user_request = None;
+            for _ in 0..3 {
+                state = machine.tick(&state, &Event::Nothing);
+            }
+            prop_assert_eq!(state.attempt, attempt + 1);
+        }
     }
 }

@@ -7,10 +7,10 @@ use scadles_api::{
 };
 
 use super::{
-    FIRST_BACK_OFF_SECONDS, HEALTHY_SECONDS, LONGEST_BACK_OFF_SECONDS, SILENCE_SECONDS,
+    FIRST_BACK_OFF_SECONDS, HEALTHY_SECONDS, LONGEST_BACK_OFF_SECONDS, SETTLE_SECONDS, SILENCE_SECONDS,
     cause::{Consequence, Verdict, first_cause},
     types::{
-        Action, BrokerState, JobPhase, Observation, Outcome, ProcessState, Stopping, Supervision,
+        Action, AfterStop, BrokerState, JobPhase, Observation, Outcome, ProcessState, Stopping, Supervision,
         WorkerObservation,
     },
 };
@@ -69,6 +69,33 @@ impl Situation<'_> {
             ProcessState::Absent => formed,
             ProcessState::Starting { .. } | ProcessState::Listening(_) => false,
         })
+    }
+
+    /// How long those that are still there may take to end.
+    pub(super) fn settle_seconds(&self) -> f64 {
+        if self.stops_in_order() || self.rank_0_finishes() {
+            self.job.limits.stop_grace_seconds.max(SETTLE_SECONDS)
+        } else {
+            SETTLE_SECONDS
+        }
+    }
+
+    /// Whether rank 0 still writes what a group leaves that has parted: it is the last one to say how it ended.
+    fn rank_0_finishes(&self) -> bool {
+        let is_finishing = |progress: &Progress| matches!(progress.phase, Phase::Finishing | Phase::Ended);
+        !self.rank_0_gone() && self.progress().is_some_and(is_finishing)
+    }
+
+    /// Whether a formed group stops at an agreed step: some have ended so, and nobody in another way.
+    fn stops_in_order(&self) -> bool {
+        let code = i32::from(ExitCode::Stopped.code());
+        let end = |worker: &WorkerObservation| match worker.process {
+            ProcessState::Exited { code, .. } if self.is_of_this_attempt(worker) => Some(code),
+            _ => None,
+        };
+        // A pod that has stopped in order may be gone already.
+        let ends: Vec<Option<i32>> = self.seen.workers.iter().filter_map(end).collect();
+        self.next.formed_at.is_some() && !ends.is_empty() && ends.iter().all(|end| *end == Some(code))
     }
 
     /// Rank 0's progress, if it is of this attempt.
@@ -257,6 +284,7 @@ impl Situation<'_> {
         self.next.formed_at = None;
         self.next.first_step_at = None;
         self.next.broker_waiting_since = None;
+        self.next.settings_hash.clone_from(&self.seen.settings_hash);
         self.next.last_step = self.first_step();
         self.enter(JobPhase::Starting);
         match &self.next.started_from {
@@ -277,18 +305,38 @@ impl Situation<'_> {
         "the completion rule is met: workers finish".to_owned()
     }
 
-    /// Ends the job; a group that is whole is asked for a checkpoint first.
-    pub(super) fn begin_stop(&mut self, outcome: Outcome) {
-        let save = matches!(self.next.phase, JobPhase::Running | JobPhase::Completing { .. });
-        self.enter(JobPhase::Stopping(Stopping { since: self.now, outcome, save }));
+    /// Stops the group; one that is whole is asked for a checkpoint first.
+    pub(super) fn begin_stop(&mut self, outcome: Outcome, then: AfterStop) {
+        let save = match &self.next.phase {
+            JobPhase::Stopping(stopping) => stopping.save,
+            phase => matches!(phase, JobPhase::Running | JobPhase::Completing { .. }),
+        };
+        self.enter(JobPhase::Stopping(Stopping { since: self.now, outcome, save, then }));
+    }
+
+    /// Brings the job to rest, if it does not rest already.
+    pub(super) fn begin_suspension(&mut self) {
+        match self.next.phase {
+            JobPhase::Suspended | JobPhase::Stopping(_) => {}
+            JobPhase::Waiting => self.enter(JobPhase::Suspended),
+            _ => self.begin_stop(suspended(), AfterStop::Suspend),
+        }
+    }
+
+    /// Whether the running attempt was decided with other settings than the job has now.
+    pub(super) fn settings_changed(&self) -> bool {
+        let runs = matches!(self.next.phase, JobPhase::Starting | JobPhase::Running);
+        runs && self.next.settings_hash != self.seen.settings_hash
     }
 
     /// Ends the job without asking the workers.
     pub(super) fn stop_at_once(&mut self) {
         let stopping = match &self.next.phase {
             JobPhase::Done(_) => return,
-            JobPhase::Stopping(stopping) => Stopping { save: false, ..stopping.clone() },
-            _ => Stopping { since: self.now, outcome: interrupted(), save: false },
+            JobPhase::Stopping(stopping) if stopping.then == AfterStop::End => {
+                Stopping { save: false, ..stopping.clone() }
+            }
+            _ => Stopping { since: self.now, outcome: interrupted(), save: false, then: AfterStop::End },
         };
         self.next.phase = JobPhase::Stopping(stopping);
     }
@@ -325,7 +373,8 @@ impl Situation<'_> {
 
     fn stop_without_saving(&mut self, outcome: Outcome) -> String {
         let reason = outcome.message.clone();
-        self.enter(JobPhase::Stopping(Stopping { since: self.now, outcome, save: false }));
+        let stopping = Stopping { since: self.now, outcome, save: false, then: AfterStop::End };
+        self.enter(JobPhase::Stopping(stopping));
         self.kill_all("the job has failed");
         reason
     }
@@ -360,7 +409,12 @@ impl Situation<'_> {
         }
         let outcome = stopping.outcome.clone();
         self.close_attempt(&outcome.message, None);
-        self.finish(outcome)
+        match stopping.then {
+            AfterStop::End => return self.finish(outcome),
+            AfterStop::Suspend => self.enter(JobPhase::Suspended),
+            AfterStop::Renew => self.enter(JobPhase::Restarting { not_before: self.now }),
+        }
+        outcome.message
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome) -> String {
@@ -416,7 +470,7 @@ impl Situation<'_> {
                 .to_owned(),
         };
         let reason = outcome.message.clone();
-        self.begin_stop(outcome);
+        self.begin_stop(outcome, AfterStop::End);
         Some(reason)
     }
 
@@ -462,6 +516,24 @@ pub(super) fn interrupted() -> Outcome {
         code: ExitCode::Interrupted,
         message: "stopped by the user".to_owned(),
         remedy: "go on with --resume".to_owned(),
+    }
+}
+
+/// The end of an attempt, not of the job.
+pub(super) fn suspended() -> Outcome {
+    Outcome {
+        code: ExitCode::Stopped,
+        message: "suspended".to_owned(),
+        remedy: "set spec.suspend to false to go on".to_owned(),
+    }
+}
+
+/// The end of an attempt, not of the job.
+pub(super) fn renewed() -> Outcome {
+    Outcome {
+        code: ExitCode::Stopped,
+        message: "the job's settings changed".to_owned(),
+        remedy: String::new(),
     }
 }
 

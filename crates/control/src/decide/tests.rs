@@ -34,7 +34,7 @@ pub(super) fn checkpoint(attempt: u32, step: u64) -> CheckpointRef {
     }
 }
 
-pub(super) fn progress(attempt: u32, step: u64, durable: Option<CheckpointRef>) -> Progress {
+pub(crate) fn progress(attempt: u32, step: u64, durable: Option<CheckpointRef>) -> Progress {
     let device = |rank: usize| DeviceProgress {
         name: format!("device-{rank}"),
         ledger: Ledger { arrived: step * 64, trained: step * 64, ..Ledger::default() },
@@ -64,15 +64,7 @@ pub(super) fn progress(attempt: u32, step: u64, durable: Option<CheckpointRef>) 
 }
 
 pub(super) fn words(code: ExitCode, message: &str) -> LastWords {
-    LastWords {
-        code,
-        message: message.to_owned(),
-        remedy: "mend it".to_owned(),
-        step: 0,
-        samples: 0,
-        parameter_hash: None,
-        checkpoint: None,
-    }
+    LastWords { remedy: "mend it".to_owned(), ..LastWords::new(code, message) }
 }
 
 fn listening(rank: usize) -> ProcessState {
@@ -111,6 +103,7 @@ impl World {
                 progress: None,
                 progress_age_seconds: None,
                 user_request: None,
+                settings_hash: String::new(),
             },
             now: 0.0,
         }
@@ -302,6 +295,50 @@ fn a_worker_that_hangs_is_named_before_those_that_lost_it() {
     assert_eq!(ended.first_cause.as_deref(), Some("device-1"));
     assert!(ended.ended.contains("no longer answers") && ended.ended.contains(lost), "{}", ended.ended);
     assert_eq!(world.state.restarts, 1);
+}
+
+#[test]
+fn an_orderly_stop_leaves_rank_0_the_whole_grace_to_write_its_checkpoint() {
+    let mut world = World::running(50, Some(checkpoint(1, 40)));
+    world.ends(1, exited(ExitCode::Stopped));
+    world.decide();
+    world.ends(2, exited(ExitCode::Stopped));
+    assert_eq!(killed_ranks(&world.after(SETTLE_SECONDS + 1.0)), [0_usize; 0], "it still writes");
+    world.trains(50, Some(checkpoint(1, 50)));
+    world.ends(0, exited(ExitCode::Stopped));
+    world.after(1.0);
+    assert_eq!(world.state.restarts, 0);
+    assert_eq!(world.state.checkpoint, Some(checkpoint(1, 50)));
+}
+
+#[test]
+fn rank_0_that_parts_with_a_fault_of_its_own_is_waited_for_and_named() {
+    let mut world = World::running(50, None);
+    world.ends(1, exited(ExitCode::PeerLost));
+    world.ends(2, exited(ExitCode::PeerLost));
+    world.seen.progress = Some(Progress { phase: Phase::Finishing, ..progress(1, 50, None) });
+    world.decide();
+    assert_eq!(killed_ranks(&world.after(SETTLE_SECONDS + 1.0)), [0_usize; 0], "it still writes");
+    world.ends(0, exited_saying(ExitCode::TooManyRejected, "device device-0: nothing but noise"));
+    world.after(1.0);
+    let ended = &world.state.history[0];
+    assert_eq!(ended.first_cause.as_deref(), Some("device-0"));
+    assert_eq!(ended.ended, "device-0 (rank 0): device device-0: nothing but noise");
+}
+
+#[test]
+fn a_stop_that_does_not_end_in_order_is_not_waited_for() {
+    let mut world = World::running(50, None);
+    world.ends(1, exited(ExitCode::Stopped));
+    world.decide();
+    assert_eq!(killed_ranks(&world.after(SETTLE_SECONDS)), [0_usize; 0]);
+    world.ends(2, KILLED);
+    assert_eq!(killed_ranks(&world.after(0.1)), [0]);
+
+    let mut world = World::running(50, None);
+    world.ends(1, exited(ExitCode::Stopped));
+    world.decide();
+    assert_eq!(killed_ranks(&world.after(10.0)), [0, 2], "stopGraceSeconds are over");
 }
 
 #[test]
@@ -702,4 +739,62 @@ fn the_state_survives_being_stored() {
     world.after(SETTLE_SECONDS);
     let stored = serde_json::to_string(&world.state).unwrap();
     assert_eq!(serde_json::from_str::<Supervision>(&stored).unwrap(), world.state);
+}
+
+#[test]
+fn a_suspended_job_rests_after_a_checkpoint_and_goes_on_from_it_without_counting_a_restart() {
+    let mut world = World::running(50, Some(checkpoint(1, 40)));
+    world.seen.user_request = Some(UserRequest::Suspend);
+    assert_eq!(world.decide(), [Action::RequestStop { rank: 0, checkpoint: true }]);
+    let mut last = words(ExitCode::Stopped, "stopped");
+    last.checkpoint = Some(checkpoint(1, 53));
+    world.everyone(|_| exited(ExitCode::Stopped));
+    world.ends(0, ProcessState::Exited { code: Some(9), signal: None, last_words: Some(last) });
+    world.decide();
+    assert_eq!(world.state.phase, JobPhase::Suspended);
+    assert_eq!(world.after(100_000.0), [], "resting has no deadline");
+    world.seen.user_request = None;
+    world.decide();
+    world.decide();
+    assert_eq!((world.state.attempt, world.state.restarts), (2, 0));
+    assert_eq!(world.state.started_from, Some(checkpoint(1, 53)));
+    assert_eq!(world.decide(), start_all(2));
+}
+
+#[test]
+fn a_suspension_asked_for_before_the_first_attempt_starts_nothing() {
+    let mut world = World::new(None);
+    world.seen.user_request = Some(UserRequest::Suspend);
+    assert_eq!((world.decide(), world.decide()), (vec![], vec![]));
+    assert_eq!((world.state.attempt, &world.state.phase), (0, &JobPhase::Suspended));
+}
+
+#[test]
+fn the_time_of_a_suspension_does_not_count_towards_the_jobs_deadline() {
+    let mut world = World::new(None);
+    world.job.limits.active_deadline_seconds = Some(30.0);
+    world.seen.user_request = Some(UserRequest::Suspend);
+    world.decide();
+    world.seen.user_request = None;
+    world.after(1000.0);
+    world.after(1.0);
+    world.after(20.0);
+    assert!(world.state.outcome().is_none(), "{:?}", world.state);
+    world.after(20.0);
+    world.everyone(|_| KILLED);
+    world.decide();
+    assert_eq!(world.outcome().code, ExitCode::DeadlineExceeded);
+}
+
+#[test]
+fn new_settings_replace_the_attempt_after_a_checkpoint() {
+    let mut world = World::running(50, Some(checkpoint(1, 40)));
+    world.seen.settings_hash = "edited".to_owned();
+    assert_eq!(world.decide(), [Action::RequestStop { rank: 0, checkpoint: true }]);
+    world.everyone(|_| exited(ExitCode::Stopped));
+    world.decide();
+    world.decide();
+    assert_eq!((world.state.attempt, world.state.restarts), (2, 0));
+    assert_eq!(world.state.settings_hash, "edited");
+    assert_eq!(world.decide(), start_all(2));
 }

@@ -40,6 +40,9 @@ pub struct Supervision {
     pub last_samples: u64,
     /// When the user asked to stop.
     pub stop_requested_at: Option<f64>,
+    /// Hash of the job's settings that the latest attempt was decided with; empty where none are told.
+    #[serde(default)]
+    pub settings_hash: String,
     /// Attempts that have ended.
     pub history: Vec<AttemptReport>,
 }
@@ -64,6 +67,7 @@ impl Supervision {
             last_step: step,
             last_samples: 0,
             stop_requested_at: None,
+            settings_hash: String::new(),
             history: Vec::new(),
         }
     }
@@ -119,22 +123,39 @@ pub enum JobPhase {
         /// End of the back-off.
         not_before: f64,
     },
-    /// The job ends before its completion rule is met.
+    /// The group is being stopped before the completion rule is met.
     Stopping(Stopping),
+    /// Stopped on request, to go on later; no worker.
+    Suspended,
     /// It has ended.
     Done(Outcome),
 }
 
-/// How the job is being ended.
+/// How the group is being stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stopping {
     /// Since when.
     pub since: f64,
-    /// The end to be reported.
+    /// The end to be reported; of the attempt alone where the job goes on.
     pub outcome: Outcome,
     /// Whether the group is asked for a checkpoint first.
     pub save: bool,
+    /// What follows.
+    #[serde(default)]
+    pub then: AfterStop,
+}
+
+/// What follows a stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterStop {
+    /// The job is over.
+    #[default]
+    End,
+    /// It rests until it is asked to go on.
+    Suspend,
+    /// The next attempt begins at once, with new settings; it does not count as a restart.
+    Renew,
 }
 
 /// How the job ended.
@@ -160,8 +181,11 @@ pub struct Observation {
     pub progress: Option<Progress>,
     /// Age of that answer in seconds; `None` while there was none.
     pub progress_age_seconds: Option<f64>,
-    /// What the user wants; stays set once given.
+    /// What the user wants. [`UserRequest::Stop`] and [`UserRequest::Kill`] stay set once given.
     pub user_request: Option<UserRequest>,
+    /// Hash of the settings of the job as they are now: when it changes, a running attempt is replaced after a
+    /// checkpoint. Empty where settings cannot change.
+    pub settings_hash: String,
 }
 
 /// The broker and its topics.
@@ -191,6 +215,8 @@ pub struct WorkerObservation {
 
 /// A worker's process.
 #[derive(Clone, Debug, PartialEq)]
+// One per device and look: a box for the rarer kind would cost more words than it saves bytes.
+#[expect(clippy::large_enum_variant)]
 pub enum ProcessState {
     /// Never started, or removed without a trace.
     Absent,
@@ -226,6 +252,8 @@ pub enum UserRequest {
     Stop,
     /// End it now (second Ctrl-C).
     Kill,
+    /// Rest after an agreed step with a checkpoint, for as long as this is asked.
+    Suspend,
 }
 
 /// What the body has to do. All of it idempotent, all of it repeated until seen done.

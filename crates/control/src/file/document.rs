@@ -24,6 +24,15 @@ pub(super) enum Document {
 }
 
 impl Document {
+    /// The text of a member.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        let Self::Map(members) = self else { return None };
+        members.iter().find(|(key, _)| key == name).and_then(|(_, member)| match member {
+            Self::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
     /// The JSON value. Members without a value are left out, as if they were not written; repeated keys and numbers that
     /// are not finite are mistakes.
     pub(super) fn into_json(self, path: &str, found: &mut Findings) -> Value {

@@ -43,6 +43,20 @@ fn a_job_file_without_mistakes_is_read_with_all_its_fields() {
 }
 
 #[test]
+fn a_job_is_found_among_other_objects_of_its_file() {
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: demo, labels: {a: b, a: c}}\n";
+    let among = format!("---\n{namespace}---\n# nothing here\n---\n{JOB}---\n");
+    assert_eq!(parse_job(&among).unwrap(), parse_job(JOB).unwrap());
+    for (text, count) in
+        [(format!("{namespace}---\n{namespace}"), "0 of the 2"), (format!("{JOB}---\n{JOB}"), "2 of the 2")]
+    {
+        let problem = format!("{count} documents are of kind ScadlesJob");
+        let remedy = "keep one ScadlesJob in the file".to_owned();
+        assert_eq!(mistakes(&text), [(String::new(), String::new(), problem, remedy)]);
+    }
+}
+
+#[test]
 fn a_job_that_was_read_and_written_is_read_again_the_same() {
     let job = parse_job(JOB).unwrap();
     assert_eq!(parse_job(&yaml::to_string(&job).unwrap()).unwrap(), job);

@@ -33,6 +33,8 @@ pub(crate) fn embedded(memory_bytes_of_machine: u64) -> Body {
         token: "secret".to_owned(),
         threads: 1,
         cores: 2,
+        secrets: SecretFiles::Missing,
+        cluster: false,
     }
 }
 
@@ -142,4 +144,40 @@ fn checkpoints_go_where_the_job_says_else_where_the_body_says_else_to_the_result
     assert_eq!(root(&own, &body), PathBuf::from("own"));
     assert_eq!(root(&validated(&[]), &body), PathBuf::from("of-body"));
     assert_eq!(root(&validated(&[]), &servers("k:1")), PathBuf::from("runs/s1/checkpoints"));
+}
+
+const SECURED: &str = "  kafka: {bootstrapServers: 'k:9092', tls: {caSecret: ca}, sasl: {mechanism: ScramSha512, secret: user}}\n";
+
+fn secured(secrets: SecretFiles) -> Result<Plan, Mistakes> {
+    let job = validated(&[("  devices:", &format!("{SECURED}  devices:"))]);
+    plan(&job, &Body { secrets, ..servers("k:9092") })
+}
+
+#[test]
+fn files_of_secrets_are_found_by_their_name_or_by_their_role() {
+    let files = |secrets| {
+        let security = secured(secrets).unwrap().job().unwrap().kafka.security.clone().unwrap();
+        let sasl = security.sasl.unwrap();
+        (security.ca_file.unwrap(), sasl.username_file, sasl.password_file)
+    };
+    let named = files(SecretFiles::ByName("s".into()));
+    assert_eq!(named, ("s/ca/ca.crt".into(), "s/user/username".into(), "s/user/password".into()));
+    let by_role = files(SecretFiles::ByRole("s".into()));
+    assert_eq!(by_role, ("s/ca/ca.crt".into(), "s/sasl/username".into(), "s/sasl/password".into()));
+}
+
+#[test]
+fn secrets_without_a_place_for_their_files_are_a_mistake() {
+    let mistakes = secured(SecretFiles::Missing).unwrap_err();
+    let only = mistakes.iter().next().unwrap();
+    assert_eq!(only.path, "--secrets");
+    assert!(only.problem.contains("ca, user"), "{only}");
+}
+
+#[test]
+fn what_only_a_cluster_honours_is_said_to_be_ignored() {
+    let job = validated(&[("  devices:", "  suspend: true\n  image: mine\n  devices:")]);
+    let note = "Only of use in a cluster, ignored here: spec.image, spec.suspend.".to_owned();
+    assert!(plan(&job, &servers("k:9092")).unwrap().notes.contains(&note));
+    assert!(!plan(&job, &Body { cluster: true, ..servers("k:9092") }).unwrap().notes.contains(&note));
 }

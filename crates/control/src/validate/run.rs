@@ -18,7 +18,13 @@ const LONGEST_SECONDS: f64 = 315_360_000.0;
 pub(super) fn checkpoint(found: &mut Findings, given: Option<&CheckpointSpec>) -> ValidatedCheckpoint {
     let storage = given.and_then(|it| it.storage.as_ref());
     if let Some(storage) = storage {
-        found.exactly_one("spec.checkpoint.storage", &[("path", storage.path.is_some())]);
+        found.exactly_one(
+            "spec.checkpoint.storage",
+            &[
+                ("path", storage.path.is_some()),
+                ("persistentVolumeClaim", storage.persistent_volume_claim.is_some()),
+            ],
+        );
     }
     let path = storage.and_then(|storage| storage.path.as_ref());
     found.require(

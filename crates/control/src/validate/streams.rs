@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use scadles_api::{
     ScadlesJob,
-    job::{BatchRuleName, BatchSpec, KafkaSpec, ScadlesJobSpec, TopicManagement, TransformSpec},
+    job::{
+        Adoption, BatchRuleName, BatchSpec, DeletionPolicy, KafkaSpec, SaslMechanism, ScadlesJobSpec,
+        TopicManagement, TopicsSpec, TransformSpec,
+    },
     names,
     worker::{
         BatchBounds, BatchRule, ModelConfig, RecordFormat, StartFrom, StreamConfig, StreamPolicy, Transform,
     },
 };
 
-use super::{LARGEST_BATCH, MOST_DEVICES, ValidatedDevice, ValidatedTopics, dns_label};
+use super::{KafkaSecrets, LARGEST_BATCH, MOST_DEVICES, ValidatedDevice, ValidatedTopics, dns_label};
 use crate::{
     dataset::DatasetFacts,
     mistake::{Allowed, Findings},
@@ -155,6 +158,9 @@ pub(crate) fn is_host_and_port(text: &str) -> bool {
     host_is_fine && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
+/// Kafka's own limit on settings is far above; more than this is a slip of the pen.
+const MOST_TOPIC_SETTINGS: usize = 64;
+
 pub(super) fn topics(found: &mut Findings, given: Option<&KafkaSpec>) -> ValidatedTopics {
     let given = given.and_then(|kafka| kafka.topics.as_ref());
     let partitions = given.and_then(|topics| topics.partitions);
@@ -164,6 +170,70 @@ pub(super) fn topics(found: &mut Findings, given: Option<&KafkaSpec>) -> Validat
         management: given.and_then(|topics| topics.management).unwrap_or(TopicManagement::Operator),
         partitions,
         replication: found.integer_32("spec.kafka.topics.replicationFactor", replication, 1, 1..=32),
+        config: topic_settings(found, given),
+        adoption: given.and_then(|topics| topics.adoption).unwrap_or(Adoption::Refuse),
+        deletion_policy: given.and_then(|topics| topics.deletion_policy).unwrap_or(DeletionPolicy::Retain),
+    }
+}
+
+/// `retentionMs` and `config` as one map; a compacted topic would lose samples unseen.
+fn topic_settings(found: &mut Findings, given: Option<&TopicsSpec>) -> BTreeMap<String, String> {
+    let mut settings = given.and_then(|topics| topics.config.clone()).unwrap_or_default();
+    let path = |key: &str| format!("spec.kafka.topics.config[{key}]");
+    if settings.len() > MOST_TOPIC_SETTINGS {
+        let problem = format!("needs at most {MOST_TOPIC_SETTINGS} settings");
+        found.add("spec.kafka.topics.config", settings.len(), problem, "keep those that matter");
+    }
+    if let Some(policy) = settings.get("cleanup.policy").filter(|policy| policy.contains("compact")) {
+        let remedy = "remove it, or write delete";
+        found.add(
+            path("cleanup.policy"),
+            policy,
+            "a compacted topic drops samples that nobody has trained on",
+            remedy,
+        );
+    }
+    if let Some(milliseconds) = given.and_then(|topics| topics.retention_ms) {
+        let milliseconds = found.integer(
+            "spec.kafka.topics.retentionMs",
+            Some(milliseconds),
+            3_600_000,
+            1000..=i64::MAX as u64,
+        );
+        if settings.contains_key("retention.ms") {
+            let remedy = "keep one of the two";
+            found.add(path("retention.ms"), "", "says the same as spec.kafka.topics.retentionMs", remedy);
+        }
+        settings.insert("retention.ms".to_owned(), milliseconds.to_string());
+    }
+    settings
+}
+
+pub(super) fn kafka_secrets(found: &mut Findings, given: Option<&KafkaSpec>) -> KafkaSecrets {
+    let Some(given) = given else { return KafkaSecrets::default() };
+    let mut named = |path: &str, name: &str| {
+        if !names::is_object_name(name) {
+            let problem = "is no name of a Secret: 1 to 253 of the characters a-z, 0-9, - and .";
+            found.add(path, name, problem, "give the Secret's name");
+        }
+    };
+    if let Some(secret) = given.tls.as_ref().and_then(|tls| tls.ca_secret.as_deref()) {
+        named("spec.kafka.tls.caSecret", secret);
+    }
+    if let Some(sasl) = &given.sasl {
+        named("spec.kafka.sasl.secret", &sasl.secret);
+        if sasl.mechanism == SaslMechanism::Plain && given.tls.is_none() {
+            found.add(
+                "spec.kafka.sasl.mechanism",
+                "Plain",
+                "sends the password as it is over an unencrypted connection",
+                "give spec.kafka.tls as well, or use ScramSha512",
+            );
+        }
+    }
+    KafkaSecrets {
+        tls: given.tls.as_ref().map(|tls| tls.ca_secret.clone()),
+        sasl: given.sasl.as_ref().map(|sasl| (sasl.mechanism, sasl.secret.clone())),
     }
 }
 

@@ -76,7 +76,12 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
             management: TopicManagement::Operator,
             partitions: Some(2),
             replication: 1,
+            config: std::collections::BTreeMap::new(),
+            adoption: Adoption::Refuse,
+            deletion_policy: DeletionPolicy::Retain,
         },
+        kafka_secrets: KafkaSecrets::default(),
+        cluster_only: vec![],
         model: ModelConfig {
             name: ModelName::Cnn,
             normalization: scadles_api::worker::Normalization::Group,

@@ -35,6 +35,7 @@ fn report(rank: usize, local_batch: u64) -> StepReport {
         ranges: vec![BatchRange { partition: 0, first_offset: 7, count: local_batch }],
         stream: Some(DeviceCheckpoint::starting_at(&[7])),
         stop_requested: None,
+        stop_unsaved: false,
         checkpoint_requested: false,
         tuning_generation: 0,
         parameter_hash: None,
@@ -112,6 +113,19 @@ fn a_request_waits_for_every_report_of_the_step_but_a_fault_does_not() {
     assert_eq!(decide(&[asking(fault)]), stop(fault, false));
     assert_eq!(decide(&[report(0, 8), unready]), (false, Action::Wait));
     assert_eq!(decide(&[report(0, 0), report(1, 0)]), (true, Action::Wait));
+}
+
+#[test]
+fn a_stop_without_a_checkpoint_has_one_if_anybody_asks_for_it() {
+    let asking = |rank, stop_unsaved| StepReport {
+        stop_requested: Some(StopReason::Requested),
+        stop_unsaved,
+        ..report(rank, 8)
+    };
+    let stop = |reports: &[StepReport]| agreed(&GlobalState::default(), reports).action;
+    let requested = |checkpoint| Action::Stop { reason: StopReason::Requested, checkpoint };
+    assert_eq!(stop(&[asking(0, true), report(1, 8)]), requested(false));
+    assert_eq!(stop(&[asking(0, true), asking(1, false)]), requested(true));
 }
 
 #[test]

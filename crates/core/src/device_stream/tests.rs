@@ -138,6 +138,20 @@ fn an_end_seen_before_a_later_fetch_is_not_a_new_topic() {
 }
 
 #[test]
+fn a_reader_that_finds_records_gone_says_nothing_about_ends() {
+    let mut stream = stream(&[0, 0]);
+    let reach = |end| PartitionOffsets { low: 0, end };
+    stream.observe_offsets(&[reach(10), reach(10)]).unwrap();
+    fill(&mut stream, 1, 0..12);
+    assert_eq!(stream.skip_lost(0, 4), Ok(Some(Seek { partition: 0, offset: 4 })));
+    assert_eq!(stream.skip_lost(0, 4), Ok(None), "counted already");
+    assert!(stream.skip_lost(2, 4).is_err());
+    // Answered by the broker before the last two records of partition 1 were written.
+    stream.observe_offsets(&[reach(10), reach(11)]).unwrap();
+    assert_eq!((stream.ledger().lost, stream.ledger().arrived), (4, 22));
+}
+
+#[test]
 fn a_topic_shorter_than_the_checkpoint_is_another_topic() {
     let mut stream = stream(&[50]);
     let seen = stream.observe_offsets(&[PartitionOffsets { low: 0, end: 10 }]);

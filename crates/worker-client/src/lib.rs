@@ -1,11 +1,15 @@
-//! The worker's HTTP interface, seen from the supervisor.
+//! The worker's HTTP interface, seen from a supervisor: one piece, used by the local runner and by the operator. I/O.
+//!
+//! Calls block for at most a second each; an asynchronous caller runs them on a thread of its own.
+
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 use scadles_api::{Attempt, Progress, attempt::StopRequest};
 use serde::Serialize;
 
-/// A worker on this machine answers in milliseconds; one that does not is silent, and `decide` is told its age.
+/// A worker answers in milliseconds; one that does not is silent, and `decide` is told its age.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why a worker did not answer as it should. The supervisor asks again at its next look.
@@ -37,7 +41,7 @@ impl WorkerClient {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(DEADLINE))
             .http_status_as_error(false)
-            // Workers are on this machine; a proxy of the environment must not get between.
+            // Workers are on this machine or in this cluster; a proxy of the environment must not get between.
             .proxy(None)
             .build()
             .new_agent();

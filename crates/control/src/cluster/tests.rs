@@ -1,0 +1,104 @@
+use super::*;
+use crate::parse_job;
+
+const JOB: &str = "
+apiVersion: scadles.io/v1alpha1
+kind: ScadlesJob
+metadata: {name: s1, namespace: demo}
+spec:
+  model: {name: Cnn, inputShape: [1, 28, 28]}
+  kafka: {bootstrapServers: 'kafka.demo.svc:9092'}
+  devices: {count: 2, template: {resources: {requests: {cpu: 500m, memory: 1Gi}}}}
+  data: {image: data}
+  producer: {dataset: {name: FashionMnist}, rates: {list: [50, 38]}}
+  checkpoint: {storage: {persistentVolumeClaim: {claimName: results}}}
+  completion: {maxSamples: 60000}
+";
+
+fn changed(from: &str, to: &str) -> Result<ClusterJob, Mistakes> {
+    assert!(JOB.contains(from), "{from}");
+    let text = JOB.replacen(from, to, 1);
+    validate_in_cluster(&parse_job(&text).unwrap_or_else(|mistakes| panic!("form: {mistakes}")))
+}
+
+#[test]
+fn a_job_that_fits_a_cluster_is_resolved() {
+    let job = changed("count: 2", "count: 2").unwrap();
+    assert_eq!(job.bootstrap_servers, "kafka.demo.svc:9092");
+    assert_eq!(job.checkpoints.claim_name, "results");
+    assert_eq!(job.output, job.checkpoints, "results go beside the checkpoints unless told otherwise");
+    assert_eq!((job.clean_pods, job.ttl_seconds, job.suspend), (CleanPods::Running, None, false));
+    assert!((job.job.limits.orphan_seconds - ORPHAN_SECONDS).abs() < f64::EPSILON);
+}
+
+#[test]
+fn every_mistake_of_a_cluster_names_field_and_remedy() {
+    let cases = [
+        ("  kafka: {bootstrapServers: 'kafka.demo.svc:9092'}\n", "", "spec.kafka"),
+        ("kafka.demo.svc:9092", "kafka:9092", "spec.kafka.bootstrapServers"),
+        ("kafka.demo.svc:9092", "localhost:9092", "spec.kafka.bootstrapServers"),
+        ("kafka.demo.svc:9092", "127.0.0.1:9092", "spec.kafka.bootstrapServers"),
+        ("  data: {image: data}\n", "", "spec.data"),
+        ("{image: data}", "{image: data, persistentVolumeClaim: {claimName: d}}", "spec.data"),
+        (
+            "  checkpoint: {storage: {persistentVolumeClaim: {claimName: results}}}\n",
+            "",
+            "spec.checkpoint.storage.persistentVolumeClaim",
+        ),
+        (
+            "claimName: results",
+            "claimName: Results",
+            "spec.checkpoint.storage.persistentVolumeClaim.claimName",
+        ),
+        (
+            "claimName: results",
+            "claimName: results, subPath: ../x",
+            "spec.checkpoint.storage.persistentVolumeClaim.subPath",
+        ),
+        ("500m", "lots", "spec.devices.template.resources.requests[cpu]"),
+        (
+            "{name: FashionMnist}",
+            "{name: Files, files: {path: /etc/passwd}}",
+            "spec.producer.dataset.files.path",
+        ),
+    ];
+    for (from, to, path) in cases {
+        let found = changed(from, to).expect_err(to);
+        let paths: Vec<&str> = found.iter().map(|mistake| mistake.path.as_str()).collect();
+        assert_eq!(paths, [path], "{to}");
+        assert!(found.iter().all(|mistake| !mistake.remedy.is_empty()), "{found}");
+    }
+}
+
+#[test]
+fn mistakes_of_the_job_and_of_the_cluster_are_told_together() {
+    let found = changed("kafka.demo.svc:9092'}\n  devices: {count: 2", "kafka:9092'}\n  devices: {count: 0")
+        .unwrap_err();
+    let paths: Vec<&str> = found.iter().map(|mistake| mistake.path.as_str()).collect();
+    assert!(
+        paths.contains(&"spec.kafka.bootstrapServers") && paths.contains(&"spec.devices.count"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_bare_name_is_completed_with_the_jobs_namespace() {
+    let found = changed("kafka.demo.svc:9092", "kafka:9092").unwrap_err();
+    assert_eq!(found.iter().next().unwrap().remedy, "write kafka.demo.svc:9092");
+}
+
+/// A golden value: an operator that computes another hash after an upgrade would restart every running job.
+#[test]
+fn the_hash_of_the_settings_is_pinned() {
+    assert_eq!(changed("count: 2", "count: 2").unwrap().settings_hash, "b9cb9ac3d2e7ee9e");
+}
+
+#[test]
+fn only_settings_that_need_a_new_attempt_change_the_hash() {
+    let hash = |from: &str, to: &str| changed(from, to).unwrap().settings_hash;
+    let same = hash("count: 2", "count: 2");
+    assert_eq!(hash("  data:", "  suspend: true\n  data:"), same);
+    assert_eq!(hash("  data:", "  runPolicy: {cleanPods: All}\n  data:").len(), 16);
+    assert_ne!(hash("maxSamples: 60000", "maxSamples: 60001"), same);
+    assert_ne!(hash("memory: 1Gi", "memory: 2Gi"), same);
+}

@@ -1,0 +1,258 @@
+//! Rules about one object.
+
+use serde_json::{Value, json};
+
+use super::{Case, spec};
+
+const NAME: &str = "metadata.name needs 1 to 30 of the characters a-z, 0-9 and -, no - at either end";
+const BATCH_BOUNDS: &str = "spec.stream.batch.min must not be above max (1024 if left out)";
+const FIXED_WITHIN_BOUNDS: &str = "spec.stream.batch.fixed.size must lie within min and max";
+const COUNT_OR_NAMED: &str = "spec.devices needs exactly one of count, named";
+const SOME_DEVICE: &str = "spec.devices needs at least one device";
+const DEVICE_NAME: &str =
+    "spec.devices.named[].name needs 1 to 18 of the characters a-z, 0-9 and -, no - at either end";
+const ONE_RATE_PER_DEVICE: &str = "spec.producer.rates.list needs one rate per device";
+const FILES: &str = "files belongs to the data set Files, and only to it";
+const ONE_KIND_OF_RATES: &str = "spec.producer.rates needs exactly one of list, constant, uniform, normal";
+const ONE_COMPLETION: &str =
+    "spec.completion needs exactly one of maxEpochs, maxSteps, maxSamples, targetAccuracy";
+const ONE_KIND_OF_DATA: &str = "spec.data needs exactly one of image, persistentVolumeClaim";
+const ONE_KIND_OF_STORAGE: &str =
+    "storage needs exactly one of path (scadles run), persistentVolumeClaim (clusters)";
+
+pub(super) fn cases() -> Vec<Case> {
+    [job(), batches(), devices(), producer(), evaluation(), completion(), kafka(), storage()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn job() -> Vec<Case> {
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    let case =
+        |good: &str, bad: &str| Case::about_one_object("", "metadata.name", NAME, [named(good), named(bad)]);
+    vec![case(&"a".repeat(30), &"a".repeat(31)), case("cifar10-s1", "cifar10.s1")]
+}
+
+fn batches() -> Vec<Case> {
+    let at = "spec.stream.batch";
+    let of = |batch: Value| spec(json!({"stream": {"batch": batch}}));
+    let case = |field, message, good, bad| Case::about_one_object(at, field, message, [of(good), of(bad)]);
+    vec![
+        case("spec.stream.batch", BATCH_BOUNDS, json!({"min": 8, "max": 8}), json!({"min": 9, "max": 8})),
+        case("spec.stream.batch", BATCH_BOUNDS, json!({"min": 1024}), json!({"min": 1025})),
+        case(
+            "spec.stream.batch.windowSeconds",
+            "spec.stream.batch.windowSeconds belongs to the rule StreamRate",
+            json!({"rule": "StreamRate", "windowSeconds": 2.0}),
+            json!({"rule": "LineRate", "windowSeconds": 2.0}),
+        ),
+        case(
+            "spec.stream.batch.fixed",
+            "spec.stream.batch.fixed belongs to the rule Fixed",
+            json!({"rule": "Fixed", "fixed": {"size": 32}}),
+            json!({"rule": "StreamRate", "fixed": {"size": 32}}),
+        ),
+        case(
+            "spec.stream.batch.fixed.size",
+            FIXED_WITHIN_BOUNDS,
+            json!({"rule": "Fixed", "min": 16, "fixed": {"size": 16}}),
+            json!({"rule": "Fixed", "min": 16, "fixed": {"size": 15}}),
+        ),
+        case(
+            "spec.stream.batch.fixed.size",
+            FIXED_WITHIN_BOUNDS,
+            json!({"rule": "Fixed", "max": 64, "fixed": {"size": 64}}),
+            json!({"rule": "Fixed", "max": 64, "fixed": {"size": 65}}),
+        ),
+        case(
+            "spec.stream.batch.fixed.size",
+            FIXED_WITHIN_BOUNDS,
+            json!({"rule": "Fixed", "fixed": {"size": 1024}}),
+            json!({"rule": "Fixed", "fixed": {"size": 1025}}),
+        ),
+    ]
+}
+
+fn devices() -> Vec<Case> {
+    // One rate for all, so that the number of devices is free.
+    let of = |devices: Value| {
+        spec(json!({"devices": devices, "producer": {"rates": {"list": null, "constant": 50.0}}}))
+    };
+    let case = |field, message, good, bad| {
+        Case::about_one_object("spec.devices", field, message, [of(good), of(bad)])
+    };
+    let two = || json!([{"name": "gate"}, {"name": "hall"}]);
+    let name = |good: &str, bad: &str| {
+        let named = |name: &str| of(json!({"count": null, "named": [{"name": "gate"}, {"name": name}]}));
+        let at = "spec.devices.named[]";
+        Case::about_one_object(at, "spec.devices.named[1].name", DEVICE_NAME, [named(good), named(bad)])
+    };
+    vec![
+        case("spec.devices", COUNT_OR_NAMED, json!({"count": 3}), json!({"count": 2, "named": two()})),
+        case("spec.devices", COUNT_OR_NAMED, json!({"count": null, "named": two()}), json!({"count": null})),
+        case("spec.devices.count", SOME_DEVICE, json!({"count": 1}), json!({"count": 0})),
+        case(
+            "spec.devices.named",
+            SOME_DEVICE,
+            json!({"count": null, "named": [{"name": "gate"}]}),
+            json!({"count": null, "named": []}),
+        ),
+        name(&"a".repeat(18), &"a".repeat(19)),
+        name("hall-2", "hall_2"),
+        name("h", "Hall"),
+        name("2", ""),
+        name("h--h", "-h"),
+        name("hall", "hall-"),
+    ]
+}
+
+fn producer() -> Vec<Case> {
+    let at = "spec.producer";
+    let of = |producer: Value| spec(json!({"producer": producer}));
+    let rates = |good, bad| {
+        let of = |rates: Value| of(json!({"rates": rates}));
+        Case::about_one_object(
+            "spec.producer.rates",
+            "spec.producer.rates",
+            ONE_KIND_OF_RATES,
+            [of(good), of(bad)],
+        )
+    };
+    let named =
+        json!({"devices": {"count": null, "named": [{"name": "gate"}, {"name": "hall"}, {"name": "roof"}]}});
+    let of_named = |rates: Value| {
+        let mut change = spec(named.clone());
+        change["spec"]["producer"] = json!({"rates": {"list": rates}});
+        change
+    };
+    let files = |good, bad| {
+        // Own records have no held-out pictures: the evaluation names a data set of its own.
+        let of = |dataset: Value| {
+            spec(
+                json!({"producer": {"dataset": dataset}, "evaluation": {"dataset": {"name": "FashionMnist"}}}),
+            )
+        };
+        let path = "spec.producer.dataset";
+        Case::about_one_object(path, "spec.producer.dataset.files", FILES, [of(good), of(bad)])
+    };
+    let distribution = || json!({"mean": 40.0, "standardDeviation": 8.0});
+    vec![
+        Case::about_one_object(
+            "spec",
+            "spec.producer.rates.list",
+            ONE_RATE_PER_DEVICE,
+            [of(json!({"rates": {"list": [9.5, 3.0]}})), of(json!({"rates": {"list": [9.5]}}))],
+        ),
+        Case::about_one_object(
+            "spec",
+            "spec.producer.rates.list",
+            ONE_RATE_PER_DEVICE,
+            [of_named(json!([9.5, 3.0, 1.0])), of_named(json!([9.5, 3.0]))],
+        ),
+        Case::about_one_object(
+            at,
+            "spec.producer.labelSkew",
+            "spec.producer.labelSkew belongs to the partition LabelSkew",
+            [
+                of(json!({"partition": "LabelSkew", "labelSkew": {"labelsPerDevice": 2}})),
+                of(json!({"partition": "Iid", "labelSkew": {"labelsPerDevice": 2}})),
+            ],
+        ),
+        Case::about_one_object(
+            at,
+            "spec.producer.labelSkew",
+            "spec.producer.labelSkew belongs to the partition LabelSkew",
+            [of(json!({"partition": "LabelSkew"})), of(json!({"labelSkew": {"labelsPerDevice": 2}}))],
+        ),
+        rates(json!({"list": null, "constant": 20.0}), json!({"list": null})),
+        rates(json!({"list": null, "uniform": distribution()}), json!({"constant": 20.0})),
+        rates(
+            json!({"list": null, "normal": distribution()}),
+            json!({"list": null, "normal": distribution(), "uniform": distribution()}),
+        ),
+        files(
+            json!({"name": "Files", "files": {"path": "own/records.bin"}}),
+            json!({"name": "FashionMnist", "files": {"path": "own/records.bin"}}),
+        ),
+        files(json!({"name": "FashionMnist"}), json!({"name": "Files"})),
+    ]
+}
+
+fn evaluation() -> Vec<Case> {
+    let of = |dataset: Value| spec(json!({"evaluation": {"dataset": dataset}}));
+    let case = |good, bad| {
+        let at = "spec.evaluation.dataset";
+        Case::about_one_object(at, "spec.evaluation.dataset.files", FILES, [of(good), of(bad)])
+    };
+    vec![
+        case(
+            json!({"name": "Files", "files": {"path": "own/held-out.bin"}}),
+            json!({"name": "FashionMnist", "files": {"path": "own/held-out.bin"}}),
+        ),
+        case(json!({"name": "FashionMnist"}), json!({"name": "Files"})),
+    ]
+}
+
+fn completion() -> Vec<Case> {
+    let of = |completion: Value| spec(json!({"completion": completion}));
+    let case = |good, bad| {
+        Case::about_one_object("spec.completion", "spec.completion", ONE_COMPLETION, [of(good), of(bad)])
+    };
+    let target = json!({"maxSteps": null, "targetAccuracy": 0.8});
+    let without_evaluation = spec(json!({"completion": target, "evaluation": null}));
+    vec![
+        case(json!({"maxSteps": 7}), json!({"maxSteps": null})),
+        case(json!({"maxSteps": null, "maxEpochs": 1.5}), json!({"maxEpochs": 1.5})),
+        case(json!({"maxSteps": null, "maxSamples": 1000}), json!({"maxSamples": 1000})),
+        case(target.clone(), json!({"targetAccuracy": 0.8})),
+        Case::about_one_object(
+            "spec",
+            "spec.completion.targetAccuracy",
+            "spec.completion.targetAccuracy needs spec.evaluation",
+            [of(target), without_evaluation],
+        ),
+    ]
+}
+
+fn kafka() -> Vec<Case> {
+    let of = |kafka: Value| spec(json!({"kafka": kafka}));
+    let sasl = |mechanism: &str| json!({"mechanism": mechanism, "secret": "kafka-user"});
+    let message = "spec.kafka.sasl.mechanism Plain sends the password as it is: give spec.kafka.tls as well";
+    let case = |good, bad| {
+        Case::about_one_object("spec.kafka", "spec.kafka.sasl.mechanism", message, [of(good), of(bad)])
+    };
+    vec![
+        case(json!({"sasl": sasl("Plain"), "tls": {"caSecret": "kafka-ca"}}), json!({"sasl": sasl("Plain")})),
+        case(json!({"sasl": sasl("ScramSha512")}), json!({"sasl": sasl("Plain")})),
+    ]
+}
+
+fn storage() -> Vec<Case> {
+    let claim = || json!({"claimName": "volume"});
+    let data = |good, bad| {
+        let of = |data: Value| spec(json!({"data": data}));
+        Case::about_one_object("spec.data", "spec.data", ONE_KIND_OF_DATA, [of(good), of(bad)])
+    };
+    let checkpoints = |good, bad| {
+        let of = |storage: Value| spec(json!({"checkpoint": {"storage": storage}}));
+        let path = "spec.checkpoint.storage";
+        Case::about_one_object(path, path, ONE_KIND_OF_STORAGE, [of(good), of(bad)])
+    };
+    let output = |good, bad| {
+        let of = |storage: Value| spec(json!({"output": {"storage": storage}}));
+        let path = "spec.output.storage";
+        Case::about_one_object(path, path, ONE_KIND_OF_STORAGE, [of(good), of(bad)])
+    };
+    vec![
+        data(json!({"image": null, "persistentVolumeClaim": claim()}), json!({"image": null})),
+        data(json!({"image": "other:1"}), json!({"persistentVolumeClaim": claim()})),
+        checkpoints(json!({"persistentVolumeClaim": claim()}), json!({"persistentVolumeClaim": null})),
+        checkpoints(json!({"persistentVolumeClaim": claim()}), json!({"path": "checkpoints"})),
+        output(json!({"persistentVolumeClaim": claim()}), json!({})),
+        output(
+            json!({"persistentVolumeClaim": claim()}),
+            json!({"persistentVolumeClaim": claim(), "path": "out"}),
+        ),
+    ]
+}

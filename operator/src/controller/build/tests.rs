@@ -1,0 +1,133 @@
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use scadles_api::crd::ScadlesJobObject;
+use scadles_control::validate_in_cluster;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::controller::prepare_for_tests;
+
+const JOB: &str = "
+apiVersion: scadles.io/v1alpha1
+kind: ScadlesJob
+metadata: {name: quick, namespace: demo, uid: 0f8fad5b-d9cb-469f-a165-70867728950e}
+spec:
+  model: {name: Cnn, inputShape: [1, 28, 28]}
+  kafka: {bootstrapServers: 'kafka-0.demo.svc:9092,kafka-1.demo.svc:9094', tls: {caSecret: ca}, sasl: {mechanism: ScramSha512, secret: user}}
+  devices: {named: [{name: gate}, {name: door}], template: {labels: {team: a, scadles.io/job: mine}, env: [{name: A, value: b}]}}
+  data: {image: 'data:1'}
+  producer: {dataset: {name: FashionMnist}, rates: {list: [50, 38]}}
+  checkpoint: {storage: {persistentVolumeClaim: {claimName: results, subPath: a/b}}}
+  completion: {maxSamples: 60000}
+";
+
+fn prepared() -> Prepared {
+    let object: ScadlesJobObject = scadles_api::yaml::from_str(JOB).unwrap();
+    prepare_for_tests(Arc::new(object), "trainer:1")
+}
+
+fn pod(rank: usize) -> Value {
+    serde_json::to_value(trainer(&prepared(), rank, 3)).unwrap()
+}
+
+#[test]
+fn a_pod_is_named_and_labelled_by_job_device_and_attempt() {
+    let pod = trainer(&prepared(), 1, 3);
+    assert!(pod.name_any().starts_with("quick-door-3-"), "{}", pod.name_any());
+    let label = |key: &str| pod.labels().get(key).map(String::as_str);
+    assert_eq!(label("scadles.io/device"), Some("door"));
+    assert_eq!(label("scadles.io/attempt"), Some("3"));
+    assert_eq!(label("team"), Some("a"));
+    assert_eq!(label("scadles.io/job"), Some("quick"), "a template cannot take a pod away from its job");
+    let owner = &pod.owner_references()[0];
+    assert_eq!(
+        (owner.kind.as_str(), owner.controller, owner.block_owner_deletion),
+        ("ScadlesJob", Some(true), Some(false))
+    );
+}
+
+#[test]
+fn pods_are_as_restricted_as_pod_security_asks() {
+    for pod in [pod(0), serde_json::to_value(producer(&prepared())).unwrap()] {
+        let spec = &pod["spec"];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], json!(true));
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
+        assert_eq!(spec["automountServiceAccountToken"], json!(false));
+        assert_eq!(spec["restartPolicy"], json!("Never"));
+        let containers =
+            spec["containers"].as_array().unwrap().iter().chain(spec["initContainers"].as_array().unwrap());
+        for container in containers {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], json!(false), "{container}");
+            assert_eq!(context["readOnlyRootFilesystem"], json!(true));
+            assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+        }
+    }
+}
+
+fn volume<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    pod["spec"]["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == name).unwrap()
+}
+
+#[test]
+fn rank_0_alone_mounts_the_claims() {
+    assert_eq!(volume(&pod(0), "output")["persistentVolumeClaim"]["claimName"], json!("results"));
+    for name in ["output", "checkpoints"] {
+        assert!(volume(&pod(1), name)["emptyDir"].is_object());
+    }
+    let text = pod(0).to_string();
+    assert_eq!(text.matches("\"claimName\":\"results\"").count(), 1, "one claim as two volumes never mounts");
+    let mounts = pod(0)["spec"]["containers"][0]["volumeMounts"].clone();
+    let output = mounts.as_array().unwrap().iter().find(|mount| mount["name"] == "output").unwrap();
+    assert_eq!(output["subPath"], json!("a/b"));
+    assert_eq!(result_uri(&prepared()), "claim://results/a/b/0f8fad5b-d9cb-469f-a165-70867728950e");
+}
+
+#[test]
+fn secrets_are_mounted_and_never_written_into_the_configuration() {
+    let pod = pod(0);
+    assert_eq!(volume(&pod, "kafka-ca")["secret"]["secretName"], json!("ca"));
+    assert_eq!(volume(&pod, "kafka-sasl")["secret"]["secretName"], json!("user"));
+    let key = b"0123456789abcdef";
+    let made = token(key, &prepared().uid);
+    assert_eq!(made.len(), 64);
+    assert_ne!(made, token(key, "another job"), "a token opens one job only");
+    let map = serde_json::to_string(&config_map(&prepared())).unwrap();
+    assert!(!map.contains(&made));
+    assert!(map.contains("/etc/scadles/kafka/sasl/password"), "the file's place, not its content");
+}
+
+#[test]
+fn the_mounted_job_is_what_the_trainers_read() {
+    let map = config_map(&prepared());
+    let data = map.data.unwrap();
+    let job: scadles_api::worker::JobConfig = serde_json::from_str(&data[JOB_FILE]).unwrap();
+    assert_eq!(job.devices.len(), 2);
+    assert_eq!(job.output_dir.to_str(), Some("/output/0f8fad5b-d9cb-469f-a165-70867728950e"));
+    let given = scadles_control::parse_job(&data[JOB_YAML]).unwrap();
+    assert!(validate_in_cluster(&given).is_ok());
+}
+
+#[test]
+fn a_stranger_reaches_no_worker_and_a_worker_only_what_it_needs() {
+    let policy = serde_json::to_value(network_policy(&prepared(), "scadles-system")).unwrap();
+    let spec = &policy["spec"];
+    assert_eq!(spec["policyTypes"], json!(["Ingress", "Egress"]));
+    let ingress = spec["ingress"].as_array().unwrap();
+    assert_eq!(ingress.len(), 2);
+    assert!(ingress.iter().all(|rule| rule["from"].as_array().is_some_and(|from| !from.is_empty())));
+    assert_eq!(ingress[1]["ports"], json!([{"protocol": "TCP", "port": 7200}]));
+    let brokers = &spec["egress"][2]["ports"];
+    assert_eq!(brokers, &json!([{"protocol": "TCP", "port": 9092}, {"protocol": "TCP", "port": 9094}]));
+}
+
+#[test]
+fn data_of_an_image_is_copied_before_the_trainer_starts() {
+    let pod = pod(1);
+    let init = &pod["spec"]["initContainers"][0];
+    assert_eq!((&init["image"], &init["command"]), (&json!("data:1"), &json!(["cp"])));
+    let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap();
+    let data = mounts.iter().find(|mount| mount["mountPath"] == "/data").unwrap();
+    assert_eq!(data["readOnly"], json!(true));
+}

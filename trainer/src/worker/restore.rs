@@ -1,0 +1,175 @@
+//! What an attempt continues from. Rank 0 alone reads the checkpoint; the others get their part of its manifest with
+//! the greeting, model and momentum over the collectives. So a volume that one process mounts is enough. Shell.
+
+use scadles_api::{Attempt, ExitCode, worker::JobConfig};
+use scadles_core::agree::GlobalState;
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Failure, hash_text};
+use crate::{
+    checkpoint::{CheckpointStore, DeviceTotals, Manifest},
+    engine::{Communicator, EngineError},
+    journal::{read_segments_from, writer::journal_dir},
+    learner::Learner,
+    numeric::bytes_of_mut,
+    optimizer::SgdState,
+    source::{Start, StreamCheckpoint},
+};
+
+/// So much is broadcast at once: each piece has the whole time limit of a collective.
+const PIECE_BYTES: usize = 16 << 20;
+
+/// Where one rank goes on: its part of the checkpoint that rank 0 has read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct ResumePoint {
+    step: u64,
+    samples: u64,
+    window_seconds: f64,
+    /// Hashes of what the broadcast must bring.
+    parameter_hash: String,
+    momentum_hash: String,
+    stream: StreamCheckpoint,
+    totals: DeviceTotals,
+    /// Samples of the device that earlier attempts trained beyond the checkpoint; this attempt rolls them back.
+    rolled_back: u64,
+}
+
+/// The model, as the seed or the checkpoint has it.
+pub(super) struct Restored {
+    /// Rank 0's, where there is a checkpoint.
+    pub(super) manifest: Option<Manifest>,
+    pub(super) learner: Learner<f32>,
+    pub(super) momentum: SgdState<f32>,
+}
+
+impl Restored {
+    /// Builds the model; rank 0 of an attempt with a checkpoint fills it from there.
+    pub(super) fn load(job: &JobConfig, attempt: &Attempt) -> Result<Self, Failure> {
+        let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
+        let mut momentum = SgdState::new(learner.parameters()?.len());
+        let mut manifest = None;
+        if let Some(reference) = attempt.checkpoint.as_ref().filter(|_| attempt.rank == 0) {
+            let snapshot = CheckpointStore::open(&job.checkpoint.root)?.load(reference)?;
+            learner.set_parameters(&snapshot.model)?;
+            learner.decode(&snapshot.momentum, &mut momentum.momentum)?;
+            check(&snapshot.manifest, attempt, learner.parameter_hash()?)?;
+            manifest = Some(snapshot.manifest);
+        }
+        Ok(Self { manifest, learner, momentum })
+    }
+
+    /// Rank 0: where each rank goes on; nothing without a checkpoint.
+    pub(super) fn resume_points(
+        &self,
+        job: &JobConfig,
+        attempt: &Attempt,
+    ) -> Result<Vec<Option<ResumePoint>>, Failure> {
+        let Some(manifest) = &self.manifest else { return Ok(vec![None; attempt.devices.len()]) };
+        let rolled_back = rolled_back(job, manifest)?;
+        let momentum_hash = hash_text(self.learner.hash(&self.momentum.momentum)?);
+        let point = |(device, rolled_back): (&crate::checkpoint::DeviceState, u64)| ResumePoint {
+            step: manifest.step,
+            samples: manifest.samples,
+            window_seconds: manifest.window_seconds,
+            parameter_hash: manifest.parameter_hash.clone(),
+            momentum_hash: momentum_hash.clone(),
+            stream: device.stream.clone(),
+            totals: device.totals,
+            rolled_back,
+        };
+        Ok(manifest.devices.iter().zip(rolled_back).map(point).map(Some).collect())
+    }
+
+    /// Model and momentum become rank 0's on all ranks.
+    pub(super) fn share(
+        &mut self,
+        communicator: &mut dyn Communicator,
+        resume: &ResumePoint,
+    ) -> Result<(), Failure> {
+        broadcast(communicator, bytes_of_mut(self.learner.parameters_mut()?))?;
+        broadcast(communicator, bytes_of_mut(&mut self.momentum.momentum))?;
+        for (what, expected, hash) in [
+            ("parameters", &resume.parameter_hash, self.learner.parameter_hash()?),
+            ("momentum", &resume.momentum_hash, self.learner.hash(&self.momentum.momentum)?),
+        ] {
+            let hash = hash_text(hash);
+            if hash != *expected {
+                let message = format!("rank 0 sent {what} of hash {expected}, this worker got {hash}");
+                return Err(Failure::new(ExitCode::Diverged, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broadcast(communicator: &mut dyn Communicator, bytes: &mut [u8]) -> Result<(), EngineError> {
+    bytes.chunks_mut(PIECE_BYTES).try_for_each(|piece| communicator.broadcast(piece, 0))
+}
+
+/// A checkpoint is of these devices, and its parameters are those that were saved.
+fn check(manifest: &Manifest, attempt: &Attempt, hash: u64) -> Result<(), Failure> {
+    let name = manifest.name();
+    let hash = hash_text(hash);
+    if hash != manifest.parameter_hash {
+        let message = format!(
+            "checkpoint {name} holds parameters of hash {hash}, its manifest says {}",
+            manifest.parameter_hash
+        );
+        return Err(Failure::new(ExitCode::Configuration, message)
+            .with_remedy("the checkpoint is damaged: resume from another one"));
+    }
+    if manifest.devices.iter().map(|device| &device.name).ne(&attempt.devices) {
+        let names: Vec<&str> = manifest.devices.iter().map(|device| device.name.as_str()).collect();
+        let message =
+            format!("checkpoint {name} is of the devices {names:?}, the attempt of {:?}", attempt.devices);
+        return Err(Failure::new(ExitCode::Configuration, message)
+            .with_remedy("devices stay the same over the life of a job: start a new one"));
+    }
+    Ok(())
+}
+
+/// Per rank, the samples of journal records that are later than the checkpoint: attempts follow each other in time, so
+/// (attempt, step) orders all records.
+fn rolled_back(job: &JobConfig, manifest: &Manifest) -> Result<Vec<u64>, Failure> {
+    let mut samples = vec![0; job.devices.len()];
+    let folder = journal_dir(&job.output_dir);
+    let kept = (manifest.attempt, manifest.step);
+    for segment in read_segments_from(&folder, kept)? {
+        for record in segment?.records.iter().filter(|record| (record.attempt, record.step) > kept) {
+            for (sum, device) in samples.iter_mut().zip(&record.devices) {
+                *sum += device.samples();
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// The counters with which a group goes on.
+pub(super) fn start_state(resume: Option<&ResumePoint>) -> GlobalState {
+    resume.map_or_else(GlobalState::default, |resume| GlobalState {
+        step: resume.step,
+        samples: resume.samples,
+        window_seconds: resume.window_seconds,
+        ..GlobalState::default()
+    })
+}
+
+/// Sums of the device so far.
+pub(super) fn totals(resume: Option<&ResumePoint>) -> DeviceTotals {
+    resume.map(|resume| resume.totals).unwrap_or_default()
+}
+
+/// Where the rank's stream is read from.
+pub(super) fn stream_start(context: &Context, attempt: &Attempt, resume: Option<&ResumePoint>) -> Start {
+    match resume {
+        None => Start::Beginning(context.config.job.stream.start_from),
+        Some(ResumePoint { stream, rolled_back, .. }) => {
+            let (checkpoint, rolled_back) = (stream.clone(), *rolled_back);
+            if attempt.checkpoint.as_ref().is_some_and(|reference| reference.restart_streams) {
+                Start::RestartStreams { checkpoint, rolled_back }
+            } else {
+                Start::From { checkpoint, rolled_back }
+            }
+        }
+    }
+}
