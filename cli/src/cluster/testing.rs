@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use http::{Method, Request, Response};
@@ -10,6 +10,11 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 
 use super::client::Cluster;
+
+/// One for all tests: a client's queue is served by the runtime in which it was made.
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+});
 
 /// What was asked: `GET /api/v1/…`.
 pub(super) type Calls = Arc<Mutex<Vec<String>>>;
@@ -34,6 +39,7 @@ pub(super) fn cluster(
             Ok::<_, Infallible>(response)
         }
     });
+    let _entered = RUNTIME.enter();
     let client = Client::new(service, "demo");
     (Cluster { client, namespace: "demo".to_owned(), server: "https://k:6443".to_owned() }, calls)
 }
@@ -60,5 +66,5 @@ pub(super) fn list(items: &[Value]) -> (u16, Value) {
 
 /// Waits for `work`.
 pub(super) fn wait_for<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    RUNTIME.block_on(work)
 }

@@ -162,9 +162,10 @@ fn every_rule_says_its_field_and_the_rule_in_one_line() {
                 !message.is_empty() && !message.contains('\n') && message.len() <= 200,
                 "{path}: {message}"
             );
-            let field = path.rsplit('.').next().unwrap_or_default().trim_end_matches("[]");
-            let names_it =
-                message.contains(field) || message.contains("spec.") || message.contains("metadata.");
+            let members = node.get("properties").and_then(Value::as_object).into_iter().flatten();
+            let mut names =
+                members.map(|(name, _)| name.as_str()).chain([path.rsplit('.').next().unwrap_or_default()]);
+            let names_it = names.any(|name| message.contains(name));
             assert!(names_it, "{path}: `{message}` does not name its field");
         }
     });

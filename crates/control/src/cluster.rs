@@ -74,6 +74,13 @@ pub fn validate_in_cluster(job: &ScadlesJob) -> Result<ClusterJob, Mistakes> {
         );
     }
     let output = spec.output.as_ref().and_then(|output| output.storage.as_ref());
+    if let Some(storage) = output {
+        let members = [
+            ("path", storage.path.is_some()),
+            ("persistentVolumeClaim", storage.persistent_volume_claim.is_some()),
+        ];
+        found.exactly_one("spec.output.storage", &members);
+    }
     let output = claim(&mut found, "spec.output.storage", output);
     let template = spec.devices.template.clone().unwrap_or_default();
     check_template(&mut found, &template);

@@ -89,6 +89,8 @@ impl Situation<'_> {
         match request {
             Some(UserRequest::Stop | UserRequest::Kill) => self.begin_stop(interrupted(), AfterStop::End),
             Some(UserRequest::Suspend) => self.begin_suspension(),
+            // The time of the rest is not counted yet: `rest` does that.
+            None if self.next.phase == JobPhase::Suspended => {}
             None if self.settings_changed() => self.begin_stop(renewed(), AfterStop::Renew),
             None => {
                 if let Some(outcome) = self.active_deadline_passed() {

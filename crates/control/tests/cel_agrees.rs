@@ -47,8 +47,9 @@ fn a_rule_accepts_the_good_object_and_alone_refuses_the_bad_one() {
     }
 }
 
+/// Further mistakes within the same field are fine: a cluster asks more of it than the rule does.
 #[test]
-fn validate_finds_the_same_field_wrong_and_nothing_else() {
+fn validate_finds_the_same_field_wrong_and_no_other() {
     for case in cases() {
         let Some(field) = case.field else { continue };
         assert_eq!(
@@ -58,7 +59,9 @@ fn validate_finds_the_same_field_wrong_and_nothing_else() {
             case.message,
             case.accepted.new
         );
-        let found: BTreeSet<_> = mistakes(&case.refused.new).into_iter().collect();
-        assert_eq!(found, BTreeSet::from([field.to_owned()]), "{}: {:#}", case.message, case.refused.new);
+        let found = mistakes(&case.refused.new);
+        let told = format!("{}: {found:?} in {:#}", case.message, case.refused.new);
+        assert!(found.iter().any(|path| path == field), "{told}");
+        assert!(found.iter().all(|path| path.starts_with(field)), "{told}");
     }
 }

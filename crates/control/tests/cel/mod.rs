@@ -85,7 +85,7 @@ pub fn base() -> Value {
             "kafka": {"bootstrapServers": "kafka.demo.svc:9092"},
             "devices": {"count": 2},
             "data": {"image": "ghcr.io/scadles/scadles-data:0.1.0"},
-            "producer": {"dataset": {"name": "FashionMnist"}, "rates": {"list": [50.0, 38.0]}},
+            "producer": {"dataset": {"name": "FashionMnist"}, "rates": {"list": [49.5, 38.5]}},
             "checkpoint": {"everySteps": 40, "storage": {"persistentVolumeClaim": {"claimName": "results"}}},
             "evaluation": {"everySteps": 40},
             "completion": {"maxSteps": 100}
