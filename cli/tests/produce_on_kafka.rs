@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, ChildStdout, Command},
 };
 
