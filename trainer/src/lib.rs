@@ -7,7 +7,6 @@ pub mod batch;
 pub mod channel;
 pub mod checkpoint;
 pub mod commands;
-pub mod decode_ahead;
 pub mod endpoint;
 pub mod engine;
 pub mod evaluate;
