@@ -1,6 +1,6 @@
 //! What a cluster shows of a job: facts → status, and whether that is worth a write. No I/O, no clock.
 //!
-//! Conditions follow one table ([`conditions`]); levels are rounded and keep still within a dead band; [`worth_writing`]
+//! Conditions follow one table (`conditions`); levels are rounded and keep still within a dead band; [`worth_writing`]
 //! tells state, levels and counters apart, so that a steady job costs a heartbeat and nothing else.
 
 mod conditions;
