@@ -115,6 +115,9 @@ async fn pass(
 ) -> Result<Action, Error> {
     let prepared = match prepare(object.clone(), &uid, &context.settings.trainer_image) {
         Ok(prepared) => prepared,
+        Err(_) if object.metadata.deletion_timestamp.is_some() => {
+            return cleanup::let_go(&object, context).await;
+        }
         Err(mistakes) => return report::mistakes(&object, &mistakes, memory, context).await,
     };
     if object.metadata.deletion_timestamp.is_some() {
@@ -125,7 +128,11 @@ async fn pass(
     let decision = decide(&prepared.config(), &seen.supervision, &seen.observation, seen.now);
     report::write(&prepared, &seen, &decision, memory, context).await?;
     memory.supervision = Some(decision.next.clone());
-    apply::carry_out(&prepared, &seen, &decision, memory, context).await?;
+    let carried_out = apply::carry_out(&prepared, &seen, &decision, memory, context).await;
+    if let Err(error @ Error::NameTaken { .. }) = &carried_out {
+        apply::remember_refusal(memory, prepared.name(), "NameTaken", error.to_string());
+    }
+    carried_out?;
     next_pass(&decision.next.phase, &prepared, context).await
 }
 

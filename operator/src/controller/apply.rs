@@ -157,12 +157,15 @@ async fn start(
             memory.rejected = None;
             memory.confirmed[rank] = 0;
         }
-        Some(message) => {
-            let trouble = PodTrouble { device, reason: "PodRejected".to_owned(), message };
-            memory.rejected = Some((trouble, Instant::now() + REJECTION_PAUSE));
-        }
+        Some(message) => remember_refusal(memory, &device, "PodRejected", message),
     }
     Ok(())
+}
+
+/// Shows in the status why something cannot be made, and waits before the next try.
+pub fn remember_refusal(memory: &mut Memory, device: &str, reason: &str, message: String) {
+    let trouble = PodTrouble { device: device.to_owned(), reason: reason.to_owned(), message };
+    memory.rejected = Some((trouble, Instant::now() + REJECTION_PAUSE));
 }
 
 /// Creates a pod; the server's words if it refuses.

@@ -21,7 +21,15 @@ pub async fn hold(prepared: &Prepared, context: &Context) -> Result<(), Error> {
     if held == prepared.deletes_topics() {
         return Ok(());
     }
-    set_finalizer(prepared, prepared.deletes_topics(), context).await
+    set_finalizer(&prepared.object, prepared.deletes_topics(), context).await
+}
+
+/// A job that is wrong is being deleted: which topics were its own cannot be told any more, and it must not stay for them.
+pub async fn let_go(object: &ScadlesJobObject, context: &Context) -> Result<Action, Error> {
+    if object.finalizers().iter().any(|name| name == FINALIZER) {
+        set_finalizer(object, false, context).await?;
+    }
+    Ok(Action::await_change())
 }
 
 /// The object is being deleted: its topics go first, as far as the brokers answer in time.
@@ -34,13 +42,13 @@ pub async fn before_deletion(prepared: &Prepared, context: &Context) -> Result<A
                 report::event(prepared, context, EventType::Warning, "TopicNotDeleted", &note).await;
             }
         }
-        set_finalizer(prepared, false, context).await?;
+        set_finalizer(&prepared.object, false, context).await?;
     }
     Ok(Action::await_change())
 }
 
-async fn set_finalizer(prepared: &Prepared, held: bool, context: &Context) -> Result<(), Error> {
-    let mut finalizers = prepared.object.finalizers().to_vec();
+async fn set_finalizer(object: &ScadlesJobObject, held: bool, context: &Context) -> Result<(), Error> {
+    let mut finalizers = object.finalizers().to_vec();
     finalizers.retain(|name| name != FINALIZER);
     if held {
         finalizers.push(FINALIZER.to_owned());
@@ -48,11 +56,11 @@ async fn set_finalizer(prepared: &Prepared, held: bool, context: &Context) -> Re
     // With the version: somebody else's finalizer must not get lost.
     let patch = serde_json::json!({"metadata": {
         "finalizers": finalizers,
-        "resourceVersion": prepared.object.resource_version(),
+        "resourceVersion": object.resource_version(),
     }});
     context.metrics.call("patch", "ScadlesJob");
-    jobs(prepared, context)
-        .patch(&prepared.object.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
+    jobs(object, context)
+        .patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .map_err(Error::api("set the finalizer"))?;
     // The object as we have it is behind now.
@@ -70,7 +78,8 @@ pub async fn after_the_end(prepared: &Prepared, context: &Context) -> Result<Act
         return Ok(Action::requeue(Duration::from_secs_f64(left.min(3600.0))));
     }
     context.metrics.call("delete", "ScadlesJob");
-    match jobs(prepared, context).delete(&prepared.object.name_any(), &DeleteParams::default()).await {
+    match jobs(&prepared.object, context).delete(&prepared.object.name_any(), &DeleteParams::default()).await
+    {
         Ok(_) => Ok(Action::await_change()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Action::await_change()),
         Err(error) => Err(Error::api("delete the finished job")(error)),
@@ -83,6 +92,6 @@ fn finished_at(prepared: &Prepared) -> Option<f64> {
     Some(time.as_millisecond() as f64 / 1000.0)
 }
 
-fn jobs(prepared: &Prepared, context: &Context) -> Api<ScadlesJobObject> {
-    Api::namespaced(context.client.clone(), prepared.namespace())
+fn jobs(object: &ScadlesJobObject, context: &Context) -> Api<ScadlesJobObject> {
+    Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default())
 }

@@ -30,20 +30,7 @@ impl StreamCheckpoint {
             lost: decided.lost,
             rolled_back: self.device.rolled_back,
         };
-        let earlier = sum(&self.earlier, &gone);
+        let earlier = self.earlier + gone;
         Self { device: DeviceCheckpoint::starting_at(start_offsets), earlier }
-    }
-}
-
-/// Column by column.
-pub(super) fn sum(a: &Ledger, b: &Ledger) -> Ledger {
-    Ledger {
-        arrived: a.arrived + b.arrived,
-        trained: a.trained + b.trained,
-        buffered: a.buffered + b.buffered,
-        dropped: a.dropped + b.dropped,
-        rejected: a.rejected + b.rejected,
-        lost: a.lost + b.lost,
-        rolled_back: a.rolled_back + b.rolled_back,
     }
 }

@@ -12,7 +12,6 @@ use scadles_core::partition_queue::PartitionQueue;
 use scadles_core::rate::RateEstimator;
 
 use super::arena::Arena;
-use super::checkpoint::sum;
 use super::{SourceError, SourceSettings, StreamCheckpoint};
 
 /// A partition whose quota was full is fetched again when this share of it is free: each time costs a new fetch.
@@ -86,7 +85,7 @@ impl State {
     }
 
     pub(super) fn ledger(&self) -> Ledger {
-        sum(&self.stream.ledger(), &self.earlier)
+        self.stream.ledger() + self.earlier
     }
 
     pub(super) fn positions(&self) -> Vec<PartitionPosition> {

@@ -303,16 +303,24 @@ impl Leader {
     fn show(&mut self, state: &GlobalState, agreement: &StepAgreement) {
         let (seconds, throughput) = (self.train_seconds(), self.throughput.value().unwrap_or(0.0));
         let loss = self.mean_loss();
-        let (epoch, evaluation) = (self.epoch(state), self.evaluations.last().cloned());
+        let evaluation = self.evaluations.last().cloned();
+        self.count(state);
         self.shared.update(|progress| {
-            progress.step = state.step;
-            progress.samples = state.samples;
-            progress.epoch = epoch;
             progress.loss = loss.or(progress.loss);
             progress.window_seconds = agreement.window_seconds;
             progress.samples_per_second = throughput;
             progress.train_seconds = seconds;
             progress.evaluation = evaluation;
+        });
+    }
+
+    /// Counters of progress. Also at once after a step: under `Fixed` the next round may be long in coming.
+    fn count(&self, state: &GlobalState) {
+        let epoch = self.epoch(state);
+        self.shared.update(|progress| {
+            progress.step = state.step;
+            progress.samples = state.samples;
+            progress.epoch = epoch;
         });
     }
 
@@ -361,6 +369,7 @@ impl Leader {
             progress.learning_rate = plan.scaled_learning_rate;
             progress.step_seconds = step_seconds;
         });
+        self.count(&after);
         self.row = Some(self.row(agreed, plan, step_seconds));
         Ok(())
     }

@@ -97,6 +97,7 @@ fn pods(facts: &Facts<'_>, state: JobState) -> Row {
             }
             "Unschedulable" => "Unschedulable",
             "PodRejected" => "PodRejected",
+            "NameTaken" => "NameTaken",
             "CreateContainerConfigError" | "CreateContainerError" => "ContainerConfigError",
             "SecretMissing" => "SecretMissing",
             "ClaimMissing" => "ClaimMissing",
