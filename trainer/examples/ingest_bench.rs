@@ -1,5 +1,6 @@
 //! Processor time per sample from Apache Kafka to a normalised f32 tensor: the worker's path (client library, ingest
-//! thread, arena, offset poller, batch assembler) against confluent-kafka and numpy on the same records, in turn.
+//! thread, arena, offset poller, two batch buffers) against confluent-kafka and numpy on the same records, in turn. There
+//! is no compute that decoding could overlap: the thread beside the training thread has only the waits for samples.
 //!
 //! Usage: `cargo run --release -p scadles-trainer --example ingest_bench -- PYTHON SCRIPT [PAIRS [SAMPLES]]`, with
 //! `KAFKA_HOME` set, where SCRIPT is `scripts/bench/ingest.py` and PYTHON has confluent-kafka and numpy.
@@ -16,14 +17,13 @@ use std::time::{Duration, Instant};
 
 use scadles_api::job::{ModelName, Normalization, StartFrom, StreamPolicy};
 use scadles_api::worker::{ModelConfig, Transform};
-use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::random::RandomStream;
 use scadles_kafka::testing::RealKafka;
 use scadles_kafka::{
     Broker, DeviceStream, KafkaConnection, PacedProducer, ProducerOptions, RealBroker, RecordSource,
     TopicSpec,
 };
-use scadles_trainer::batch::{BatchAssembler, SampleRef};
+use scadles_trainer::decode_ahead::{BatchBuffers, SampleMaker};
 use scadles_trainer::source::{Source, SourceSettings, Start};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -83,6 +83,9 @@ struct Measured {
     wall: f64,
     /// Sum of each picture's first value: both saw the same samples.
     checksum: f64,
+    /// Samples decoded before their batch was fixed, the first batch included.
+    #[serde(default)]
+    ahead: u64,
 }
 
 impl Measured {
@@ -92,6 +95,10 @@ impl Measured {
 
     fn thread_micros(&self) -> f64 {
         self.thread / self.samples as f64 * 1e6
+    }
+
+    fn ahead_percent(&self) -> f64 {
+        self.ahead as f64 / self.samples as f64 * 100.0
     }
 }
 
@@ -137,14 +144,13 @@ fn read_as_the_worker(asked: &Asked) -> Measured {
         random_crop_padding: 0,
         horizontal_flip: false,
     };
-    let mut assembler = BatchAssembler::<f32>::new(&model, &transform, asked.batch as usize).unwrap();
     let source = Source::open(SourceSettings {
         device: "bench".to_owned(),
         topic: asked.topic.clone(),
         partitions: asked.partitions,
         connection: KafkaConnection::new(&asked.servers),
         start: Start::Beginning(StartFrom::Earliest),
-        model,
+        model: model.clone(),
         policy: StreamPolicy::Persistence,
         buffer_bytes: 64 << 20,
         max_rejected_share: 0.01,
@@ -152,6 +158,10 @@ fn read_as_the_worker(asked: &Asked) -> Measured {
         broker_patience: DEADLINE,
     })
     .unwrap();
+    let maker = SampleMaker { seed: 1, device: 0, padding: 0, horizontal_flip: false };
+    let mut batches =
+        BatchBuffers::new(&model, &transform, maker, asked.batch as usize, source.reader()).unwrap();
+    let mut ahead = 0;
     let next = || {
         let view = source.wait(Instant::now() + DEADLINE, |view| view.available >= asked.batch);
         assert!(view.available >= asked.batch, "no samples: {:?}", source.failure());
@@ -159,17 +169,11 @@ fn read_as_the_worker(asked: &Asked) -> Measured {
     };
     let mut take = || {
         let peeked = next();
-        source.with_samples(&peeked, |lent| {
-            let samples = lent.map(|sample| {
-                let (partition, offset) = (sample.partition, sample.offset);
-                let identity = SampleIdentity { device: 0, partition, offset, epoch: 0 };
-                SampleRef { payload: sample.payload, augmentation: augmentation(1, identity, 0, false) }
-            });
-            assembler.assemble(samples).unwrap();
-        });
+        ahead += batches.assemble(&source, &peeked, 0).unwrap().ahead;
+        batches.decode_behind(&source, &peeked, 0).unwrap();
         source.commit(&peeked).unwrap();
         source.apply_policy();
-        let firsts = assembler.batch().pictures.select(1, 0).select(1, 0).select(1, 0);
+        let firsts = batches.batch().pictures.select(1, 0).select(1, 0).select(1, 0);
         (peeked.samples(), firsts.sum(tch::Kind::Double).double_value(&[]))
     };
     // The first batch starts the clock and is not counted: connecting is not part of the path.
@@ -182,7 +186,7 @@ fn read_as_the_worker(asked: &Asked) -> Measured {
     }
     let now = Cpu::now();
     let (process, thread) = (now.process - cpu.process, now.thread - cpu.thread);
-    Measured { samples, process, thread, wall: at.elapsed().as_secs_f64(), checksum }
+    Measured { samples, process, thread, wall: at.elapsed().as_secs_f64(), checksum, ahead }
 }
 
 /// All readers in turn, `pairs` times; whether the bounds hold.
@@ -221,9 +225,10 @@ fn compare(python: &str, script: &str, pairs: usize, samples: u64) -> bool {
         let measured = read(reader, &asked(&paced, PACED_SAMPLES));
         producer.stop(DEADLINE).unwrap();
         println!(
-            "       paced at {PACED_RATE}/s, {name}: {:.1} CPU µs a sample, training thread {:.1}",
+            "       paced at {PACED_RATE}/s, {name}: {:.1} CPU µs a sample, training thread {:.1}, decoded ahead {:.0} %",
             measured.process_micros(),
-            measured.thread_micros()
+            measured.thread_micros(),
+            measured.ahead_percent()
         );
     }
     held
@@ -235,9 +240,10 @@ fn report(rounds: &[Vec<Measured>]) -> bool {
             spread(&mut rounds.iter().map(|round| part(&round[index])).collect::<Vec<_>>())
         };
         println!(
-            "       {name}: CPU µs a sample {}, training thread {}",
+            "       {name}: CPU µs a sample {}, training thread {}, decoded ahead {} %",
             all(Measured::process_micros),
-            all(Measured::thread_micros)
+            all(Measured::thread_micros),
+            all(Measured::ahead_percent)
         );
     }
     let all = rounds.iter().flatten().map(|measured| measured.checksum);

@@ -4,7 +4,7 @@
 //! normalisation happen while the bytes become numbers, straight into the tensor that the network reads.
 
 use scadles_api::worker::{ModelConfig, Transform};
-use scadles_core::augment::Augmentation;
+use scadles_core::augment::{Augmentation, SampleIdentity};
 use tch::{TchError, Tensor};
 
 use crate::numeric::{FilledTensor, Real};
@@ -64,6 +64,12 @@ pub enum BatchError {
         augmentation: Augmentation,
         /// Padding of the transform.
         padding: usize,
+    },
+    /// The thread that decodes ahead could not be started, or has ended with a batch in its hands.
+    #[error("failed to decode ahead: {reason}")]
+    Thread {
+        /// What was seen.
+        reason: String,
     },
     /// libtorch could not provide the tensors.
     #[error("failed to make the batch's tensors")]
@@ -128,18 +134,19 @@ struct Shape {
 
 /// Turns records into batches, within memory that is allocated once and starts on 64 bytes.
 ///
-/// The batch is a view of that memory: it is valid until the next call of [`BatchAssembler::assemble`]. To gather one
-/// batch while another is computed on, use two assemblers in turn.
+/// The batch is a view of that memory: it is valid until the next call that fills rows. To gather one batch while another
+/// is computed on, two assemblers are used in turn ([`crate::decode_ahead`]).
 #[derive(Debug)]
 pub struct BatchAssembler<T: Real> {
     model: ModelConfig,
     shape: Shape,
     padding: usize,
-    max_batch: usize,
     /// Per channel, the normalised value of each byte.
     tables: Vec<[T; 256]>,
     pictures: FilledTensor<T>,
     labels: FilledTensor<i64>,
+    /// The sample that each row holds, where it is known.
+    held: Vec<Option<SampleIdentity>>,
     batch: Batch,
 }
 
@@ -161,10 +168,10 @@ impl<T: Real> BatchAssembler<T> {
             model: model.clone(),
             shape: Shape { channels, height, width },
             padding: transform.random_crop_padding as usize,
-            max_batch,
             tables: (0..channels).map(table).collect(),
             pictures,
             labels,
+            held: vec![None; max_batch],
             batch,
         })
     }
@@ -174,21 +181,59 @@ impl<T: Real> BatchAssembler<T> {
         &mut self,
         samples: impl IntoIterator<Item = SampleRef<'a>>,
     ) -> Result<&Batch, BatchError> {
-        let picture_len = self.model.picture_bytes();
-        let pictures = self.pictures.as_mut_slice();
-        let labels = self.labels.as_mut_slice();
+        let mut rows = self.rows();
         let mut len = 0;
         for sample in samples {
-            if len == self.max_batch {
-                return Err(BatchError::TooLarge { max_batch: self.max_batch });
-            }
-            let label = decode(sample.payload, &self.model)?;
-            let place = Placement::new(sample.augmentation, self.padding)?;
-            let target = &mut pictures[len * picture_len..][..picture_len];
-            fill(target, &sample.payload[1..], &self.tables, self.shape, place);
-            labels[len] = i64::from(label);
+            rows.fill(len, None, sample)?;
             len += 1;
         }
+        self.close(len)
+    }
+
+    /// Decodes samples into rows of a batch to come, which [`BatchAssembler::complete`] makes. One identity always stands
+    /// for the same bytes, crop and flip.
+    pub fn prepare<'a>(
+        &mut self,
+        samples: impl IntoIterator<Item = (usize, SampleIdentity, SampleRef<'a>)>,
+    ) -> Result<(), BatchError> {
+        let mut rows = self.rows();
+        samples.into_iter().try_for_each(|(row, identity, sample)| rows.fill(row, Some(identity), sample))
+    }
+
+    /// Puts `samples` in order into one batch; rows that hold their sample already stay as they are. Returns how many
+    /// those were.
+    pub fn complete<'a>(
+        &mut self,
+        samples: impl IntoIterator<Item = (SampleIdentity, SampleRef<'a>)>,
+    ) -> Result<u64, BatchError> {
+        let mut rows = self.rows();
+        let (mut len, mut kept) = (0, 0);
+        for (identity, sample) in samples {
+            if rows.held.get(len) == Some(&Some(identity)) {
+                kept += 1;
+            } else {
+                rows.fill(len, Some(identity), sample)?;
+            }
+            len += 1;
+        }
+        self.close(len)?;
+        Ok(kept)
+    }
+
+    fn rows(&mut self) -> Rows<'_, T> {
+        Rows {
+            model: &self.model,
+            shape: self.shape,
+            padding: self.padding,
+            tables: &self.tables,
+            pictures: self.pictures.as_mut_slice(),
+            labels: self.labels.as_mut_slice(),
+            held: &mut self.held,
+        }
+    }
+
+    /// The first `len` rows are the batch.
+    fn close(&mut self, len: usize) -> Result<&Batch, BatchError> {
         self.batch = Batch { pictures: self.pictures.first(len)?, labels: self.labels.first(len)? };
         Ok(&self.batch)
     }
@@ -196,6 +241,38 @@ impl<T: Real> BatchAssembler<T> {
     /// The batch last assembled; empty before the first.
     pub fn batch(&self) -> &Batch {
         &self.batch
+    }
+}
+
+/// The memory of a batch, to be filled row by row.
+struct Rows<'a, T> {
+    model: &'a ModelConfig,
+    shape: Shape,
+    padding: usize,
+    tables: &'a [[T; 256]],
+    pictures: &'a mut [T],
+    labels: &'a mut [i64],
+    held: &'a mut [Option<SampleIdentity>],
+}
+
+impl<T: Real> Rows<'_, T> {
+    fn fill(
+        &mut self,
+        row: usize,
+        identity: Option<SampleIdentity>,
+        sample: SampleRef<'_>,
+    ) -> Result<(), BatchError> {
+        if row >= self.labels.len() {
+            return Err(BatchError::TooLarge { max_batch: self.labels.len() });
+        }
+        let label = decode(sample.payload, self.model)?;
+        let place = Placement::new(sample.augmentation, self.padding)?;
+        let picture_len = self.model.picture_bytes();
+        let target = &mut self.pictures[row * picture_len..][..picture_len];
+        fill(target, &sample.payload[1..], self.tables, self.shape, place);
+        self.labels[row] = i64::from(label);
+        self.held[row] = identity;
+        Ok(())
     }
 }
 

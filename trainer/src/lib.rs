@@ -7,6 +7,7 @@ pub mod batch;
 pub mod channel;
 pub mod checkpoint;
 pub mod commands;
+pub mod decode_ahead;
 pub mod endpoint;
 pub mod engine;
 pub mod evaluate;

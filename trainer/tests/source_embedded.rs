@@ -8,7 +8,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use scadles_api::ExitCode;
+use scadles_api::worker::Transform;
 use scadles_kafka::{Broker, EmbeddedBroker};
+use scadles_trainer::batch::BatchAssembler;
+use scadles_trainer::decode_ahead::{BatchBuffers, DecodeCounts, SampleMaker};
 use scadles_trainer::source::{Source, SourceError, Start};
 use stream::{DEADLINE, Numbered, await_available, await_that, fill, settings, step, topic};
 
@@ -154,4 +157,44 @@ fn a_broker_that_is_gone_for_longer_than_the_patience_ends_the_stream() {
     await_that("the source has failed", || source.failure().is_some());
     assert_eq!(source.failure().unwrap().exit_code(), ExitCode::BrokerLost);
     assert!(source.fetch_newest_ends(DEADLINE).is_err());
+}
+
+#[test]
+fn the_next_batch_is_decoded_while_the_trainer_is_busy_and_nothing_leaves_the_buffer() {
+    let topic = topic(broker(), 3);
+    let settings = settings(broker().connection(), &topic, 3);
+    let (mean, std) = (vec![0.5; 3], vec![0.25; 3]);
+    let transform = Transform { mean, std, random_crop_padding: 2, horizontal_flip: true };
+    let maker = SampleMaker { seed: 5, device: 0, padding: 2, horizontal_flip: true };
+    let mut plain = BatchAssembler::<f32>::new(&settings.model, &transform, 60).unwrap();
+    let model = settings.model.clone();
+    fill(broker().connection(), &topic, 3, 150, Numbered::new(model.record_bytes(), None));
+    let source = Source::open(settings).unwrap();
+    await_available(&source, 150);
+    let mut batches = BatchBuffers::new(&model, &transform, maker, 60, source.reader()).unwrap();
+
+    let first = source.peek(60);
+    assert_eq!(batches.assemble(&source, &first, 0).unwrap(), DecodeCounts { ahead: 0, late: 60 });
+    batches.decode_behind(&source, &first, 1).unwrap();
+    await_that("the next batch is decoded", || batches.prepared() == 60);
+    assert_eq!(source.view().available, 150);
+    source.commit(&first).unwrap();
+    let second = source.peek(60);
+    assert_eq!(batches.assemble(&source, &second, 1).unwrap(), DecodeCounts { ahead: 60, late: 0 });
+    source.with_samples(&second, |samples| {
+        plain.assemble(samples.map(|sample| maker.sample(sample, 1).1)).unwrap();
+    });
+    assert_eq!(batches.batch().pictures, plain.batch().pictures);
+    assert_eq!(batches.batch().labels, plain.batch().labels);
+
+    // Only thirty are left; they are trained in another epoch than was foretold.
+    batches.decode_behind(&source, &second, 1).unwrap();
+    await_that("the rest is decoded", || batches.prepared() == 90);
+    source.commit(&second).unwrap();
+    let third = source.peek(30);
+    assert_eq!(batches.assemble(&source, &third, 2).unwrap(), DecodeCounts { ahead: 0, late: 30 });
+    // With the buffer in the thread's hands all ends as well.
+    batches.decode_behind(&source, &third, 2).unwrap();
+    drop(source);
+    drop(batches);
 }

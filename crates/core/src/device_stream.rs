@@ -9,6 +9,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
+use crate::outlook::Outlook;
 pub use crate::partition_queue::{BatchRange, Decided, SampleSlot};
 use crate::partition_queue::{PartitionQueue, Skip};
 
@@ -279,6 +280,18 @@ impl DeviceStream {
             }
         }
         batch
+    }
+
+    /// What the batch after `batch` is expected to hold. `batch` is at the front of the queues and not committed yet.
+    pub fn outlook(&self, batch: &[BatchRange]) -> Outlook {
+        let samples = batch.iter().map(|range| range.count).sum();
+        // As if every partition had enough; the turn is that after the commit.
+        let shares = share_equally(&vec![samples; self.queues.len()], samples, self.first_turn + 1);
+        let behind = |(partition, queue): (usize, &PartitionQueue)| {
+            let own = batch.iter().filter(|range| range.partition as usize == partition);
+            own.map(|range| range.first_offset + range.count).max().unwrap_or(queue.position())
+        };
+        Outlook::new(shares.into_iter().zip(self.queues.iter().enumerate().map(behind)))
     }
 
     /// The step that trained `ranges` has committed. Returns the slots that are free again. Nothing changes on an error.

@@ -12,6 +12,7 @@
 //! | [`agree`] | what all ranks do next: step, wait or stop |
 //! | [`weights`], [`learning_rate`] | aggregation weights, the step's learning rate |
 //! | [`partition_queue`], [`device_stream`], [`ledger`] | which samples are trained, in which order, and that none is unaccounted for |
+//! | [`outlook`] | which sample is expected in which row of the coming batch |
 //! | [`schedule`], [`rates`] | what a simulated stream sends; the papers' rate sets |
 //! | [`augment`] | the random crop and flip of one sample |
 //! | [`exchange_plan`] | buckets, owner ranges, the order of addition |
@@ -32,6 +33,7 @@ pub mod ewma;
 pub mod exchange_plan;
 pub mod learning_rate;
 pub mod ledger;
+pub mod outlook;
 pub mod partition_queue;
 pub mod random;
 pub mod rate;

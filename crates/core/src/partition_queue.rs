@@ -242,6 +242,19 @@ impl PartitionQueue {
         }
     }
 
+    /// Offset and slot of each sample, in training order.
+    pub fn waiting(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let mut next = self.position;
+        self.entries.iter().filter_map(move |entry| {
+            let offset = next;
+            next += entry.offsets();
+            match entry {
+                Entry::Sample(sample) => Some((offset, sample.slot)),
+                Entry::Skip(..) => None,
+            }
+        })
+    }
+
     /// Appends the oldest `count` samples to `slots` and `ranges`, removing nothing.
     pub(crate) fn peek(
         &self,

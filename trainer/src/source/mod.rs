@@ -15,6 +15,7 @@ mod checkpoint;
 mod error;
 mod ingest;
 mod poller;
+mod reader;
 mod settings;
 mod state;
 
@@ -28,11 +29,13 @@ use std::time::{Duration, Instant};
 use scadles_api::{Ledger, PartitionPosition};
 use scadles_core::batch::StreamView;
 use scadles_core::device_stream::{BatchRange, DeviceStream};
+use scadles_core::outlook::Outlook;
 use scadles_core::partition_queue::PartitionQueue;
 use scadles_kafka::{ConsumerOptions, OffsetWatcher, StreamConsumer};
 
 pub use checkpoint::StreamCheckpoint;
 pub use error::SourceError;
+pub use reader::{Chunk, Reader};
 pub use settings::{SourceSettings, Start};
 pub use state::SourceStatus;
 
@@ -148,6 +151,16 @@ impl Source {
             payload: state.arena.payload(*slot),
         });
         read(&mut samples)
+    }
+
+    /// What the batch after `peeked`, which is not committed yet, is expected to hold.
+    pub fn outlook(&self, peeked: &Peeked) -> Outlook {
+        self.shared.lock().stream.outlook(&peeked.ranges)
+    }
+
+    /// A way to the waiting samples for another thread. It may outlive the source: then nothing new arrives.
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared))
     }
 
     /// The step that trained `peeked` has committed: its samples leave the buffer, positions move on.

@@ -25,8 +25,8 @@ use super::{
     watchdog::Watchdog,
 };
 use crate::{
-    batch::BatchAssembler,
     channel::{Hello, HubSettings, Member, serve_hub},
+    decode_ahead::{BatchBuffers, SampleMaker},
     engine::{Communicator, GlooEngine, InProcess},
     exchange::DenseExchange,
     source::{Source, SourceSettings},
@@ -75,10 +75,12 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         position: attempt.rank,
         world_size: attempt.devices.len(),
         clock: BatchClock::new(job.stream.batch, job.stream.batch_bounds),
-        assembler: BatchAssembler::new(
+        batches: BatchBuffers::new(
             &job.model,
             &job.stream.transform,
+            SampleMaker::of_worker(&context.config),
             job.stream.batch_bounds.max.max(fixed_size(job)) as usize,
+            source.reader(),
         )?,
         hash: Some(learner.parameter_hash()?),
         exchange: DenseExchange::new(learner.flat(), attempt.devices.len()),

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::decode_ahead::DecodeCounts;
+
 /// Names the folder into which each worker writes `<device>.json`; without it nothing is measured.
 pub(super) const VARIABLE: &str = "SCADLES_PHASE_TIMES";
 const PHASES: usize = 5;
@@ -25,12 +27,16 @@ pub(super) enum StepPhase {
     Evaluation,
 }
 
-/// Seconds of one step, in the order of [`StepPhase`].
+/// Seconds of one step, in the order of [`StepPhase`], and samples by where they were decoded.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Spent {
     thread_cpu_seconds: [f64; PHASES],
     wall_seconds: [f64; PHASES],
+    /// By the thread beside this one, while the step before computed and exchanged and this one's window ran.
+    decoded_ahead: u64,
+    /// By this thread, in `Own`.
+    decoded_late: u64,
 }
 
 /// The file's content: all steps of one rank.
@@ -71,6 +77,12 @@ impl PhaseTimes {
         self.step.thread_cpu_seconds[self.phase as usize] += now.0 - self.began.0;
         self.step.wall_seconds[self.phase as usize] += now.1 - self.began.1;
         (self.phase, self.began) = (phase, now);
+    }
+
+    /// The step's batch is fixed and decoded.
+    pub(super) fn decoded(&mut self, counts: DecodeCounts) {
+        self.step.decoded_ahead += counts.ahead;
+        self.step.decoded_late += counts.late;
     }
 
     /// A step is over, with all that belongs to it.

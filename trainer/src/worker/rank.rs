@@ -11,7 +11,6 @@ use scadles_api::{
 };
 use scadles_core::{
     agree::{GlobalState, StepAgreement, StepPlan, StepReport, StopReason},
-    augment::{SampleIdentity, augmentation},
     batch::{BatchClock, Readiness, StepTiming},
     buffer_state::{BufferStateTracker, BufferView},
     evaluate::{EvaluationCounts, PrequentialAccuracy},
@@ -26,9 +25,9 @@ use super::{
     watchdog::{Watchdog, Watched},
 };
 use crate::{
-    batch::{BatchAssembler, SampleRef},
     channel::Member,
     checkpoint::DeviceTotals,
+    decode_ahead::BatchBuffers,
     endpoint::Shared,
     engine::Communicator,
     evaluate::{Evaluator, Shard},
@@ -63,7 +62,7 @@ pub(super) struct Rank {
     pub(super) last_commit: Instant,
     pub(super) clock: BatchClock,
     pub(super) source: Source,
-    pub(super) assembler: BatchAssembler<f32>,
+    pub(super) batches: BatchBuffers,
     pub(super) learner: Learner<f32>,
     pub(super) momentum: SgdState<f32>,
     pub(super) exchange: DenseExchange,
@@ -252,27 +251,17 @@ impl Rank {
         }
     }
 
-    /// Gathers, decodes and augments the batch while the others are not ready yet.
+    /// Decodes what is still missing of the batch while the others are not ready yet.
     fn assemble(&mut self, peeked: &Peeked) -> Result<(), Failure> {
-        let Self { config, state, source, assembler, .. } = self;
-        let (job, transform) = (&config.job, &config.job.stream.transform);
-        let epoch = state.samples / job.training.epoch_samples.max(1);
-        source.with_samples(peeked, |samples| {
-            assembler.assemble(samples.map(|sample| {
-                let identity = SampleIdentity {
-                    device: config.device_index as u64,
-                    partition: sample.partition,
-                    offset: sample.offset,
-                    epoch,
-                };
-                let (padding, flip) = (transform.random_crop_padding, transform.horizontal_flip);
-                SampleRef {
-                    payload: sample.payload,
-                    augmentation: augmentation(job.training.seed, identity, padding, flip),
-                }
-            }))?;
-            Ok(())
-        })
+        let epoch = self.epoch_after(self.state.samples);
+        let counts = self.batches.assemble(&self.source, peeked, epoch)?;
+        self.times.decoded(counts);
+        Ok(())
+    }
+
+    /// The epoch of a step that begins when `samples` are trained.
+    fn epoch_after(&self, samples: u64) -> u64 {
+        samples / self.config.job.training.epoch_samples.max(1)
     }
 
     /// One step: compute, combine, apply. Nothing advances before all gradients have arrived.
@@ -280,10 +269,14 @@ impl Rank {
         let wait_seconds = agreed.at.duration_since(self.last_commit).as_secs_f64();
         let began = Instant::now();
         self.watch_own("compute");
-        let batch =
-            if agreed.peeked.samples() == 0 { self.assembler.assemble([])? } else { self.assembler.batch() };
+        if agreed.peeked.samples() == 0 {
+            self.batches.clear()?;
+        }
+        let next_epoch = self.epoch_after(agreed.agreement.next.samples);
+        self.batches.decode_behind(&self.source, &agreed.peeked, next_epoch)?;
         let micro_batch = self.config.job.training.micro_batch as usize;
         self.times.enter(StepPhase::Compute);
+        let batch = self.batches.batch();
         let statistics = self.learner.contribute(batch, plan.loss_scales[self.position], micro_batch)?;
         let compute_seconds = agreed.at.elapsed().as_secs_f64();
         self.times.enter(StepPhase::Exchange);
