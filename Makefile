@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test bench lint docs smoke images kind-load manifests ci clean
+.PHONY: help setup build run test bench lint docs smoke images kind-load e2e-smoke e2e bench-operator manifests ci clean
 
 # The job of `make run`; ARGS are further arguments of `scadles run`.
 JOB ?= manifests/examples/quickstart-local.yaml
@@ -12,8 +12,8 @@ CLUSTER ?= scadles
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
-		printf '  make %-9s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while IFS=$$'\t' read -r target text; do \
+		printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 setup: ## install what the build needs: system packages (root), libtorch, the data sets
 	@scripts/setup.sh
@@ -46,6 +46,16 @@ images: setup ## build the container images of operator, trainer and data
 
 kind-load: images ## load them into the kind cluster CLUSTER
 	scripts/images.sh --names | xargs kind load docker-image --name $(CLUSTER)
+
+e2e-smoke: images ## what the README types, on a kind cluster of its own, with faults: about ten minutes
+	scripts/e2e.sh smoke
+
+e2e: images ## all end-to-end tests on a kind cluster of its own: up to an hour
+	scripts/e2e.sh all
+
+bench-operator: ## what the operator costs and how quick it is, on a kind cluster of its own; optimised programs
+	PROFILE=release scripts/images.sh
+	scripts/e2e.sh bench
 
 manifests: setup ## write crds/, the chart's copy and manifests/install.yaml anew
 	cargo run --quiet -p scadles-api --features crd --bin crdgen -- .

@@ -71,7 +71,7 @@ jobs_of() { python3 scripts/bench/jobs.py "$programs/scadles" "$out" "$@"; }
 
 say "run folders: $out"
 # One choice of packages for all builds: another would build the dependencies with other features, and so again.
-packages=(--release -p scadles -p scadles-trainer -p scadles-kafka -p torch-ext)
+packages=(--release --workspace)
 cargo build --quiet "${packages[@]}" --bins --examples || exit
 rustc --version | sed 's/^/       /'
 printf '       %s cores, load %s\n' "$(nproc)" "$(cut -d' ' -f1-3 /proc/loadavg)"

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CI=${CI:-true}
 
-stages=(setup lint build test docs smoke)
+stages=(setup lint build test docs smoke e2e-smoke)
 times=()
 for stage in "${stages[@]}"; do
     printf '\n==> %s\n' "$stage"

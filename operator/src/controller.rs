@@ -85,8 +85,8 @@ pub fn run(
     (cache, passes)
 }
 
-/// One pass.
-async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+/// One pass over an object, as the loop makes it; a test makes passes one by one.
+pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let _timer = context.metrics.pass();
     let object = match &guarded.0 {
         Ok(object) => Arc::new(object.clone()),
@@ -118,7 +118,11 @@ async fn pass(
         Err(_) if object.metadata.deletion_timestamp.is_some() => {
             return cleanup::let_go(&object, context).await;
         }
-        Err(mistakes) => return report::mistakes(&object, &mistakes, memory, context).await,
+        Err(mistakes) => {
+            report::mistakes(&object, &mistakes, memory, context).await?;
+            let alone = !observe::keep_company(&object, &uid, context).await;
+            return Ok(if alone { Action::await_change() } else { Action::requeue(STEADY) });
+        }
     };
     if object.metadata.deletion_timestamp.is_some() {
         return cleanup::before_deletion(&prepared, context).await;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Where every sample of one device went, counted from the recorded start position of its stream
 /// (algorithms.md §3). Invariant: [`Ledger::is_balanced`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Ledger {
     /// Records that reached the stream: growth of the end offsets, transaction markers left out.

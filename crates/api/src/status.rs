@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BufferState, CheckpointRef};
+use crate::{BufferState, CheckpointRef, Ledger};
 
 /// Most devices with a row of their own; counts by state cover all.
 pub const MOST_DEVICE_ROWS: usize = 64;
@@ -62,6 +62,10 @@ pub struct ScadlesJobStatus {
     /// Devices whose stream the group waits for.
     #[serde(default)]
     pub starved: u32,
+    /// What became of every sample, of all devices, restarts included:
+    /// arrived = trained + buffered + dropped + rejected + lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<Ledger>,
     /// Last durable checkpoint: what the next attempt loads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointRef>,

@@ -12,8 +12,8 @@ use std::{
 };
 
 use scadles_api::{
-    BufferState, Progress, ScadlesJobStatus,
-    progress::Accuracy,
+    BufferState, Ledger, Progress, ScadlesJobStatus,
+    progress::LastWords,
     status::{
         DeviceStatus, EvaluationStatus, FailureStatus, JobState, MOST_DEVICE_ROWS, MOST_FAILURES,
         ResolvedStatus, ResultStatus,
@@ -79,12 +79,8 @@ pub struct Facts<'a> {
     pub resolved: &'a ResolvedStatus,
     /// Where the model lies when it is done.
     pub result_uri: &'a str,
-    /// What is known of the final accuracy and model, from rank 0's last words.
-    pub accuracy: Option<&'a Accuracy>,
-    /// SHA-256 of the model, from rank 0's last words.
-    pub model_sha256: Option<&'a str>,
-    /// Hash of the parameters, from rank 0's last words.
-    pub parameter_hash: Option<&'a str>,
+    /// What rank 0 said when it ended: the final accuracy, account and model.
+    pub last_words: Option<&'a LastWords>,
 }
 
 /// The status of a job that can run.
@@ -112,6 +108,7 @@ pub fn status(previous: &ScadlesJobStatus, facts: &Facts<'_>) -> ScadlesJobStatu
         supervision: Some(memory(supervision)),
         result: result(previous, facts, state),
         evaluation: evaluation(facts).or_else(|| previous.evaluation.clone()),
+        ledger: ledger(facts).or(previous.ledger),
         ..previous.clone()
     };
     if let Some(progress) = progress {
@@ -236,12 +233,18 @@ fn failures(previous: &ScadlesJobStatus, facts: &Facts<'_>) -> Vec<FailureStatus
     failures
 }
 
+/// The account of all devices together, as rank 0 has it.
+fn ledger(facts: &Facts<'_>) -> Option<Ledger> {
+    let running = |progress: &Progress| progress.devices.iter().map(|device| device.ledger).sum();
+    facts.last_words.and_then(|words| words.ledger).or_else(|| facts.progress.map(running))
+}
+
 fn evaluation(facts: &Facts<'_>) -> Option<EvaluationStatus> {
     let of = |step, pictures, top_k: &[scadles_api::progress::TopK]| {
         let top_1 = top_k.iter().find(|entry| entry.accuracy_k == 1)?;
         Some(EvaluationStatus { step, pictures, top1_percent: percent(top_1.share) })
     };
-    if let Some(accuracy) = facts.accuracy {
+    if let Some(accuracy) = facts.last_words.and_then(|words| words.accuracy.as_ref()) {
         return of(accuracy.step, accuracy.pictures, &accuracy.top_k);
     }
     let evaluation = facts.progress?.evaluation.as_ref()?;
@@ -252,13 +255,18 @@ fn result(previous: &ScadlesJobStatus, facts: &Facts<'_>, state: JobState) -> Op
     if state != JobState::Complete {
         return previous.result.clone();
     }
-    let earlier = previous.result.as_ref();
-    let kept =
-        |fresh: Option<&str>, earlier: Option<&String>| fresh.map(str::to_owned).or_else(|| earlier.cloned());
+    let (earlier, words) = (previous.result.as_ref(), facts.last_words);
+    let kept = |fresh: Option<&String>, earlier: Option<&String>| fresh.or(earlier).cloned();
     Some(ResultStatus {
         uri: facts.result_uri.to_owned(),
-        sha256: kept(facts.model_sha256, earlier.and_then(|it| it.sha256.as_ref())),
-        parameter_hash: kept(facts.parameter_hash, earlier.and_then(|it| it.parameter_hash.as_ref())),
+        sha256: kept(
+            words.and_then(|it| it.model_sha256.as_ref()),
+            earlier.and_then(|it| it.sha256.as_ref()),
+        ),
+        parameter_hash: kept(
+            words.and_then(|it| it.parameter_hash.as_ref()),
+            earlier.and_then(|it| it.parameter_hash.as_ref()),
+        ),
         top1_percent: evaluation(facts)
             .map(|evaluation| evaluation.top1_percent)
             .or_else(|| earlier.and_then(|it| it.top1_percent)),

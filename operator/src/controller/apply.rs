@@ -12,7 +12,7 @@ use kube::{
 };
 use scadles_api::{attempt::StopRequest, job::CleanPods, names::labels};
 use scadles_control::{
-    decide::{Action, Decision, JobPhase, ProcessState},
+    decide::{Action, Decision, JobPhase, ProcessState, Supervision},
     status::PodTrouble,
 };
 use scadles_worker_client::WorkerClient;
@@ -66,7 +66,7 @@ pub async fn carry_out(
             Action::Finish(_) => {}
         }
     }
-    keep_producer(prepared, seen, &decision.next.phase, memory, context).await?;
+    keep_producer(prepared, seen, &decision.next, memory, context).await?;
     clean(prepared, seen, decision, context).await
 }
 
@@ -210,8 +210,11 @@ async fn kill(
 }
 
 fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    matches!(phase_of(pod), Some("Succeeded" | "Failed"))
+}
+
+fn phase_of(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref())
 }
 
 /// Deletes this very pod, not one of the same name that came after it.
@@ -260,17 +263,18 @@ async fn call(
 async fn keep_producer(
     prepared: &Prepared,
     seen: &Seen,
-    phase: &JobPhase,
+    next: &Supervision,
     memory: &mut Memory,
     context: &Context,
 ) -> Result<(), Error> {
-    let wanted = prepared.plan.producer.is_some() && !matches!(phase, JobPhase::Waiting | JobPhase::Done(_));
-    let was_begun = memory.applied.is_some() || seen.producer.is_some();
-    if !wanted || !was_begun {
+    let is_time = next.attempt > 0 && !matches!(next.phase, JobPhase::Waiting | JobPhase::Done(_));
+    if prepared.plan.producer.is_none() || !is_time {
         return Ok(());
     }
     match &seen.producer {
         None if memory.producer_not_before.is_none_or(|at| Instant::now() >= at) => {
+            // An operator that was stopped after it had made the trainers starts none, but their producer is missing.
+            apply_shared(prepared, memory, context).await?;
             create_pod(&build::producer(prepared), prepared, context).await?;
             // The cache shows it in a moment; until then it is not made again.
             memory.producer_not_before = Some(Instant::now() + PRODUCER_PAUSE);
@@ -289,6 +293,9 @@ async fn keep_producer(
     Ok(())
 }
 
+/// Workers of a job that has ended end by themselves: so long, in seconds, none is deleted for still running.
+const OWN_END_SECONDS: f64 = 30.0;
+
 /// Pods of earlier attempts once the next one runs, and what `cleanPods` says at the end.
 async fn clean(
     prepared: &Prepared,
@@ -298,10 +305,14 @@ async fn clean(
 ) -> Result<(), Error> {
     let done = matches!(decision.next.phase, JobPhase::Done(_));
     let policy = prepared.job.clean_pods;
+    let is_ending = |pod: &Pod| {
+        phase_of(pod) == Some("Running") && seen.now - decision.next.phase_since < OWN_END_SECONDS
+    };
     let goes = |pod: &Pod| {
         let old = super::observe::attempt_of(pod) < decision.next.attempt;
         if done {
-            policy == CleanPods::All || (policy == CleanPods::Running && !is_over(pod))
+            let asked = policy == CleanPods::All || (policy == CleanPods::Running && !is_over(pod));
+            asked && !is_ending(pod)
         } else {
             old && is_over(pod)
         }

@@ -14,6 +14,8 @@ use crate::{context::Context, error::Error};
 
 /// Held only by jobs whose topics go with them.
 const FINALIZER: &str = "scadles.io/topics";
+/// How often a job that has ended is looked at: a worker may hang, an event be lost.
+const LOOK: Duration = Duration::from_mins(1);
 
 /// Puts the finalizer on a job that needs it, and takes it from one that does not any more.
 pub async fn hold(prepared: &Prepared, context: &Context) -> Result<(), Error> {
@@ -59,23 +61,24 @@ async fn set_finalizer(object: &ScadlesJobObject, held: bool, context: &Context)
         "resourceVersion": object.resource_version(),
     }});
     context.metrics.call("patch", "ScadlesJob");
-    jobs(object, context)
-        .patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-        .map_err(Error::api("set the finalizer"))?;
-    // The object as we have it is behind now.
-    Err(Error::Conflict)
+    let name = object.name_any();
+    match jobs(object, context).patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        // The object as we have it is behind now; or it was let go before, and is gone.
+        Ok(_) => Err(Error::Conflict),
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(Error::Conflict),
+        Err(error) => Err(Error::api("set the finalizer")(error)),
+    }
 }
 
 /// A job that has ended: deleted when its time has come, else left alone.
 pub async fn after_the_end(prepared: &Prepared, context: &Context) -> Result<Action, Error> {
     let Some(ttl_seconds) = prepared.job.ttl_seconds else {
-        return Ok(Action::requeue(Duration::from_mins(1)));
+        return Ok(Action::requeue(LOOK));
     };
     let Some(finished) = finished_at(prepared) else { return Ok(Action::requeue(Duration::from_secs(1))) };
     let left = finished + ttl_seconds as f64 - (context.clock)();
     if left > 0.0 {
-        return Ok(Action::requeue(Duration::from_secs_f64(left.min(3600.0))));
+        return Ok(Action::requeue(Duration::from_secs_f64(left.min(LOOK.as_secs_f64()))));
     }
     context.metrics.call("delete", "ScadlesJob");
     match jobs(&prepared.object, context).delete(&prepared.object.name_any(), &DeleteParams::default()).await

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
-use scadles_api::{ExitCode, LastWords, Progress, names::labels};
+use scadles_api::{ExitCode, LastWords, Progress, crd::ScadlesJobObject, names::labels};
 use scadles_control::{
     decide::{JobPhase, Observation, ProcessState, Supervision, UserRequest, WorkerObservation},
     status::{EndedPod, PodTrouble},
@@ -39,7 +39,7 @@ pub struct Seen {
 
 /// Looks at everything.
 pub async fn observe(prepared: &Prepared, memory: &mut Memory, context: &Context) -> Seen {
-    let (trainers, producer) = pods_of(prepared, context);
+    let (trainers, producer) = pods_of(prepared.namespace(), &prepared.uid, context);
     let supervision = supervision(prepared, &trainers, memory, (context.clock)());
     let now = (context.clock)().max(supervision.phase_since);
     let newest = newest_per_device(prepared, &trainers);
@@ -81,10 +81,10 @@ pub async fn observe(prepared: &Prepared, memory: &mut Memory, context: &Context
 }
 
 /// The job's pods, by the UID in their labels: those of an earlier job of the same name are not its own.
-fn pods_of(prepared: &Prepared, context: &Context) -> (Vec<Pod>, Option<Pod>) {
+fn pods_of(namespace: &str, uid: &str, context: &Context) -> (Vec<Pod>, Option<Pod>) {
     let own = |pod: &Pod| {
-        pod.namespace().as_deref() == Some(prepared.namespace())
-            && pod.labels().get(labels::JOB_UID).is_some_and(|uid| *uid == prepared.uid)
+        pod.namespace().as_deref() == Some(namespace)
+            && pod.labels().get(labels::JOB_UID).is_some_and(|of| of == uid)
     };
     let pods = context.pods.state();
     let mut own = pods.iter().filter(|pod| own(pod)).map(|pod| pod.as_ref().clone()).collect::<Vec<_>>();
@@ -204,6 +204,19 @@ async fn poll(
             memory.progress = Some((progress, Instant::now()));
         }
     }
+}
+
+/// Speaks to the workers of a job that an edit made invalid: what runs goes on, and must not take its supervisor for lost.
+/// Whether there were any.
+pub async fn keep_company(object: &ScadlesJobObject, uid: &str, context: &Context) -> bool {
+    let (trainers, _) = pods_of(&object.namespace().unwrap_or_default(), uid, context);
+    let token = super::build::token(&context.settings.key, uid);
+    let asked = trainers.iter().filter_map(|pod| {
+        let ProcessState::Listening(listening) = process(pod, &context.address) else { return None };
+        let client = WorkerClient::new(&token);
+        Some(tokio::task::spawn_blocking(move || client.progress(&listening.endpoint)))
+    });
+    !futures_util::future::join_all(asked).await.is_empty()
 }
 
 fn ended(prepared: &Prepared, newest: &[Option<&Pod>], attempt: u32) -> Vec<EndedPod> {

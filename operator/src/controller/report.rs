@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 use kube::{
     Api, Resource, ResourceExt,
     api::PostParams,
-    runtime::{
-        controller::Action,
-        events::{Event, EventType},
-    },
+    runtime::events::{Event, EventType},
 };
 use scadles_api::{
     ScadlesJobStatus,
@@ -41,7 +38,6 @@ pub async fn write(
     let previous = prepared.object.status.clone().unwrap_or_default();
     let resolved = resolved(prepared, &previous, &seen.supervision, &decision.next);
     let uri = build::result_uri(prepared);
-    let words = seen.last_words.as_ref();
     let mut fresh = status(
         &previous,
         &Facts {
@@ -56,9 +52,7 @@ pub async fn write(
             ended: &seen.ended,
             resolved: &resolved,
             result_uri: &uri,
-            accuracy: words.and_then(|words| words.accuracy.as_ref()),
-            model_sha256: words.and_then(|words| words.model_sha256.as_deref()),
-            parameter_hash: words.and_then(|words| words.parameter_hash.as_deref()),
+            last_words: seen.last_words.as_ref(),
         },
     );
     context.metrics.job(prepared, &fresh, seen.observation.progress.as_ref());
@@ -135,14 +129,14 @@ pub async fn mistakes(
     mistakes: &Mistakes,
     memory: &mut Memory,
     context: &Context,
-) -> Result<Action, Error> {
+) -> Result<(), Error> {
     let previous = object.status.clone().unwrap_or_default();
     let fresh = invalid(&previous, object.metadata.generation, mistakes, (context.clock)());
     if worth_writing(&previous, &fresh) == Worth::State {
         store(object, fresh.clone(), memory, context).await?;
         publish(object, context, EventType::Warning, "InvalidSpec", &fresh.message).await;
     }
-    Ok(Action::await_change())
+    Ok(())
 }
 
 /// Events come at changes of state, after the write: a write that was refused tells nothing twice.
@@ -174,6 +168,8 @@ pub async fn event(prepared: &Prepared, context: &Context, kind: EventType, reas
 const LONGEST_NOTE: usize = 1000;
 
 async fn publish(object: &ScadlesJobObject, context: &Context, kind: EventType, reason: &str, note: &str) {
+    let (namespace, job) = (object.namespace().unwrap_or_default(), object.name_any());
+    tracing::info!(namespace, job, reason, "{note}");
     let event = Event {
         type_: kind,
         reason: reason.to_owned(),

@@ -6,7 +6,7 @@ use scadles_api::{
     BufferState, CheckpointRef, DeviceProgress, ExitCode, Ledger, Phase, Progress, ScadlesJob,
     attempt::Listening,
     crd::ScadlesJobObject,
-    progress::{Accuracy, TopK},
+    progress::{Accuracy, LastWords, TopK},
     report::AttemptReport,
     status::ResolvedStatus,
 };
@@ -71,7 +71,7 @@ struct World {
     broker: BrokerState,
     troubles: Vec<PodTrouble>,
     ended: Vec<EndedPod>,
-    accuracy: Option<Accuracy>,
+    last_words: Option<LastWords>,
     listening: usize,
     pods: Option<Vec<Pod>>,
     events: Vec<Event>,
@@ -116,7 +116,7 @@ impl World {
             broker: BrokerState::Ready,
             troubles: vec![],
             ended: vec![],
-            accuracy: None,
+            last_words: None,
             listening: 4,
             pods: Some(vec![]),
             events: vec![],
@@ -198,9 +198,7 @@ impl World {
             ended: &self.ended,
             resolved: &resolved,
             result_uri: "claim://results/u-1",
-            accuracy: self.accuracy.as_ref(),
-            model_sha256: None,
-            parameter_hash: None,
+            last_words: self.last_words.as_ref(),
         };
         let mut status = status::status(&ScadlesJobStatus::default(), &facts);
         status.heartbeat_at = Some(BEGAN.to_owned());
@@ -300,7 +298,8 @@ fn expect_wrong(answer: &Answer, sentence: &str) {
 fn a_complete_job() {
     let mut world = World::done(ExitCode::Completed, "complete after 214 steps", "");
     let top_k = vec![TopK { accuracy_k: 1, share: 0.8312 }];
-    world.accuracy = Some(Accuracy { step: 214, pictures: 10_000, top_k });
+    let accuracy = Some(Accuracy { step: 214, pictures: 10_000, top_k });
+    world.last_words = Some(LastWords { accuracy, ..LastWords::new(ExitCode::Completed, "complete") });
     expect_fine(
         &world.why(),
         "nothing is wrong: it is complete after 214 steps and 29 104 samples, Top-1 83.1 %; bring the model here with: \

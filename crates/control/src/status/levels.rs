@@ -70,6 +70,7 @@ fn without_counters(status: &ScadlesJobStatus) -> ScadlesJobStatus {
     status.samples = 0;
     status.epoch = 0.0;
     status.loss = None;
+    status.ledger = None;
     status.heartbeat_at = None;
     for row in &mut status.devices {
         row.dropped = 0;

@@ -47,7 +47,6 @@ impl World {
     }
 
     fn status_after(&self, previous: &ScadlesJobStatus) -> ScadlesJobStatus {
-        let words = self.words.as_ref();
         status(
             previous,
             &Facts {
@@ -62,9 +61,7 @@ impl World {
                 ended: &self.ended,
                 resolved: &resolved(),
                 result_uri: "claim://results/u",
-                accuracy: words.and_then(|words| words.accuracy.as_ref()),
-                model_sha256: words.and_then(|words| words.model_sha256.as_deref()),
-                parameter_hash: words.and_then(|words| words.parameter_hash.as_deref()),
+                last_words: self.words.as_ref(),
             },
         )
     }
@@ -198,22 +195,35 @@ fn the_result_of_a_job_that_completed_unseen_comes_from_the_last_words() {
     let mut world = World::done(ExitCode::Completed);
     world.progress = None;
     world.words = Some(LastWords {
-        accuracy: Some(Accuracy {
+        accuracy: Some(scadles_api::progress::Accuracy {
             step: 300,
             pictures: 10_000,
             top_k: vec![scadles_api::progress::TopK { accuracy_k: 1, share: 0.734 }],
         }),
         model_sha256: Some("ab".to_owned()),
         parameter_hash: Some("cd".to_owned()),
+        ledger: Some(Ledger { arrived: 9, trained: 7, buffered: 2, ..Ledger::default() }),
         ..LastWords::new(ExitCode::Completed, "done")
     });
     let shown = world.status();
     let result = shown.result.clone().unwrap();
     assert_eq!((result.uri.as_str(), result.top1_percent), ("claim://results/u", Some(73.4)));
     assert_eq!((result.sha256.as_deref(), result.parameter_hash.as_deref()), (Some("ab"), Some("cd")));
+    assert_eq!(shown.ledger.map(|ledger| (ledger.arrived, ledger.trained)), Some((9, 7)));
     // The pod is gone by the next look; what it said stays.
     world.words = None;
-    assert_eq!(world.status_after(&shown).result, shown.result);
+    let later = world.status_after(&shown);
+    assert_eq!((later.result, later.ledger), (shown.result, shown.ledger));
+}
+
+#[test]
+fn the_account_of_all_devices_is_a_counter() {
+    let mut world = World::training();
+    let shown = world.status();
+    let expected: Ledger = world.progress.iter().flat_map(|it| &it.devices).map(|it| it.ledger).sum();
+    assert_eq!(shown.ledger, Some(expected));
+    world.progress.as_mut().unwrap().devices[0].ledger.trained += 1;
+    assert_eq!(worth_writing(&shown, &world.status_after(&shown)), Worth::Counters);
 }
 
 #[test]
