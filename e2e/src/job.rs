@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use kube::api::{Patch, PatchParams, PostParams};
 use scadles_api::{
     crd::ScadlesJobObject,
-    status::{Condition, DeviceStatus, JobState, ScadlesJobStatus},
+    status::{DeviceStatus, JobState, ScadlesJobStatus},
 };
 use serde_json::{Value, json};
 
@@ -109,11 +109,6 @@ impl Scenario {
 /// The status, empty before there is one.
 pub fn status(job: &ScadlesJobObject) -> ScadlesJobStatus {
     job.status.clone().unwrap_or_default()
-}
-
-/// A condition by its type.
-pub fn condition<'a>(status: &'a ScadlesJobStatus, kind: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.kind == kind)
 }
 
 /// The row of a device.

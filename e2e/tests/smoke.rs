@@ -18,7 +18,7 @@ use scadles_api::{
 };
 use scadles_e2e::{
     Scenario, broker,
-    job::{LIFE, START, condition, device, merge, small, status},
+    job::{LIFE, START, device, merge, small, status},
     operator, pods,
     program::{root, say, type_line, type_line_within},
     readme::line_of,
@@ -181,7 +181,7 @@ fn slow_and_silent_streams_are_told_apart_and_the_namespace_goes_without_its_bro
         });
         scenario.submit(small("streams", &servers, &streams)).await?;
         let ready = |status: &scadles_api::ScadlesJobStatus| {
-            condition(status, "TopicsReady").is_some_and(|condition| condition.status == "True")
+            status.condition("TopicsReady").is_some_and(|condition| condition.status == "True")
         };
         scenario.until_status("streams", "the topics are there", START, ready).await?;
         send(scenario, "sender", &servers, &[("quick", 60.0), ("slow", 3.0)]).await?;
@@ -214,7 +214,7 @@ async fn one_falls_silent(scenario: &Scenario) -> Result<()> {
             row.is_some_and(|row| row.silent_since.is_none())
         };
         let silent = fading.is_some_and(|row| row.silent_since.is_some());
-        let says_so = condition(status, "StreamsHealthy").is_some_and(|condition| {
+        let says_so = status.condition("StreamsHealthy").is_some_and(|condition| {
             condition.reason == "StreamSilent" && condition.message.ends_with(": fading")
         });
         flows(quick) && flows(slow) && silent && says_so

@@ -93,11 +93,13 @@ pub struct TopicsMemory {
 }
 
 impl TopicsMemory {
-    /// Starts a look if one is due, takes in one that has ended, and says how things stand.
+    /// Starts a look if one is due, takes in one that has ended, and says how things stand. `were_ready`: the status says
+    /// so, which holds until a look has ended.
     pub async fn look(
         &mut self,
         topics: &dyn Topics,
         wanted: impl FnOnce() -> TopicsWanted,
+        were_ready: bool,
         now: f64,
     ) -> BrokerState {
         if self.work.as_ref().is_some_and(JoinHandle::is_finished)
@@ -115,19 +117,16 @@ impl TopicsMemory {
         if due && self.work.is_none() {
             self.work = Some(topics.reconcile(wanted()));
         }
-        match &self.outcome {
-            Some((Ok(_), _)) => {
-                self.waiting_since = None;
-                BrokerState::Ready
-            }
-            other => {
-                let problem = match other {
-                    Some((Err(problem), _)) => problem.clone(),
-                    _ => "its topics are being looked at".to_owned(),
-                };
-                BrokerState::Waiting { since: *self.waiting_since.get_or_insert(now), problem }
-            }
-        }
+        let problem = match &self.outcome {
+            Some((Ok(_), _)) => None,
+            Some((Err(problem), _)) => Some(problem.clone()),
+            None => (!were_ready).then(|| "its topics are being looked at".to_owned()),
+        };
+        let Some(problem) = problem else {
+            self.waiting_since = None;
+            return BrokerState::Ready;
+        };
+        BrokerState::Waiting { since: *self.waiting_since.get_or_insert(now), problem }
     }
 
     /// Topics that were there before, with their records: worth telling.
@@ -270,3 +269,6 @@ impl Topics for KafkaTopics {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

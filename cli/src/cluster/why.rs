@@ -94,7 +94,7 @@ impl<'a> Facts<'a> {
 
 /// A condition that does not hold, and says why.
 fn denied<'a>(status: &'a ScadlesJobStatus, kind: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|it| it.kind == kind && it.status == "False" && !it.message.is_empty())
+    status.condition(kind).filter(|it| it.status == "False" && !it.message.is_empty())
 }
 
 /// The first cause.

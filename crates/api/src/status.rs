@@ -101,6 +101,13 @@ pub struct ScadlesJobStatus {
     pub supervision: Option<String>,
 }
 
+impl ScadlesJobStatus {
+    /// A condition by its type.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.kind == kind)
+    }
+}
+
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]

@@ -188,6 +188,10 @@ fn message(facts: &Facts<'_>, state: JobState) -> String {
             let last = facts.supervision.history.last().map_or(facts.reason, |last| last.ended.as_str());
             format!("the group starts anew: {last}")
         }
+        (JobState::Suspended, _, _) => match &facts.supervision.checkpoint {
+            Some(kept) => format!("suspended; checkpoint {} of step {} is kept", kept.name, kept.step),
+            None => "suspended before the first checkpoint".to_owned(),
+        },
         _ => facts.reason.to_owned(),
     }
 }

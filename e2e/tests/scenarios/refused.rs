@@ -13,7 +13,7 @@ use kube::{
 use scadles_api::{crd::ScadlesJobObject, status::JobState};
 use scadles_e2e::{
     Scenario, broker,
-    job::{START, condition, endless, merge, small, status},
+    job::{START, endless, merge, small, status},
     operator, wait,
 };
 use serde_json::{Value, json};
@@ -30,7 +30,8 @@ fn an_image_that_is_not_there_is_told_and_an_edit_helps() {
         let image = "ghcr.io/scadles/no-such-image:0";
         scenario.submit(small("typo", &servers, &json!({"image": image}))).await?;
         let told = |status: &scadles_api::ScadlesJobStatus| {
-            condition(status, "PodsReady")
+            status
+                .condition("PodsReady")
                 .is_some_and(|pods| pods.reason == "ImagePullFailed" && pods.message.contains(image))
         };
         // From the pods' creation, which waits for the topics.
@@ -144,7 +145,7 @@ fn what_only_an_edit_helps_is_said_once_and_runs_after_the_edit() {
         scenario.submit(small("misfit", &servers, &misfit)).await?;
         let job = scenario.until_state("misfit", JobState::Invalid, TOLD).await?;
         ensure!(status(&job).message.contains("spec.producer.dataset.name"), "{}", status(&job).message);
-        let stalled = condition(&status(&job), "Stalled").map(|condition| condition.status.clone());
+        let stalled = status(&job).condition("Stalled").map(|condition| condition.status.clone());
         ensure!(stalled.as_deref() == Some("True"), "only an edit helps: {stalled:?}");
         scenario.edit("misfit", &json!({"producer": {"dataset": {"name": "FashionMnist"}}})).await?;
         scenario.edit("misfit", &endless()).await?;

@@ -296,7 +296,7 @@ async fn keep_producer(
 /// Workers of a job that has ended end by themselves: so long, in seconds, none is deleted for still running.
 const OWN_END_SECONDS: f64 = 30.0;
 
-/// Pods of earlier attempts once the next one runs, and what `cleanPods` says at the end.
+/// Pods of earlier attempts once the next one runs, all of a job at rest, and what `cleanPods` says at the end.
 async fn clean(
     prepared: &Prepared,
     seen: &Seen,
@@ -304,6 +304,7 @@ async fn clean(
     context: &Context,
 ) -> Result<(), Error> {
     let done = matches!(decision.next.phase, JobPhase::Done(_));
+    let resting = matches!(decision.next.phase, JobPhase::Suspended);
     let policy = prepared.job.clean_pods;
     let is_ending = |pod: &Pod| {
         phase_of(pod) == Some("Running") && seen.now - decision.next.phase_since < OWN_END_SECONDS
@@ -314,10 +315,10 @@ async fn clean(
             let asked = policy == CleanPods::All || (policy == CleanPods::Running && !is_over(pod));
             asked && !is_ending(pod)
         } else {
-            old && is_over(pod)
+            (old || resting) && is_over(pod)
         }
     };
-    let old_pods_may_go = done || decision.next.formed_at.is_some();
+    let old_pods_may_go = done || resting || decision.next.formed_at.is_some();
     let trainers = seen.trainers.iter().filter(|pod| old_pods_may_go && goes(pod));
     let producer = seen.producer.iter().filter(|_| done && policy != CleanPods::None);
     for pod in trainers.chain(producer).filter(|pod| pod.metadata.deletion_timestamp.is_none()) {

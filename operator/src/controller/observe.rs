@@ -45,7 +45,10 @@ pub async fn observe(prepared: &Prepared, memory: &mut Memory, context: &Context
     let newest = newest_per_device(prepared, &trainers);
     poll(prepared, &supervision, &newest, memory, context).await;
     let started = supervision.attempt > 0;
-    let broker = memory.topics.look(context.topics.as_ref(), || prepared.topics(started), now).await;
+    let told = prepared.object.status.as_ref().and_then(|status| status.condition("TopicsReady"));
+    let were_ready = told.is_some_and(|condition| condition.status == "True");
+    let wanted = || prepared.topics(started);
+    let broker = memory.topics.look(context.topics.as_ref(), wanted, were_ready, now).await;
     let workers = newest
         .iter()
         .enumerate()
@@ -121,7 +124,7 @@ pub fn attempt_of(pod: &Pod) -> u32 {
     pod.labels().get(labels::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0)
 }
 
-/// In the order of ranks. A pod of an older attempt counts only while it could still act.
+/// In the order of ranks: each device's pod of its highest attempt.
 fn newest_per_device<'a>(prepared: &Prepared, trainers: &'a [Pod]) -> Vec<Option<&'a Pod>> {
     let of = |device: &str| {
         trainers

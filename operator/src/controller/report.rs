@@ -108,7 +108,12 @@ async fn store(
     next.status = Some(status);
     context.metrics.call("update", "ScadlesJob/status");
     let written = api.replace_status(&object.name_any(), &PostParams::default(), &next).await;
-    let written = written.map_err(Error::api("write the status")).inspect_err(|error| {
+    let written = match written {
+        // Gone meanwhile: there is nothing left to write.
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(Error::Conflict),
+        written => written.map_err(Error::api("write the status")),
+    };
+    let written = written.inspect_err(|error| {
         if matches!(error, Error::Conflict) {
             // Somebody else may have written: what we remember is worth no more than the status.
             memory.supervision = None;

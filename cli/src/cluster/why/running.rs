@@ -197,7 +197,7 @@ pub(super) fn fine(facts: &Facts<'_>, status: &ScadlesJobStatus, state: JobState
             history(status)
         ),
         JobState::Starting => {
-            let since = status.conditions.iter().find(|condition| condition.kind == "Ready");
+            let since = status.condition("Ready");
             let age = since.and_then(|condition| facts.age(&condition.last_transition_time));
             let age = age.map_or(String::new(), |age| format!(", for {} now", span(age)));
             format!("nothing is wrong yet: attempt {} starts, {ready} workers ready{age}", status.attempt)

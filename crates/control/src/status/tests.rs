@@ -1,4 +1,6 @@
-use scadles_api::{ExitCode, LastWords, attempt::Listening, report::AttemptReport, status::Condition};
+use scadles_api::{
+    CheckpointRef, ExitCode, LastWords, attempt::Listening, report::AttemptReport, status::Condition,
+};
 
 use super::*;
 use crate::decide::{Outcome, tests::progress};
@@ -284,4 +286,16 @@ fn a_wrong_job_lists_its_mistakes_and_stalls() {
     assert_eq!(holds(&shown, "Stalled"), ("True".to_owned(), "InvalidSpec".to_owned()));
     assert!(shown.message.contains("spec.devices.count"), "{}", shown.message);
     assert_eq!(shown.state, Some(JobState::Invalid));
+}
+
+#[test]
+fn a_job_at_rest_says_which_checkpoint_is_kept() {
+    let mut world = World::training();
+    world.supervision.phase = JobPhase::Suspended;
+    world.supervision.checkpoint = None;
+    assert_eq!(world.status().message, "suspended before the first checkpoint");
+    let name = "0001-00000025".to_owned();
+    let job_uid = "u".to_owned();
+    world.supervision.checkpoint = Some(CheckpointRef { job_uid, name, step: 25, restart_streams: false });
+    assert_eq!(world.status().message, "suspended; checkpoint 0001-00000025 of step 25 is kept");
 }
