@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command},
 };
 
@@ -119,4 +119,30 @@ fn streams_wait_for_the_broker_go_on_over_its_restart_and_from_where_another_pro
     let second: Vec<u64> =
         DEVICES.iter().zip(&first).map(|(device, first)| first + told(line, device)).collect();
     assert_eq!(second, stored(&kafka, settings.name), "{line}");
+}
+
+/// The job on topics that somebody else makes.
+fn external(scratch: &Scratch, settings: &Settings, kafka: &RealKafka) -> PathBuf {
+    let file = job(scratch.path(), settings);
+    let servers = kafka.servers();
+    let text = std::fs::read_to_string(&file).unwrap()
+        + &format!("  kafka: {{bootstrapServers: '{servers}', topics: {{management: External}}}}\n");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn streams_wait_for_topics_that_somebody_else_makes() {
+    let scratch = Scratch::new("produce-topics");
+    let settings = Settings { name: "awaited", ..Settings::default() };
+    let kafka = RealKafka::start().unwrap();
+    let file = external(&scratch, &settings, &kafka);
+    let mut producing = Producing::start(produce(&file, &kafka));
+    assert!(producing.await_line("default.awaited.device-0").contains("waiting, for"));
+    for device in DEVICES {
+        let topic = format!("default.awaited.{device}");
+        kafka.kafka_tool("kafka-topics", &["--create", "--topic", &topic, "--partitions", "1"]).unwrap();
+    }
+    await_growth(&kafka, settings.name, &[0; 3]);
+    producing.end();
 }

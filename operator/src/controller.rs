@@ -137,7 +137,7 @@ async fn pass(
         apply::remember_refusal(memory, prepared.name(), "NameTaken", error.to_string());
     }
     carried_out?;
-    next_pass(&decision.next.phase, &prepared, context).await
+    next_pass(&decision.next.phase, &prepared, &seen, context).await
 }
 
 /// Validates and plans. Mistakes are the user's.
@@ -203,9 +203,16 @@ impl Prepared {
 }
 
 /// When to look again.
-async fn next_pass(phase: &JobPhase, prepared: &Prepared, context: &Context) -> Result<Action, Error> {
+async fn next_pass(
+    phase: &JobPhase,
+    prepared: &Prepared,
+    seen: &observe::Seen,
+    context: &Context,
+) -> Result<Action, Error> {
     match phase {
         JobPhase::Running => Ok(Action::requeue(STEADY)),
+        // The cache of pods may be behind the event that brought us here: the last one to end may be seen only later.
+        JobPhase::Suspended if !seen.trainers.is_empty() => Ok(Action::requeue(STEADY)),
         JobPhase::Suspended => Ok(Action::await_change()),
         JobPhase::Done(_) => cleanup::after_the_end(prepared, context).await,
         _ => Ok(Action::requeue(QUICK)),

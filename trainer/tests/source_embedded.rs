@@ -54,12 +54,13 @@ fn records_that_the_broker_forgot_while_the_buffer_was_full_are_counted_as_lost(
     await_available(&source, 100);
     fill(broker().connection(), &topic, 1, 6000, expected.clone());
     await_that("the loss is seen", || source.ledger().lost > 0);
+    // On a busy machine the end of the stream as it is known may be behind.
+    source.fetch_newest_ends(DEADLINE).unwrap();
     let mut trained = 0;
     while source.view().buffered > 0 {
         await_available(&source, 1);
         trained += step(&source, 64, 1, &mut expected).len() as u64;
     }
-    source.fetch_newest_ends(DEADLINE).unwrap();
     let ledger = source.ledger();
     assert!(ledger.is_balanced());
     assert_eq!((ledger.arrived, ledger.buffered), (6500, 0));

@@ -237,7 +237,7 @@ impl Sender {
     /// Whether broker and topics are there; not if a signal came first.
     fn await_broker(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let mut told: Option<Instant> = None;
+        let mut told: Option<(Instant, String)> = None;
         loop {
             match self.access.look().map_err(|error| Failure::kafka(&error))? {
                 BrokerState::Ready => return Ok(true),
@@ -250,9 +250,12 @@ impl Sender {
                             remedy: "raise spec.runPolicy.startDeadlineSeconds to wait longer".to_owned(),
                         });
                     }
-                    if told.is_none_or(|told| told.elapsed() >= self.line_interval) {
-                        told = Some(Instant::now());
+                    let is_old_news = |(at, last): &(Instant, String)| {
+                        at.elapsed() < self.line_interval && *last == problem
+                    };
+                    if !told.as_ref().is_some_and(is_old_news) {
                         say(format!("waiting, for {} at most: {problem}", span(left.as_secs_f64())));
+                        told = Some((Instant::now(), problem));
                     }
                 }
             }

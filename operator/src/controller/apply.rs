@@ -259,7 +259,8 @@ async fn call(
     }
 }
 
-/// The producer runs from the first attempt to the end, through suspensions; one that ended is made anew.
+/// The producer runs from the first attempt to the end, through suspensions; one that ended, or was made for other
+/// settings, is made anew.
 async fn keep_producer(
     prepared: &Prepared,
     seen: &Seen,
@@ -279,6 +280,7 @@ async fn keep_producer(
             // The cache shows it in a moment; until then it is not made again.
             memory.producer_not_before = Some(Instant::now() + PRODUCER_PAUSE);
         }
+        Some(pod) if pod.metadata.deletion_timestamp.is_some() => {}
         Some(pod) if is_over(pod) => {
             tracing::warn!(
                 namespace = prepared.namespace(),
@@ -288,9 +290,15 @@ async fn keep_producer(
             memory.producer_not_before = Some(Instant::now() + PRODUCER_PAUSE);
             delete(pod, None, prepared, context).await?;
         }
+        Some(pod) if has_other_settings(pod, prepared) => delete(pod, None, prepared, context).await?,
         _ => {}
     }
     Ok(())
+}
+
+/// The job was edited since the producer was made. One that does not say what it was made for is left alone.
+fn has_other_settings(producer: &Pod, prepared: &Prepared) -> bool {
+    producer.labels().get(names::SETTINGS).is_some_and(|hash| *hash != prepared.job.settings_hash)
 }
 
 /// Workers of a job that has ended end by themselves: so long, in seconds, none is deleted for still running.

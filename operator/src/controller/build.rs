@@ -96,6 +96,7 @@ pub fn producer(prepared: &Prepared) -> Pod {
     let mut metadata = metadata(prepared, names::producer_pod(prepared.name(), &prepared.uid));
     if let Some(all) = &mut metadata.labels {
         all.insert(labels::COMPONENT.to_owned(), names::PRODUCER.to_owned());
+        all.insert(names::SETTINGS.to_owned(), prepared.job.settings_hash.clone());
     }
     Pod { metadata, spec: Some(pod::producer(prepared)), ..Pod::default() }
 }

@@ -14,6 +14,9 @@ pub const TRAINER: &str = "trainer";
 /// Component of a producer pod.
 pub const PRODUCER: &str = "producer";
 
+/// Label of a producer pod: hash of the settings that it was made for.
+pub const SETTINGS: &str = "scadles.io/settings";
+
 /// Five characters that tell jobs of the same name apart.
 fn short(uid: &str) -> String {
     format!("{:016x}", XxHash64::oneshot(0, uid.as_bytes()))[..5].to_owned()
