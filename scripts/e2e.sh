@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-cluster=scadles
+cluster=scadles-e2e
 broker=apache/kafka:4.1.2
 target=${CARGO_TARGET_DIR:-target}
 
@@ -38,8 +38,8 @@ cargo test --workspace --no-run "${programs[@]}"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/scadles-e2e.XXXXXX")
 tidy() {
-    rm -rf "$work"
     [ -n "${E2E_KEEP:-}" ] || kind delete cluster --quiet --name $cluster
+    rm -rf "$work"
 }
 trap tidy EXIT
 trap 'exit 130' INT
@@ -66,5 +66,8 @@ fi
 PATH=$(realpath "$target/debug"):$PATH
 export PATH
 begin=$SECONDS
-cargo test --workspace "${programs[@]}" -- --ignored --test-threads=1 --nocapture ${2:+"$2"}
+filter=(--ignored ${2:+"$2"})
+[ -n "$(cargo test --quiet --workspace "${programs[@]}" -- --list "${filter[@]}" | sed -n 's/: test$//p')" ] ||
+    fail "there is no test whose name has '${2:-}'"
+cargo test --workspace "${programs[@]}" -- "${filter[@]}" --test-threads=1 --nocapture
 say "passed in $((SECONDS - begin)) s"

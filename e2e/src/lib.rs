@@ -16,6 +16,8 @@ pub mod wait;
 
 pub use scenario::Scenario;
 
+/// Name of the kind cluster, as in `kind.yaml`.
+pub const CLUSTER: &str = "scadles-e2e";
 /// Image of trainers, producer and the probes of the tests: it has a shell.
 pub const TRAINER_IMAGE: &str = concat!("ghcr.io/scadles/scadles-trainer:", env!("CARGO_PKG_VERSION"));
 /// Image with Fashion-MNIST.

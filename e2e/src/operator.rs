@@ -36,8 +36,9 @@ pub async fn ensure_installed(client: &Client) -> Result<()> {
     let installed: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     if installed.get_opt(RELEASE).await?.is_none() {
         install().await?;
+        return await_ready(client, NAMESPACE, RELEASE).await;
     }
-    await_ready(client, NAMESPACE, RELEASE).await
+    upgrade(client, "").await
 }
 
 /// Changes the release's values: `settings` are further arguments of `helm upgrade`; what earlier ones changed is forgotten.

@@ -21,11 +21,15 @@ where
     K: Resource + Clone + Debug + Send + Serialize + DeserializeOwned + 'static,
 {
     let mut last = None;
-    let search = async {
+    // On the heap: what waits for it would be large otherwise.
+    let search = Box::pin(async {
         let mut states = pin!(watch_object(api.clone(), name));
         while let Some(state) = states.next().await {
-            // A watch that breaks begins anew by itself; the deadline bounds how often.
-            let Ok(object) = state else { continue };
+            // A watch that breaks begins anew by itself, at once: not while the API server is away.
+            let Ok(object) = state else {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            };
             let found = look(object.as_ref());
             last = object;
             if let Some(found) = found {
@@ -33,7 +37,7 @@ where
             }
         }
         None
-    };
+    });
     if let Ok(Some(found)) = tokio::time::timeout(limit, search).await {
         return Ok(found);
     }

@@ -105,6 +105,8 @@ async fn a_killed_pod_costs_one_attempt(scenario: &Scenario, jobs: &Api<ScadlesJ
     let before = status(&jobs.get(QUICKSTART).await?).attempt;
     let trainers = pods::trainers(scenario, DEMO, QUICKSTART).await?;
     let victim = trainers.get("device-2").context("there is no device-2")?.name_any();
+    let state = status(&jobs.get(QUICKSTART).await?).state;
+    ensure!(state == Some(JobState::Running), "too late to kill a pod: the job is {state:?}");
     say(format!("killing {victim}"));
     pods::kill(&Api::namespaced(scenario.client.clone(), DEMO), &victim).await?;
     let began = Instant::now();

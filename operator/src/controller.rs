@@ -43,6 +43,8 @@ pub type Guarded = DeserializeGuard<ScadlesJobObject>;
 const QUICK: Duration = Duration::from_secs(1);
 /// Time between two passes over a job that trains.
 const STEADY: Duration = Duration::from_secs(2);
+/// The same while it rests.
+const RESTING: Duration = Duration::from_secs(15);
 /// The cache is behind our own write: it will catch up in moments.
 const MOMENT: Duration = Duration::from_millis(100);
 /// Most passes at the same time.
@@ -213,7 +215,8 @@ async fn next_pass(
         JobPhase::Running => Ok(Action::requeue(STEADY)),
         // The cache of pods may be behind the event that brought us here: the last one to end may be seen only later.
         JobPhase::Suspended if !seen.trainers.is_empty() => Ok(Action::requeue(STEADY)),
-        JobPhase::Suspended => Ok(Action::await_change()),
+        // Its producer goes on, and may have to be made anew.
+        JobPhase::Suspended => Ok(Action::requeue(RESTING)),
         JobPhase::Done(_) => cleanup::after_the_end(prepared, context).await,
         _ => Ok(Action::requeue(QUICK)),
     }

@@ -87,21 +87,27 @@ pub trait Topics: Send + Sync {
 /// What is known of one job's topics.
 #[derive(Default)]
 pub struct TopicsMemory {
+    /// Hash of the settings that the rest is about.
+    settings: String,
     work: Option<JoinHandle<Result<Vec<TopicState>, Problem>>>,
     outcome: Option<(Result<Vec<TopicState>, Problem>, Instant)>,
     waiting_since: Option<f64>,
 }
 
 impl TopicsMemory {
-    /// Starts a look if one is due, takes in one that has ended, and says how things stand. `were_ready`: the status says
-    /// so, which holds until a look has ended.
+    /// Starts a look if one is due, takes in one that has ended, and says how things stand. What was found for other
+    /// settings says nothing. `were_ready`: the status says so of these settings, which holds until a look has ended.
     pub async fn look(
         &mut self,
         topics: &dyn Topics,
         wanted: impl FnOnce() -> TopicsWanted,
+        settings: &str,
         were_ready: bool,
         now: f64,
     ) -> BrokerState {
+        if self.settings != settings {
+            *self = Self { settings: settings.to_owned(), ..Self::default() };
+        }
         if self.work.as_ref().is_some_and(JoinHandle::is_finished)
             && let Some(work) = self.work.take()
         {

@@ -108,7 +108,7 @@ pub fn status(previous: &ScadlesJobStatus, facts: &Facts<'_>) -> ScadlesJobStatu
         supervision: Some(memory(supervision)),
         result: result(previous, facts, state),
         evaluation: evaluation(facts).or_else(|| previous.evaluation.clone()),
-        ledger: ledger(facts).or(previous.ledger),
+        ledger: ledger(previous, facts, progress, state),
         ..previous.clone()
     };
     if let Some(progress) = progress {
@@ -237,10 +237,20 @@ fn failures(previous: &ScadlesJobStatus, facts: &Facts<'_>) -> Vec<FailureStatus
     failures
 }
 
-/// The account of all devices together, as rank 0 has it.
-fn ledger(facts: &Facts<'_>) -> Option<Ledger> {
-    let running = |progress: &Progress| progress.devices.iter().map(|device| device.ledger).sum();
-    facts.last_words.and_then(|words| words.ledger).or_else(|| facts.progress.map(running))
+/// The account of all devices together, as rank 0 has it. A group that has not begun its first round has none yet; what is
+/// known when all is over or at rest is newer than what was last polled.
+fn ledger(
+    previous: &ScadlesJobStatus,
+    facts: &Facts<'_>,
+    progress: Option<&Progress>,
+    state: JobState,
+) -> Option<Ledger> {
+    let told = facts.last_words.and_then(|words| words.ledger);
+    let polled = progress.filter(|progress| !progress.devices.is_empty());
+    let polled = polled.map(|progress| progress.devices.iter().map(|device| device.ledger).sum());
+    let is_over = matches!(state, JobState::Complete | JobState::Failed | JobState::Suspended);
+    let earlier = previous.ledger;
+    told.or(if is_over { earlier.or(polled) } else { polled.or(earlier) })
 }
 
 fn evaluation(facts: &Facts<'_>) -> Option<EvaluationStatus> {

@@ -10,7 +10,7 @@ use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
 use kube::{Api, ResourceExt};
 use scadles_api::status::JobState;
 use scadles_e2e::{
-    Scenario, broker,
+    CLUSTER, Scenario, broker,
     job::{LIFE, START, endless, small, status},
     operator, pods,
     program::{say, type_line, type_line_within},
@@ -108,7 +108,7 @@ fn an_upgrade_of_the_operator_restarts_no_pod() {
         for name in ["operator", "trainer"] {
             let (image, version) = (format!("ghcr.io/scadles/scadles-{name}"), env!("CARGO_PKG_VERSION"));
             type_line(&format!("docker tag {image}:{version} {image}:{next}")).await?;
-            type_line(&format!("kind load docker-image --name scadles {image}:{next}")).await?;
+            type_line(&format!("kind load docker-image --name {CLUSTER} {image}:{next}")).await?;
         }
         let settings = format!("--set image.tag={next} --set trainer.image.tag={next}");
         operator::upgrade(&scenario.client, &settings).await?;
@@ -142,6 +142,8 @@ async fn two_releases(scenario: &Scenario, servers: &str) -> Result<()> {
          --set rbac.aggregate=false --set watchNamespaces={{{}}} --wait --timeout 2m",
         scenario.namespace
     );
+    // Longer than a release that looks after it would take.
+    tokio::time::sleep(Duration::from_secs(15)).await;
     let job = scenario.jobs().get("shared").await?;
     ensure!(job.status.is_none(), "a release looks after a namespace that is not its own: {:?}", job.status);
     type_line_within(Duration::from_secs(150), &line).await?;

@@ -260,7 +260,7 @@ async fn call(
 }
 
 /// The producer runs from the first attempt to the end, through suspensions; one that ended, or was made for other
-/// settings, is made anew.
+/// settings, is made anew, and one that the job does not want any more goes.
 async fn keep_producer(
     prepared: &Prepared,
     seen: &Seen,
@@ -269,6 +269,11 @@ async fn keep_producer(
     context: &Context,
 ) -> Result<(), Error> {
     let is_time = next.attempt > 0 && !matches!(next.phase, JobPhase::Waiting | JobPhase::Done(_));
+    if prepared.plan.producer.is_none()
+        && let Some(pod) = seen.producer.iter().find(|pod| pod.metadata.deletion_timestamp.is_none())
+    {
+        return delete(pod, None, prepared, context).await;
+    }
     if prepared.plan.producer.is_none() || !is_time {
         return Ok(());
     }

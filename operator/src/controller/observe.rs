@@ -45,10 +45,10 @@ pub async fn observe(prepared: &Prepared, memory: &mut Memory, context: &Context
     let newest = newest_per_device(prepared, &trainers);
     poll(prepared, &supervision, &newest, memory, context).await;
     let started = supervision.attempt > 0;
-    let told = prepared.object.status.as_ref().and_then(|status| status.condition("TopicsReady"));
-    let were_ready = told.is_some_and(|condition| condition.status == "True");
+    let settings = &prepared.job.settings_hash;
     let wanted = || prepared.topics(started);
-    let broker = memory.topics.look(context.topics.as_ref(), wanted, were_ready, now).await;
+    let broker =
+        memory.topics.look(context.topics.as_ref(), wanted, settings, topics_were_ready(prepared), now).await;
     let workers = newest
         .iter()
         .enumerate()
@@ -81,6 +81,14 @@ pub async fn observe(prepared: &Prepared, memory: &mut Memory, context: &Context
         producer,
         trainers,
     }
+}
+
+/// Whether the status says so, of the settings that hold now.
+fn topics_were_ready(prepared: &Prepared) -> bool {
+    let Some(status) = &prepared.object.status else { return false };
+    let of_these_settings =
+        status.resolved.as_ref().is_some_and(|it| it.spec_hash == prepared.job.settings_hash);
+    of_these_settings && status.condition("TopicsReady").is_some_and(|it| it.status == "True")
 }
 
 /// The job's pods, by the UID in their labels: those of an earlier job of the same name are not its own.

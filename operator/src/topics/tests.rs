@@ -32,9 +32,9 @@ fn wanted() -> TopicsWanted {
 
 #[tokio::test]
 async fn what_the_status_says_of_topics_holds_until_a_look_has_ended() {
-    let mut after_a_restart = TopicsMemory::default();
-    assert_eq!(after_a_restart.look(&Silent, wanted, true, 5.0).await, BrokerState::Ready);
+    let mut memory = TopicsMemory::default();
+    assert_eq!(memory.look(&Silent, wanted, "a", true, 5.0).await, BrokerState::Ready);
     let problem = "its topics are being looked at".to_owned();
-    let waiting = BrokerState::Waiting { since: 5.0, problem };
-    assert_eq!(TopicsMemory::default().look(&Silent, wanted, false, 5.0).await, waiting);
+    let waiting = BrokerState::Waiting { since: 6.0, problem };
+    assert_eq!(memory.look(&Silent, wanted, "b", false, 6.0).await, waiting, "of other settings");
 }

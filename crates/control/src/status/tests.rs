@@ -299,3 +299,17 @@ fn a_job_at_rest_says_which_checkpoint_is_kept() {
     world.supervision.checkpoint = Some(CheckpointRef { job_uid, name, step: 25, restart_streams: false });
     assert_eq!(world.status().message, "suspended; checkpoint 0001-00000025 of step 25 is kept");
 }
+
+#[test]
+fn the_account_outlives_groups_that_have_not_begun_and_jobs_that_are_over() {
+    let mut world = World::training();
+    let shown = world.status();
+    assert!(shown.ledger.is_some_and(|ledger| ledger.arrived > 0));
+    let progress = world.progress.as_mut().unwrap();
+    let devices = std::mem::take(&mut progress.devices);
+    assert_eq!(world.status_after(&shown).ledger, shown.ledger, "no round yet");
+    world.progress.as_mut().unwrap().devices = devices;
+    world.progress.as_mut().unwrap().devices[0].ledger.trained += 5;
+    world.supervision.phase = JobPhase::Suspended;
+    assert_eq!(world.status_after(&shown).ledger, shown.ledger, "what was told at the end is newer");
+}
