@@ -4,7 +4,7 @@
 //! # Guarantees
 //! A batch has the bits that plain assembly gives: a row that was decoded ahead is kept only if it holds the very sample
 //! (partition, offset, epoch) that the fixed batch has there; all else, be it late, dropped or expected elsewhere, is
-//! decoded when the batch is fixed. Nothing leaves the stream here. The thread looks for an order after a
+//! decoded when the batch is fixed. Nothing leaves the stream here. The thread looks for an order after every
 //! chunk of 32 samples and never holds the stream's lock while it decodes, so that whoever wants the buffer back waits for
 //! one chunk at most; it ends with the buffers.
 //!
