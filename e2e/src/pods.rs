@@ -11,17 +11,23 @@ use kube::{
 use scadles_api::names::labels;
 use serde_json::{Value, json};
 
-use crate::{DATA_IMAGE, Scenario, TRAINER_IMAGE, wait};
+use crate::{CLUSTER, DATA_IMAGE, Scenario, TRAINER_IMAGE, program::program, wait};
 
 /// A pod whose image is on the node starts in seconds; the machine is small and busy.
 const START: Duration = Duration::from_secs(90);
 
-/// Trainer pods of a job, by device.
-pub async fn trainers(scenario: &Scenario, namespace: &str, job: &str) -> Result<BTreeMap<String, Pod>> {
+/// All trainer pods of jobs of this name, also those that are on their way out.
+pub async fn all_trainers(scenario: &Scenario, namespace: &str, job: &str) -> Result<Vec<Pod>> {
     let pods: Api<Pod> = Api::namespaced(scenario.client.clone(), namespace);
     let ours = ListParams::default().labels(&format!("{}={job},{}=trainer", labels::JOB, labels::COMPONENT));
+    Ok(pods.list(&ours).await?.items)
+}
+
+/// The newest trainer pod of each device that stays.
+pub async fn trainers(scenario: &Scenario, namespace: &str, job: &str) -> Result<BTreeMap<String, Pod>> {
     let mut by_device: BTreeMap<String, Pod> = BTreeMap::new();
-    for pod in pods.list(&ours).await? {
+    let pods = all_trainers(scenario, namespace, job).await?;
+    for pod in pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         let device = pod.labels().get(labels::DEVICE).cloned().context("a trainer without a device")?;
         let newer = |old: &Pod| attempt_of(old) < attempt_of(&pod);
         if by_device.get(&device).is_none_or(newer) {
@@ -42,8 +48,19 @@ pub fn address(pod: &Pod) -> Result<String> {
     address.with_context(|| format!("{} has no address", pod.name_any()))
 }
 
-/// Kills a pod at once, as a node that dies does.
-pub async fn kill(pods: &Api<Pod>, name: &str) -> Result<()> {
+/// Kills the program of a pod as a crash does: SIGKILL on the node, without last words.
+pub async fn crash(name: &str) -> Result<()> {
+    // What distinguishes the processes of a pod, seen from its node, is their environment.
+    let script = format!(
+        "killed=1; for process in /proc/[0-9]*; do if grep -qsz '^HOSTNAME={name}$' $process/environ && \
+         grep -qs '^scadles' $process/comm; then kill -KILL ${{process#/proc/}} && killed=0; fi; done; exit $killed"
+    );
+    program("docker", &["exec", &format!("{CLUSTER}-control-plane"), "bash", "-c", &script]).await?;
+    Ok(())
+}
+
+/// Deletes a pod without patience. Its program still gets a SIGTERM and a moment.
+pub async fn remove(pods: &Api<Pod>, name: &str) -> Result<()> {
     pods.delete(name, &DeleteParams::default().grace_period(0)).await?;
     Ok(())
 }

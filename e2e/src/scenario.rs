@@ -31,7 +31,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Runs a test with a namespace of its own within `limit`. A test that fails leaves what explains it in the transcript and in
+    /// Runs a test with the operator installed and a namespace of its own within `limit`. A test that fails leaves what explains it in the transcript and in
     /// `target/e2e/<name>/`; the namespace goes in any case.
     pub fn run(name: &str, limit: Duration, test: impl AsyncFnOnce(&Self) -> Result<()>) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -55,6 +55,8 @@ impl Scenario {
         let namespace = format!("e2e-{name}");
         let scenario = Self { client, namespace, began: Instant::now() };
         let began = Timestamp::now();
+        operator::ensure_installed(&scenario.client).await?;
+        let restarts = operator::restarts(&scenario.client).await?;
         scenario.make_namespace().await?;
         let body = AssertUnwindSafe(test(&scenario)).catch_unwind();
         let mut outcome = match tokio::time::timeout(limit, body).await {
@@ -63,7 +65,7 @@ impl Scenario {
             Err(_) => Err(anyhow!("the test did not end within {limit:?}")),
         };
         if outcome.is_ok() {
-            outcome = operator::said_no_errors(&scenario.client, began).await;
+            outcome = operator::said_no_errors(&scenario.client, began, &restarts).await;
         }
         if outcome.is_err() {
             diagnostics::keep(&scenario.client, name, &scenario.namespace).await;

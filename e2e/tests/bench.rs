@@ -26,7 +26,6 @@ const STEADY: Duration = Duration::from_mins(3);
 #[ignore = "needs a kind cluster: make bench-operator"]
 fn what_the_operator_costs_and_how_quick_it_is() {
     Scenario::run("bench", Duration::from_mins(20), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         sizes().await?;
         let steady = merged(&endless(), &json!({"runPolicy": {"maxRestarts": 100}}));
@@ -119,7 +118,7 @@ async fn new_attempts(scenario: &Scenario) -> Result<()> {
         let before = status(&job(scenario).await?).attempt;
         let trainers = pods::trainers(scenario, &scenario.namespace, "steady").await?;
         let victim = trainers.get("device-1").context("there is no device-1")?.name_any();
-        pods::kill(&scenario.api(), &victim).await?;
+        pods::crash(&victim).await?;
         let began = Instant::now();
         let next = |status: &scadles_api::ScadlesJobStatus| status.attempt == before + 1;
         scenario.until_status("steady", "the next attempt is written", START, next).await?;
@@ -140,7 +139,8 @@ async fn takeovers(scenario: &Scenario) -> Result<()> {
     let mut seconds = Vec::new();
     for _ in 0..ROUNDS {
         let leader = operator::leader(&scenario.client).await?;
-        pods::kill(&operators, &leader).await?;
+        pods::crash(&leader).await?;
+        pods::remove(&operators, &leader).await?;
         let began = Instant::now();
         let another = |lease: &Lease| {
             let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());

@@ -19,7 +19,7 @@ use scadles_api::{
 use scadles_e2e::{
     Scenario, broker,
     job::{LIFE, START, device, merge, small, status},
-    operator, pods,
+    pods,
     program::{root, say, type_line, type_line_within},
     readme::line_of,
     wait,
@@ -45,7 +45,6 @@ fn a_newcomer_types_the_lines_of_the_readme() {
 
 async fn quickstart(scenario: &Scenario) -> Result<()> {
     scenario.remove_namespace(DEMO, Duration::from_mins(1)).await?;
-    operator::ensure_installed(&scenario.client).await?;
     type_line(&line_of("README.md", "kubectl apply -f manifests/examples/quickstart.yaml")?).await?;
     let jobs: Api<ScadlesJobObject> = Api::namespaced(scenario.client.clone(), DEMO);
     let running =
@@ -108,7 +107,7 @@ async fn a_killed_pod_costs_one_attempt(scenario: &Scenario, jobs: &Api<ScadlesJ
     let state = status(&jobs.get(QUICKSTART).await?).state;
     ensure!(state == Some(JobState::Running), "too late to kill a pod: the job is {state:?}");
     say(format!("killing {victim}"));
-    pods::kill(&Api::namespaced(scenario.client.clone(), DEMO), &victim).await?;
+    pods::crash(&victim).await?;
     let began = Instant::now();
     let again = |job: &ScadlesJobObject| {
         let status = status(job);
@@ -120,6 +119,7 @@ async fn a_killed_pod_costs_one_attempt(scenario: &Scenario, jobs: &Api<ScadlesJ
     let failure = failures.last().context("the status tells of no failure")?;
     ensure!(failure.attempt == before, "{failure:?}");
     ensure!(failure.device.as_deref() == Some("device-2"), "the first cause is device-2: {failure:?}");
+    ensure!(failure.exit_code == Some(137), "it was killed, it did not end by itself: {failure:?}");
     Ok(())
 }
 
@@ -171,7 +171,6 @@ async fn evaluate_fetched(told: f64) -> Result<()> {
 #[ignore = "needs a kind cluster: make e2e-smoke"]
 fn slow_and_silent_streams_are_told_apart_and_the_namespace_goes_without_its_broker() {
     Scenario::run("streams", Duration::from_mins(7), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         let names = ["quick", "slow", "fading"];
         let named: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
@@ -209,7 +208,7 @@ async fn all_streams_flow(scenario: &Scenario) -> Result<()> {
 
 async fn one_falls_silent(scenario: &Scenario) -> Result<()> {
     let senders: Api<Pod> = scenario.api();
-    pods::kill(&senders, "fading-sender").await?;
+    pods::remove(&senders, "fading-sender").await?;
     let told = |status: &scadles_api::ScadlesJobStatus| {
         let [quick, slow, fading] = ["quick", "slow", "fading"].map(|name| device(status, name));
         let flows = |row: Option<&scadles_api::status::DeviceStatus>| {

@@ -135,8 +135,12 @@ async fn pass(
     report::write(&prepared, &seen, &decision, memory, context).await?;
     memory.supervision = Some(decision.next.clone());
     let carried_out = apply::carry_out(&prepared, &seen, &decision, memory, context).await;
-    if let Err(error @ Error::NameTaken { .. }) = &carried_out {
-        apply::remember_refusal(memory, prepared.name(), "NameTaken", error.to_string());
+    match &carried_out {
+        Ok(()) => apply::forget_taken_name(memory),
+        Err(error @ Error::NameTaken { .. }) => {
+            apply::remember_refusal(memory, prepared.name(), apply::NAME_TAKEN, error.to_string());
+        }
+        Err(_) => {}
     }
     carried_out?;
     next_pass(&decision.next.phase, &prepared, &seen, context).await

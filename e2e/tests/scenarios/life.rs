@@ -12,7 +12,7 @@ use scadles_api::status::JobState;
 use scadles_e2e::{
     Scenario, broker,
     job::{START, endless, small, status},
-    operator, pods, wait,
+    pods, wait,
 };
 use serde_json::json;
 
@@ -23,7 +23,6 @@ const STOP: Duration = Duration::from_mins(1);
 #[ignore = "needs a kind cluster: make e2e"]
 fn a_suspended_job_keeps_its_checkpoint_and_goes_on_from_it() {
     Scenario::run("suspend", Duration::from_mins(8), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         scenario.submit(small("resting", &servers, &json!({}))).await?;
         let well_under_way = |status: &scadles_api::ScadlesJobStatus| {
@@ -40,7 +39,7 @@ fn a_suspended_job_keeps_its_checkpoint_and_goes_on_from_it() {
             kept.step,
             rested.step
         );
-        for pod in pods::trainers(scenario, &scenario.namespace, "resting").await?.values() {
+        for pod in pods::all_trainers(scenario, &scenario.namespace, "resting").await? {
             wait::until_gone(&scenario.api::<Pod>(), &pod.name_any(), STOP).await?;
         }
         scenario.edit("resting", &json!({"suspend": false})).await?;
@@ -57,7 +56,6 @@ fn a_suspended_job_keeps_its_checkpoint_and_goes_on_from_it() {
 #[ignore = "needs a kind cluster: make e2e"]
 fn a_job_can_be_deleted_and_applied_again_five_times() {
     Scenario::run("again", Duration::from_mins(15), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         for round in 1..=5 {
             let job = scenario.submit(small("again", &servers, &endless())).await?;
@@ -80,7 +78,7 @@ async fn nothing_is_left_of(scenario: &Scenario, job: &str) -> Result<()> {
     let shared = format!("{job}-scadles");
     wait::until_gone(&scenario.api::<NetworkPolicy>(), &shared, STOP).await?;
     wait::until_gone(&scenario.api::<ConfigMap>(), &shared, STOP).await?;
-    for pod in pods::trainers(scenario, &scenario.namespace, job).await?.values() {
+    for pod in pods::all_trainers(scenario, &scenario.namespace, job).await? {
         wait::until_gone(&scenario.api::<Pod>(), &pod.name_any(), STOP).await?;
     }
     Ok(())

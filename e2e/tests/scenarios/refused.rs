@@ -14,7 +14,7 @@ use scadles_api::{crd::ScadlesJobObject, status::JobState};
 use scadles_e2e::{
     Scenario, broker,
     job::{START, endless, merge, small, status},
-    operator, wait,
+    wait,
 };
 use serde_json::{Value, json};
 
@@ -25,7 +25,6 @@ const TOLD: Duration = Duration::from_secs(30);
 #[ignore = "needs a kind cluster: make e2e"]
 fn an_image_that_is_not_there_is_told_and_an_edit_helps() {
     Scenario::run("bad-image", Duration::from_mins(7), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         let image = "ghcr.io/scadles/no-such-image:0";
         scenario.submit(small("typo", &servers, &json!({"image": image}))).await?;
@@ -49,7 +48,6 @@ fn an_image_that_is_not_there_is_told_and_an_edit_helps() {
 #[ignore = "needs a kind cluster: make e2e"]
 fn one_malformed_job_among_fifty_leaves_the_others_reconciled() {
     Scenario::run("malformed", Duration::from_mins(5), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let definitions: Api<CustomResourceDefinition> = Api::all(scenario.client.clone());
         let installed = definitions.get("scadlesjobs.scadles.io").await?;
         // As an object of a later version looks to an earlier operator: a network that the types do not know.
@@ -113,7 +111,6 @@ async fn fifty_jobs(scenario: &Scenario) -> Result<()> {
 #[ignore = "needs a kind cluster: make e2e"]
 fn an_object_of_somebody_else_is_never_overwritten() {
     Scenario::run("foreign", Duration::from_mins(7), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         let files: Api<ConfigMap> = scenario.api();
         let foreign = json!({"metadata": {"name": "taken-scadles"}, "data": {"mine": "yes"}});
@@ -138,7 +135,6 @@ fn an_object_of_somebody_else_is_never_overwritten() {
 #[ignore = "needs a kind cluster: make e2e"]
 fn what_only_an_edit_helps_is_said_once_and_runs_after_the_edit() {
     Scenario::run("bad-spec", Duration::from_mins(7), async |scenario| {
-        operator::ensure_installed(&scenario.client).await?;
         let servers = broker::start(scenario).await?;
         // The rules of the API server cannot say this: a data set of another shape than the model's.
         let misfit = json!({"producer": {"dataset": {"name": "Cifar10"}}});

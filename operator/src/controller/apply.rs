@@ -152,20 +152,43 @@ async fn start(
     }
     let pod = build::trainer(prepared, rank, attempt);
     let device = prepared.job.job.devices[rank].name.clone();
-    match create_pod(&pod, prepared, context).await? {
-        None => {
-            memory.rejected = None;
-            memory.confirmed[rank] = 0;
-        }
-        Some(message) => remember_refusal(memory, &device, "PodRejected", message),
+    if make_pod(&pod, &device, prepared, memory, context).await? {
+        memory.confirmed[rank] = 0;
     }
     Ok(())
 }
+
+/// Whether the server has taken the pod of `device`; what it says otherwise is remembered until it has.
+async fn make_pod(
+    pod: &Pod,
+    device: &str,
+    prepared: &Prepared,
+    memory: &mut Memory,
+    context: &Context,
+) -> Result<bool, Error> {
+    if let Some(message) = create_pod(pod, prepared, context).await? {
+        remember_refusal(memory, device, "PodRejected", message);
+        return Ok(false);
+    }
+    memory.rejected.take_if(|(trouble, _)| trouble.device == device);
+    Ok(true)
+}
+
+/// Reason of a refusal: somebody else's object has the name.
+pub const NAME_TAKEN: &str = "NameTaken";
 
 /// Shows in the status why something cannot be made, and waits before the next try.
 pub fn remember_refusal(memory: &mut Memory, device: &str, reason: &str, message: String) {
     let trouble = PodTrouble { device: device.to_owned(), reason: reason.to_owned(), message };
     memory.rejected = Some((trouble, Instant::now() + REJECTION_PAUSE));
+}
+
+/// A pass went well: a name that was taken when it was last tried is free by now.
+pub fn forget_taken_name(memory: &mut Memory) {
+    let is_free = |(trouble, again): &mut (PodTrouble, Instant)| {
+        trouble.reason == NAME_TAKEN && Instant::now() >= *again
+    };
+    memory.rejected.take_if(is_free);
 }
 
 /// Creates a pod; the server's words if it refuses.
@@ -281,7 +304,7 @@ async fn keep_producer(
         None if memory.producer_not_before.is_none_or(|at| Instant::now() >= at) => {
             // An operator that was stopped after it had made the trainers starts none, but their producer is missing.
             apply_shared(prepared, memory, context).await?;
-            create_pod(&build::producer(prepared), prepared, context).await?;
+            make_pod(&build::producer(prepared), names::PRODUCER, prepared, memory, context).await?;
             // The cache shows it in a moment; until then it is not made again.
             memory.producer_not_before = Some(Instant::now() + PRODUCER_PAUSE);
         }
