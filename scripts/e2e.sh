@@ -69,5 +69,5 @@ begin=$SECONDS
 filter=(--ignored ${2:+"$2"})
 [ -n "$(cargo test --quiet --workspace "${programs[@]}" -- --list "${filter[@]}" | sed -n 's/: test$//p')" ] ||
     fail "there is no test whose name has '${2:-}'"
-cargo test --workspace "${programs[@]}" -- "${filter[@]}" --test-threads=1 --nocapture
+cargo test --workspace --no-fail-fast "${programs[@]}" -- "${filter[@]}" --test-threads=1 --nocapture
 say "passed in $((SECONDS - begin)) s"

@@ -37,6 +37,23 @@ pub async fn trainers(scenario: &Scenario, namespace: &str, job: &str) -> Result
     Ok(by_device)
 }
 
+/// UIDs of the trainer pods of a job of the scenario, by device: the same pods, not others of the same name.
+pub async fn uids(scenario: &Scenario, job: &str) -> Result<BTreeMap<String, Option<String>>> {
+    let trainers = trainers(scenario, &scenario.namespace, job).await?;
+    Ok(trainers.into_iter().map(|(device, pod)| (device, pod.uid())).collect())
+}
+
+/// Waits until a job of the scenario has no producer.
+pub async fn await_no_producer(scenario: &Scenario, job: &str, limit: Duration) -> Result<()> {
+    let pods: Api<Pod> = scenario.api();
+    let producers =
+        ListParams::default().labels(&format!("{}={job},{}=producer", labels::JOB, labels::COMPONENT));
+    for pod in pods.list(&producers).await? {
+        wait::until_gone(&pods, &pod.name_any(), limit).await?;
+    }
+    Ok(())
+}
+
 /// The attempt that a trainer pod was made for.
 pub fn attempt_of(pod: &Pod) -> u32 {
     pod.labels().get(labels::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(0)

@@ -11,13 +11,15 @@ use kube::{ResourceExt, api::DeleteParams};
 use scadles_api::status::JobState;
 use scadles_e2e::{
     Scenario, broker,
-    job::{START, endless, small, status},
+    job::{START, endless, merge, small, status},
     pods, wait,
 };
 use serde_json::json;
 
 /// A checkpoint that all agree on, then the end of the pods.
 const STOP: Duration = Duration::from_mins(1);
+/// Patience of workers with a silent supervisor.
+const ORPHAN: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "needs a kind cluster: make e2e"]
@@ -49,6 +51,31 @@ fn a_suspended_job_keeps_its_checkpoint_and_goes_on_from_it() {
         let ledger = complete.ledger.context("the status has no ledger")?;
         ensure!(ledger.is_balanced() && ledger.rolled_back == 0, "a rest rolls nothing back: {ledger:?}");
         Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs a kind cluster: make e2e"]
+fn a_wrong_edit_stops_nothing_and_a_producer_that_is_taken_out_goes() {
+    Scenario::run("wrong-edit", Duration::from_mins(7), async |scenario| {
+        let servers = broker::start(scenario).await?;
+        let mut job = small("edited", &servers, &endless());
+        merge(&mut job["spec"], &json!({"runPolicy": {"orphanSeconds": ORPHAN.as_secs()}}));
+        scenario.submit(job).await?;
+        scenario.until_state("edited", JobState::Running, START).await?;
+        let (before, attempt) = (pods::uids(scenario, "edited").await?, 1);
+        scenario.edit("edited", &json!({"producer": {"dataset": {"name": "Cifar10"}}})).await?;
+        scenario.until_state("edited", JobState::Invalid, STOP).await?;
+        // Workers that nobody speaks to end.
+        tokio::time::sleep(2 * ORPHAN).await;
+        scenario.edit("edited", &json!({"producer": {"dataset": {"name": "FashionMnist"}}})).await?;
+        let job = scenario.until_state("edited", JobState::Running, STOP).await?;
+        ensure!(status(&job).attempt == attempt, "it was started anew: {:?}", status(&job));
+        ensure!(pods::uids(scenario, "edited").await? == before, "the pods are others than before");
+        scenario.edit("edited", &json!({"producer": null})).await?;
+        let renewed = |status: &scadles_api::ScadlesJobStatus| status.attempt > attempt;
+        scenario.until_status("edited", "the next attempt begins", START, renewed).await?;
+        pods::await_no_producer(scenario, "edited", STOP).await
     });
 }
 

@@ -1,9 +1,6 @@
 //! Operators that go, come and change, while jobs go on.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
@@ -20,12 +17,6 @@ use serde_json::json;
 
 /// The lease lasts 15 s from its last renewal as another operator has seen it; the machine is small and busy.
 const TAKEOVER: Duration = Duration::from_secs(40);
-
-/// UIDs of a job's trainer pods, by device: the same pods, not others of the same name.
-async fn uids(scenario: &Scenario, job: &str) -> Result<BTreeMap<String, Option<String>>> {
-    let trainers = pods::trainers(scenario, &scenario.namespace, job).await?;
-    Ok(trainers.into_iter().map(|(device, pod)| (device, pod.uid())).collect())
-}
 
 #[test]
 #[ignore = "needs a kind cluster: make e2e"]
@@ -62,7 +53,8 @@ fn a_killed_leader_is_followed_and_no_pod_restarts() {
         operator::upgrade(&scenario.client, "--set replicas=2").await?;
         scenario.submit(small("led", &servers, &endless())).await?;
         scenario.until_state("led", JobState::Running, START).await?;
-        let (before, leader) = (uids(scenario, "led").await?, operator::leader(&scenario.client).await?);
+        let (before, leader) =
+            (pods::uids(scenario, "led").await?, operator::leader(&scenario.client).await?);
         let operators: Api<Pod> = Api::namespaced(scenario.client.clone(), operator::NAMESPACE);
         // A container that is started anew in the same pod would be the leader that it was.
         pods::crash(&leader).await?;
@@ -76,7 +68,7 @@ fn a_killed_leader_is_followed_and_no_pod_restarts() {
         wait::until(&leases, operator::RELEASE, "another operator leads", TAKEOVER, another).await?;
         say(format!("another operator leads after {:.1} s", began.elapsed().as_secs_f64()));
         goes_on(scenario, "led").await?;
-        ensure!(uids(scenario, "led").await? == before, "the pods are others than before");
+        ensure!(pods::uids(scenario, "led").await? == before, "the pods are others than before");
         operator::upgrade(&scenario.client, "").await
     });
 }
@@ -101,7 +93,7 @@ fn an_upgrade_of_the_operator_restarts_no_pod() {
         let servers = broker::start(scenario).await?;
         scenario.submit(small("lasting", &servers, &endless())).await?;
         scenario.until_state("lasting", JobState::Running, START).await?;
-        let before = uids(scenario, "lasting").await?;
+        let before = pods::uids(scenario, "lasting").await?;
         // The same program under another name, and another default image of trainers: what an upgrade changes.
         let next = "e2e-next";
         for name in ["operator", "trainer"] {
@@ -112,7 +104,7 @@ fn an_upgrade_of_the_operator_restarts_no_pod() {
         let settings = format!("--set image.tag={next} --set trainer.image.tag={next}");
         operator::upgrade(&scenario.client, &settings).await?;
         goes_on(scenario, "lasting").await?;
-        ensure!(uids(scenario, "lasting").await? == before, "the pods are others than before");
+        ensure!(pods::uids(scenario, "lasting").await? == before, "the pods are others than before");
         operator::upgrade(&scenario.client, "").await
     });
 }

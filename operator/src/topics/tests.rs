@@ -1,11 +1,13 @@
 use super::*;
 
-/// Brokers that never answer.
-struct Silent;
+/// Brokers on which all is well, or that never answer.
+struct Brokers {
+    answer: bool,
+}
 
-impl Topics for Silent {
+impl Topics for Brokers {
     fn reconcile(&self, _: TopicsWanted) -> JoinHandle<Result<Vec<TopicState>, Problem>> {
-        tokio::spawn(std::future::pending())
+        if self.answer { tokio::spawn(async { Ok(vec![]) }) } else { tokio::spawn(std::future::pending()) }
     }
 
     fn delete(&self, _: TopicsWanted) -> JoinHandle<Vec<Problem>> {
@@ -30,11 +32,22 @@ fn wanted() -> TopicsWanted {
     }
 }
 
+fn waiting(since: f64) -> BrokerState {
+    BrokerState::Waiting { since, problem: "its topics are being looked at".to_owned() }
+}
+
 #[tokio::test]
 async fn what_the_status_says_of_topics_holds_until_a_look_has_ended() {
-    let mut memory = TopicsMemory::default();
-    assert_eq!(memory.look(&Silent, wanted, "a", true, 5.0).await, BrokerState::Ready);
-    let problem = "its topics are being looked at".to_owned();
-    let waiting = BrokerState::Waiting { since: 6.0, problem };
-    assert_eq!(memory.look(&Silent, wanted, "b", false, 6.0).await, waiting, "of other settings");
+    let silent = Brokers { answer: false };
+    assert_eq!(TopicsMemory::default().look(&silent, wanted, "a", true, 5.0).await, BrokerState::Ready);
+    assert_eq!(TopicsMemory::default().look(&silent, wanted, "a", false, 5.0).await, waiting(5.0));
+}
+
+#[tokio::test]
+async fn a_look_says_nothing_about_other_settings() {
+    let (brokers, mut memory) = (Brokers { answer: true }, TopicsMemory::default());
+    assert_eq!(memory.look(&brokers, wanted, "a", false, 5.0).await, waiting(5.0));
+    tokio::task::yield_now().await;
+    assert_eq!(memory.look(&brokers, wanted, "a", false, 6.0).await, BrokerState::Ready);
+    assert_eq!(memory.look(&brokers, wanted, "b", false, 7.0).await, waiting(7.0));
 }
