@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::units::ByteSize;
 
 mod cluster;
+mod compression;
 mod data;
 #[cfg(feature = "crd")]
 pub mod rules;
 
 pub use cluster::*;
+pub use compression::*;
 pub use data::*;
 
 /// A streaming training job.

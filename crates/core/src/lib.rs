@@ -15,11 +15,11 @@
 //! | [`outlook`] | which sample is expected in which row of the coming batch |
 //! | [`schedule`], [`rates`] | what a simulated stream sends; the papers' rate sets |
 //! | [`augment`] | the random crop and flip of one sample |
+//! | [`compress`] | top-k with error feedback, the gate, the sparse wire format, which exchange |
 //! | [`exchange_plan`] | buckets, owner ranges, the order of addition |
 //! | [`evaluate`] | Top-k, per-class and prequential accuracy |
 //! | [`buffer_state`] | the word for a device's buffer |
 //! | [`sim`] | all of the above on a virtual clock |
-#![forbid(unsafe_code)]
 // The tests ask for the same bits, not for about the same number: that is the claim.
 #![cfg_attr(test, allow(clippy::float_cmp))]
 
@@ -27,6 +27,7 @@ pub mod agree;
 pub mod augment;
 pub mod batch;
 pub mod buffer_state;
+pub mod compress;
 pub mod device_stream;
 pub mod evaluate;
 pub mod ewma;

@@ -1,0 +1,268 @@
+//! One rank's side of compression: its residual, its thresholds, what it last learned by. No I/O.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    exchange::{add, next_message, nothing_left},
+    gate::{EnergyOf, EnergyStatistics},
+    kernel::{InstructionSet, Kept},
+    layout::SparseLayout,
+    select::{select, take_exactly},
+    threshold::{Compensated, ThresholdState, odd_stride},
+    wire::{ValueFormat, WireError, encode},
+};
+
+/// Elements that ℓ is estimated from.
+const ENERGY_SAMPLE: usize = 1 << 16;
+
+/// What a residual means nothing without.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompressorState {
+    /// η of the step that left the residual; 0 before the first.
+    pub learning_rate: f64,
+    /// Per bucket.
+    pub thresholds: Vec<ThresholdState>,
+}
+
+/// State of another job, or of another layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "failed to restore a residual: {elements} elements and {thresholds} thresholds, where the model has \
+     {expected_elements} and {expected_thresholds}"
+)]
+pub struct StateError {
+    /// Elements of the residual.
+    pub elements: usize,
+    /// Buckets of the state.
+    pub thresholds: usize,
+    /// Elements of the flat buffer.
+    pub expected_elements: usize,
+    /// Its buckets.
+    pub expected_thresholds: usize,
+}
+
+/// One rank's compression. Nothing is committed before the decision: which function is called *is* the decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compressor {
+    layout: SparseLayout,
+    energy_of: EnergyOf,
+    format: ValueFormat,
+    set: InstructionSet,
+    residual: Vec<f32>,
+    state: CompressorState,
+}
+
+impl Compressor {
+    /// A rank that has kept nothing back yet.
+    pub fn new(layout: SparseLayout, energy_of: EnergyOf, format: ValueFormat) -> Self {
+        let state = CompressorState {
+            learning_rate: 0.0,
+            thresholds: vec![ThresholdState::default(); layout.buckets.len()],
+        };
+        let residual = vec![0.0; layout.total_elements];
+        Self { layout, energy_of, format, set: InstructionSet::widest(), residual, state }
+    }
+
+    /// The same on another instruction set: for tests.
+    #[must_use]
+    pub fn on(self, set: InstructionSet) -> Self {
+        Self { set, ..self }
+    }
+
+    /// Buckets and bounds.
+    pub fn layout(&self) -> &SparseLayout {
+        &self.layout
+    }
+
+    /// r_i, laid out like the gradients.
+    pub fn residual(&self) -> &[f32] {
+        &self.residual
+    }
+
+    /// What belongs to the residual in a checkpoint.
+    pub fn state(&self) -> &CompressorState {
+        &self.state
+    }
+
+    /// Goes on from a checkpoint.
+    pub fn restore(&mut self, residual: &[f32], state: &CompressorState) -> Result<(), StateError> {
+        let error = StateError {
+            elements: residual.len(),
+            thresholds: state.thresholds.len(),
+            expected_elements: self.residual.len(),
+            expected_thresholds: self.state.thresholds.len(),
+        };
+        if (error.elements, error.thresholds) != (error.expected_elements, error.expected_thresholds) {
+            return Err(error);
+        }
+        self.residual.copy_from_slice(residual);
+        self.state = state.clone();
+        Ok(())
+    }
+
+    /// The dense path: `gradient` (u) becomes e at the rate `learning_rate` (η_t), nothing stays behind.
+    pub fn compensate(&mut self, gradient: &mut [f32], learning_rate: f64) -> EnergyStatistics {
+        let of_gradient = self.energy_of_gradient(gradient);
+        let rescale = self.rescale(learning_rate);
+        for (g, r) in gradient.iter_mut().zip(&mut self.residual) {
+            *g += rescale * *r;
+            *r = 0.0;
+        }
+        self.state.learning_rate = learning_rate;
+        of_gradient.unwrap_or_else(|| self.sampled(gradient))
+    }
+
+    /// The sparse path of an all-gather: one message per bucket, one after another, and what was lost.
+    pub fn compress_for_all(&mut self, gradient: &[f32], learning_rate: f64) -> (Vec<u8>, EnergyStatistics) {
+        let mut out = Vec::new();
+        let (format, layout) = (self.format, self.layout.clone());
+        let energy = self.compress(gradient, learning_rate, |bucket, kept, residual| {
+            let range = layout.buckets[bucket].bucket.range.clone();
+            send(kept, format, &mut residual[range], &mut out);
+        });
+        (out, energy)
+    }
+
+    /// The sparse path of a reduce-scatter: per owner one message per bucket, and what was lost.
+    pub fn compress_for_owners(
+        &mut self,
+        gradient: &[f32],
+        learning_rate: f64,
+    ) -> (Vec<Vec<u8>>, EnergyStatistics) {
+        let (format, layout) = (self.format, self.layout.clone());
+        let mut out = vec![Vec::new(); layout.world_size];
+        let energy = self.compress(gradient, learning_rate, |bucket, kept, residual| {
+            let bucket = &layout.buckets[bucket].bucket;
+            let mut from = 0;
+            for (owner, out) in out.iter_mut().enumerate() {
+                let range = bucket.owned_range(owner);
+                let first = range.start - bucket.range.start;
+                let end = first + range.len();
+                let to = from + kept.indices[from..].partition_point(|&index| (index as usize) < end);
+                let mut part = Kept {
+                    indices: kept.indices[from..to].iter().map(|index| index - first as u32).collect(),
+                    values: kept.values[from..to].to_vec(),
+                };
+                send(&mut part, format, &mut residual[range], out);
+                from = to;
+            }
+        });
+        (out, energy)
+    }
+
+    /// The owner's part of a reduce-scatter: adds what the ranks sent (`parts`, in rank order), selects a second time,
+    /// keeps the rest and the quantisation error, and gives the message for all.
+    pub fn own(&mut self, rank: usize, parts: &[&[u8]]) -> Result<Vec<u8>, WireError> {
+        let mut rests = parts.to_vec();
+        let (mut out, mut kept) = (Vec::new(), Kept::default());
+        for bucket in &self.layout.buckets {
+            let range = bucket.bucket.owned_range(rank);
+            let mut sum = vec![0.0; range.len()];
+            for rest in &mut rests {
+                *rest = next_message(rest, range.len(), &mut kept)?;
+                add(&kept, &mut sum);
+            }
+            kept.clear();
+            let mut left = vec![0.0; range.len()];
+            take_exactly(self.layout.owner_most(range.len()), 0, &sum, &mut left, 1.0, &mut kept);
+            send(&mut kept, self.format, &mut left, &mut out);
+            for (r, left) in self.residual[range].iter_mut().zip(left) {
+                *r += left;
+            }
+        }
+        rests.into_iter().try_for_each(nothing_left)?;
+        Ok(out)
+    }
+
+    /// Selects in every bucket and hands each selection to `emit`, with the whole residual for what does not travel.
+    fn compress(
+        &mut self,
+        gradient: &[f32],
+        learning_rate: f64,
+        mut emit: impl FnMut(usize, &mut Kept, &mut [f32]),
+    ) -> EnergyStatistics {
+        let of_gradient = self.energy_of_gradient(gradient);
+        let rescale = self.rescale(learning_rate);
+        let (mut energy, mut sent, mut kept) = (0.0, 0.0, Kept::default());
+        for (number, bucket) in self.layout.buckets.iter().enumerate() {
+            let range = bucket.bucket.range.clone();
+            let e = (&gradient[range.clone()], &mut self.residual[range]);
+            energy += select(self.set, bucket, e, rescale, &mut self.state.thresholds[number], &mut kept);
+            sent += kept.energy();
+            emit(number, &mut kept, &mut self.residual);
+        }
+        self.state.learning_rate = learning_rate;
+        of_gradient.unwrap_or(EnergyStatistics { energy, lost: (energy - sent).max(0.0) })
+    }
+
+    /// η_{t−1}/η_t.
+    fn rescale(&self, learning_rate: f64) -> f32 {
+        let before = self.state.learning_rate;
+        if before > 0.0 && learning_rate > 0.0 { (before / learning_rate) as f32 } else { 1.0 }
+    }
+
+    /// The paper's reading: of the gradient alone, always from a sample.
+    fn energy_of_gradient(&self, gradient: &[f32]) -> Option<EnergyStatistics> {
+        (self.energy_of == EnergyOf::Gradient).then(|| self.sampled(gradient))
+    }
+
+    fn sampled(&self, values: &[f32]) -> EnergyStatistics {
+        let e = Compensated { gradient: values, residual: values, rescale: 0.0 };
+        EnergyStatistics::of_sample(e.every(odd_stride(values.len(), ENERGY_SAMPLE)), self.layout.ratio)
+    }
+}
+
+/// Appends the message of `kept` to `out`; what the format rounds off goes back into `residual`.
+fn send(kept: &mut Kept, format: ValueFormat, residual: &mut [f32], out: &mut Vec<u8>) {
+    let exact = kept.values.clone();
+    encode(kept, residual.len(), format, out);
+    for ((&index, exact), told) in kept.indices.iter().zip(exact).zip(&kept.values) {
+        let error = exact - told;
+        // What is no number has been sent; it must not come back.
+        if error.is_finite() {
+            residual[index as usize] += error;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_another_model_is_refused() {
+        let layout = |elements| SparseLayout::new(&[0], elements, 2, 0.1);
+        let other = Compressor::new(layout(32), EnergyOf::Compensated, ValueFormat::Bf16);
+        let mut own = Compressor::new(layout(16), EnergyOf::Compensated, ValueFormat::Bf16);
+        let error = own.restore(other.residual(), other.state()).unwrap_err();
+        assert_eq!((error.elements, error.expected_elements), (32, 16));
+    }
+
+    #[test]
+    fn a_residual_follows_the_rate() {
+        let layout = SparseLayout::new(&[0], 64, 2, 0.1);
+        let mut rank = Compressor::new(layout, EnergyOf::Compensated, ValueFormat::F32);
+        let gradient: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        rank.compress_for_all(&gradient, 0.2);
+        assert_eq!(rank.residual()[10], 10.0);
+        let mut dense = vec![1.0; 64];
+        rank.compensate(&mut dense, 0.1);
+        assert_eq!(dense[10], 21.0, "half the rate, twice the residual");
+        assert!(rank.residual().iter().all(|r| *r == 0.0), "a dense step leaves nothing");
+    }
+
+    #[test]
+    fn both_readings_of_energy_differ_by_the_residual() {
+        let layout = SparseLayout::new(&[0], 64, 2, 0.1);
+        let gradient: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let [compensated, plain] = [EnergyOf::Compensated, EnergyOf::Gradient].map(|energy_of| {
+            let mut rank = Compressor::new(layout.clone(), energy_of, ValueFormat::F32);
+            rank.compress_for_all(&gradient, 0.1);
+            rank.compress_for_all(&gradient, 0.1).1
+        });
+        let squares: f64 = (0..64).map(|i| f64::from(i * i)).sum();
+        assert_eq!(plain.energy, squares);
+        assert!(compensated.energy > squares);
+    }
+}

@@ -1,0 +1,272 @@
+//! The one pass: compensate, select, keep back, and the energy. No I/O.
+//!
+//! Written once in plain Rust over groups of 16 lanes and compiled for several instruction sets, so that all of them
+//! compute the same operations in the same order. Rust never fuses a multiplication with an addition by itself, so the
+//! outputs have the same bits.
+#![allow(unsafe_code)] // Calls of functions that need instructions of this CPU; each says why it has them.
+
+/// Elements treated alike side by side: one AVX-512 register, two AVX2 registers.
+const LANES: usize = 16;
+/// Elements whose squares are added as f32 before they enter the f64 sum: few enough that the sum stays exact to 1e-6.
+const BLOCK_ELEMENTS: usize = 1024;
+
+/// What the kernel is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX2.
+    Avx2,
+    /// What every CPU of the architecture has.
+    Baseline,
+}
+
+impl InstructionSet {
+    /// All that this CPU has, the widest first.
+    pub fn available() -> Vec<Self> {
+        let mut sets = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if has_avx512() {
+                sets.push(Self::Avx512);
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                sets.push(Self::Avx2);
+            }
+        }
+        sets.push(Self::Baseline);
+        sets
+    }
+
+    /// The widest that this CPU has.
+    pub fn widest() -> Self {
+        Self::available()[0]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512dq")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+}
+
+/// What was selected: indices ascending, one value each.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Kept {
+    /// Places, counted from the start of the bucket.
+    pub indices: Vec<u32>,
+    /// e at these places.
+    pub values: Vec<f32>,
+}
+
+impl Kept {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// Forgets all, keeps the memory.
+    pub fn clear(&mut self) {
+        self.indices.clear();
+        self.values.clear();
+    }
+
+    fn push(&mut self, index: usize, value: f32) {
+        self.indices.push(index as u32);
+        self.values.push(value);
+    }
+
+    /// Σ of the squares.
+    pub fn energy(&self) -> f64 {
+        self.values.iter().map(|&value| f64::from(value) * f64::from(value)).sum()
+    }
+}
+
+/// The scalars of a pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pass {
+    /// η_{t−1}/η_t, what the residual is multiplied by.
+    pub rescale: f32,
+    /// t: elements of at least this magnitude are kept, and what is no number.
+    pub threshold: f32,
+    /// Place of the first element within the bucket.
+    pub first_index: usize,
+    /// At most so many elements are in `kept` afterwards; the excess stays in the residual.
+    pub room: usize,
+}
+
+/// Replaces `residual` by e = gradient + rescale·residual, moves the elements of at least the threshold's magnitude to
+/// the end of `kept` (zero in the residual), and returns ‖e‖². Gradient and residual must be of one length.
+pub fn compensate_and_select(
+    set: InstructionSet,
+    pass: Pass,
+    gradient: &[f32],
+    residual: &mut [f32],
+    kept: &mut Kept,
+) -> f64 {
+    match set {
+        // SAFETY: the caller's choice is checked against this CPU.
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 if has_avx512() => unsafe { pass_avx512(pass, gradient, residual, kept) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 if std::arch::is_x86_feature_detected!("avx2") => unsafe {
+            pass_avx2(pass, gradient, residual, kept)
+        },
+        _ => pass_over(pass, gradient, residual, kept),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn pass_avx512(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
+    pass_over(pass, gradient, residual, kept)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn pass_avx2(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
+    pass_over(pass, gradient, residual, kept)
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "it must be compiled with the instructions of its caller")]
+fn pass_over(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
+    let mut energy = 0.0_f64;
+    let mut index = pass.first_index;
+    let blocks = gradient.chunks(BLOCK_ELEMENTS).zip(residual.chunks_mut(BLOCK_ELEMENTS));
+    for (gradient, residual) in blocks {
+        let mut squares = [0.0_f32; LANES];
+        let (gradient_groups, gradient_rest) = gradient.as_chunks::<LANES>();
+        let (residual_groups, residual_rest) = residual.as_chunks_mut::<LANES>();
+        for (g, r) in gradient_groups.iter().zip(residual_groups) {
+            let mask = group(pass, g, r, &mut squares);
+            if mask != 0 {
+                take(pass, mask, index, r, kept);
+            }
+            index += LANES;
+        }
+        if !gradient_rest.is_empty() {
+            let mask = group(pass, gradient_rest, residual_rest, &mut squares);
+            take(pass, mask, index, residual_rest, kept);
+            index += gradient_rest.len();
+        }
+        // One order on every path, in double precision.
+        energy += squares.iter().map(|&square| f64::from(square)).sum::<f64>();
+    }
+    energy
+}
+
+/// e of up to 16 elements into `residual`, their squares into the lanes; a bit for each that is large enough.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "see `pass_over`")]
+fn group(pass: Pass, gradient: &[f32], residual: &mut [f32], squares: &mut [f32; LANES]) -> u32 {
+    let mut mask = 0_u32;
+    for (lane, ((g, r), square)) in gradient.iter().zip(residual).zip(squares).enumerate() {
+        let e = *g + pass.rescale * *r;
+        *r = e;
+        *square += e * e;
+        // What is no number is sent: kept back it would stay for ever and unseen.
+        let is_small = e.abs() < pass.threshold;
+        mask |= u32::from(!is_small) << lane;
+    }
+    mask
+}
+
+/// Moves the marked elements out of the residual while there is room.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "see `pass_over`")]
+fn take(pass: Pass, mask: u32, index: usize, residual: &mut [f32], kept: &mut Kept) {
+    let mut left = mask;
+    while left != 0 && kept.len() < pass.room {
+        let lane = left.trailing_zeros() as usize;
+        left &= left - 1;
+        kept.push(index + lane, residual[lane]);
+        residual[lane] = 0.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The definition, without groups or lanes.
+    fn plainly(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
+        let mut energy = 0.0;
+        for (i, (g, r)) in gradient.iter().zip(residual).enumerate() {
+            *r = *g + pass.rescale * *r;
+            energy += f64::from(*r) * f64::from(*r);
+            let is_small = r.abs() < pass.threshold;
+            if !is_small && kept.len() < pass.room {
+                kept.push(pass.first_index + i, *r);
+                *r = 0.0;
+            }
+        }
+        energy
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    fn numbers(len: usize) -> impl Strategy<Value = Vec<f32>> {
+        let number = prop_oneof![
+            8 => (-4.0_f32..4.0).prop_map(|x| x * x * x),
+            1 => Just(0.0_f32),
+            1 => any::<f32>(),
+        ];
+        proptest::collection::vec(number, len)
+    }
+
+    proptest! {
+        #[test]
+        fn every_instruction_set_gives_the_bits_of_the_plain_loop(
+            (gradient, residual) in (0_usize..3000).prop_flat_map(|len| (numbers(len), numbers(len))),
+            rescale in 0.1_f32..3.0,
+            threshold in 0.0_f32..20.0,
+            room in 0_usize..3000,
+        ) {
+            let pass = Pass { rescale, threshold, first_index: 7, room };
+            let (mut expected_residual, mut expected) = (residual.clone(), Kept::default());
+            let plain_energy = plainly(pass, &gradient, &mut expected_residual, &mut expected);
+            let mut first_energy = None;
+            for set in InstructionSet::available() {
+                let (mut own_residual, mut kept) = (residual.clone(), Kept::default());
+                let energy = compensate_and_select(set, pass, &gradient, &mut own_residual, &mut kept);
+                prop_assert_eq!(bits(&own_residual), bits(&expected_residual), "{:?}", set);
+                prop_assert_eq!(&kept.indices, &expected.indices, "{:?}", set);
+                prop_assert_eq!(bits(&kept.values), bits(&expected.values), "{:?}", set);
+                let first = *first_energy.get_or_insert(energy);
+                prop_assert_eq!(energy.to_bits(), first.to_bits(), "{:?}", set);
+                if plain_energy < 1e30 {
+                    prop_assert!((energy - plain_energy).abs() <= 1e-5 * plain_energy, "{} {}", energy, plain_energy);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_sent_and_not_kept_back() {
+        let pass = Pass { rescale: 1.0, threshold: 10.0, first_index: 0, room: 9 };
+        let (mut residual, mut kept) = (vec![1.0, 2.0], Kept::default());
+        compensate_and_select(
+            InstructionSet::widest(),
+            pass,
+            &[f32::NAN, f32::INFINITY],
+            &mut residual,
+            &mut kept,
+        );
+        assert_eq!(kept.indices, [0, 1]);
+        assert!(kept.values[0].is_nan());
+        assert_eq!(residual, [0.0, 0.0]);
+    }
+}
