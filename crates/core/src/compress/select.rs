@@ -5,8 +5,11 @@ use std::ops::Range;
 use super::{
     kernel::{InstructionSet, Kept, Pass, compensate_and_select},
     layout::{Layer, SparseBucket},
-    threshold::{Compensated, ThresholdState, exactly_reached_by},
+    threshold::{Compensated, ThresholdState, exactly_reached_by, surely_reached_by},
 };
+
+/// Up to here a layer's floor is its largest elements exactly; in larger ones sorting would cost more than it is worth.
+const EXACT_FLOOR_ELEMENTS: usize = 1 << 14;
 
 /// Replaces `residual` by e less what is moved to `kept` (emptied first), and returns ‖e‖². `gradient` and `residual`
 /// are the bucket's parts of the flat buffers.
@@ -42,7 +45,13 @@ pub fn select(
 fn raise_to_floor(floor: usize, range: &Range<usize>, residual: &mut [f32], before: usize, kept: &mut Kept) {
     put_back(range.start, residual, before, kept);
     let zeros = vec![0.0; residual.len()];
-    take_exactly(floor, range.start, &zeros, residual, 1.0, kept);
+    if residual.len() <= EXACT_FLOOR_ELEMENTS {
+        take_exactly(floor, range.start, &zeros, residual, 1.0, kept);
+        return;
+    }
+    let threshold = surely_reached_by(Compensated { gradient: &zeros, residual, rescale: 1.0 }, floor);
+    let pass = Pass { rescale: 1.0, threshold, first_index: range.start, room: before + floor };
+    compensate_and_select(InstructionSet::widest(), pass, &zeros, residual, kept);
 }
 
 /// Returns what was kept from place `from` on to the residual.
@@ -127,6 +136,24 @@ mod tests {
         assert_eq!(of_quiet, [1598, 1599], "a quarter of a tenth of 96");
         assert!(kept.len() <= bucket.most && kept.len() >= bucket.wanted, "{}", kept.len());
         assert!(kept.indices.is_sorted());
+    }
+
+    #[test]
+    fn a_large_quiet_layer_sends_its_floor_of_about_its_largest() {
+        let (loud, total) = (160_000, 260_000);
+        let layout = SparseLayout::new(&[0, loud], total, 2, 0.01);
+        let bucket = &layout.buckets[0];
+        let gradient: Vec<f32> =
+            (0..total).map(|i| if i < loud { 1.0 + i as f32 } else { 1e-6 * (i - loud) as f32 }).collect();
+        let (mut residual, mut kept) = (vec![0.0; total], Kept::default());
+        let mut state = ThresholdState::default();
+        let e = (gradient.as_slice(), residual.as_mut_slice());
+        select(InstructionSet::widest(), bucket, e, 1.0, &mut state, &mut kept);
+        let of_quiet: Vec<u32> =
+            kept.indices.iter().copied().filter(|index| *index as usize >= loud).collect();
+        assert_eq!(of_quiet.len(), 250, "a quarter of a hundredth of 100,000");
+        assert!(of_quiet.iter().all(|index| *index as usize >= total - 1000), "{of_quiet:?}");
+        assert!(kept.indices.is_sorted() && kept.len() <= bucket.most);
     }
 
     proptest! {

@@ -80,7 +80,8 @@ impl ThresholdState {
     /// Learns from the selection with the threshold `used`, in which `found` elements were kept where `wanted` were meant
     /// and `most` possible. `root_mean_square` is that of all elements of e.
     pub fn correct(&mut self, used: f32, root_mean_square: f64, found: usize, wanted: usize, most: usize) {
-        if found >= most || 2 * found < wanted {
+        // More than a tenth off: the shape of e has changed, as it does while residuals build up.
+        if found >= most || 10 * found.abs_diff(wanted) > wanted {
             self.full_in_steps = 0;
         } else if self.relative > 0.0 && root_mean_square > 0.0 && root_mean_square.is_finite() {
             let error = (found as f64 - wanted as f64) / wanted.max(1) as f64;
@@ -106,6 +107,18 @@ pub(super) fn odd_stride(len: usize, sample: usize) -> usize {
 /// The magnitude that `wanted` of every `stride`-th element of `e` reach, interpolated within a bin; with fewer
 /// elements that are not zero, the smallest threshold.
 fn reached_by(e: Compensated<'_>, stride: usize, wanted: usize) -> f32 {
+    let Some((bin, share)) = bin_reached_by(e, stride, wanted) else { return SMALLEST };
+    let (low, high) = (edge(bin), edge(bin + 1));
+    if high.is_finite() { (high - share * (high - low)).max(SMALLEST) } else { low.max(SMALLEST) }
+}
+
+/// A magnitude that at least `wanted` elements of `e` reach, if so many are not zero, and hardly more.
+pub(super) fn surely_reached_by(e: Compensated<'_>, wanted: usize) -> f32 {
+    bin_reached_by(e, 1, wanted).map_or(SMALLEST, |(bin, _)| edge(bin).max(SMALLEST))
+}
+
+/// The bin in which the `wanted`-th largest lies, and which share of the bin is wanted, counted from its upper end.
+fn bin_reached_by(e: Compensated<'_>, stride: usize, wanted: usize) -> Option<(usize, f32)> {
     let mut counts = vec![0_u32; BINS];
     for value in e.every(stride) {
         counts[bin(value)] += 1;
@@ -113,16 +126,11 @@ fn reached_by(e: Compensated<'_>, stride: usize, wanted: usize) -> f32 {
     let mut above = 0;
     for (bin, &count) in counts.iter().enumerate().skip(1).rev() {
         if above + count as usize >= wanted {
-            let (low, high) = (edge(bin), edge(bin + 1));
-            if !high.is_finite() {
-                return low.max(SMALLEST);
-            }
-            let share = (wanted - above) as f32 / count.max(1) as f32;
-            return (high - share * (high - low)).max(SMALLEST);
+            return Some((bin, (wanted - above) as f32 / count.max(1) as f32));
         }
         above += count as usize;
     }
-    SMALLEST
+    None
 }
 
 fn bin(value: f32) -> usize {
