@@ -276,6 +276,7 @@ fn idle(config: &WorkerConfig) -> Progress {
         step_seconds: STEP.as_secs_f64(),
         samples_per_second: 0.0,
         train_seconds: 0.0,
+        compression: None,
         evaluation: None,
         checkpoint: None,
         durable_positions: vec![],

@@ -131,6 +131,7 @@ mod tests {
             step_seconds: 0.25,
             samples_per_second: 400.0,
             train_seconds,
+            compression: None,
             evaluation: None,
             checkpoint: None,
             durable_positions: vec![],

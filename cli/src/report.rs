@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use scadles_api::{
     DeviceProgress, ExitCode, Ledger, PartitionPosition, Progress, ScadlesJob,
-    report::{Conventional, DeviceReport, REPORT_VERSION, RunReport},
+    report::{CompressionSummary, Conventional, DeviceReport, REPORT_VERSION, RunReport},
 };
 use scadles_control::{decide::Outcome, estimate::CONVENTIONAL_BATCH};
 
@@ -56,12 +56,25 @@ pub fn build(ending: &Ending<'_>) -> RunReport {
         samples: ending.progress.map_or(0, |progress| progress.samples),
         seconds,
         start_seconds: ending.memory.start_seconds.unwrap_or(0.0),
+        compression: ending.progress.and_then(compression),
         conventional: conventional(&ending.rates_asked, &devices, seconds),
         devices,
         accuracy: ending.memory.accuracy.clone(),
         parameter_hashes: ending.parameter_hashes.clone(),
         attempts: ending.memory.supervision.history.clone(),
     }
+}
+
+fn compression(progress: &Progress) -> Option<CompressionSummary> {
+    let seen = progress.compression?;
+    Some(CompressionSummary {
+        ratio: seen.ratio,
+        sparse_steps: seen.sparse_steps,
+        vetoed_steps: seen.vetoed_steps,
+        cnc: seen.sparse_steps as f64 / progress.step.max(1) as f64,
+        bytes_sent: progress.devices.iter().map(|device| device.bytes_sent).sum(),
+        dense_bytes: progress.devices.iter().map(|device| device.dense_bytes).sum(),
+    })
 }
 
 fn sentence(outcome: &Outcome) -> String {
@@ -174,6 +187,7 @@ pub fn summary(report: &RunReport) -> String {
     accuracy(&mut text, report);
     devices(&mut text, report);
     comparison(&mut text, report);
+    compressed(&mut text, report);
     hashes(&mut text, report);
     text
 }
@@ -258,6 +272,24 @@ fn comparison(text: &mut String, report: &RunReport) {
         let factor = report.samples as f64 / conventional.samples as f64;
         let _ = writeln!(text, "this run trained {factor:.1} times as many");
     }
+}
+
+fn compressed(text: &mut String, report: &RunReport) {
+    let Some(compression) = &report.compression else { return };
+    let share = compression.bytes_sent as f64 / compression.dense_bytes.max(1) as f64;
+    let _ = writeln!(
+        text,
+        "\ncompression: {} of {} steps sent {} % of the elements (CNC {:.3}), {} were vetoed by the gate\n\
+         {} bytes sent, {:.1} % of the {} of dense steps",
+        grouped(compression.sparse_steps),
+        grouped(report.steps),
+        compression.ratio * 100.0,
+        compression.cnc,
+        grouped(compression.vetoed_steps),
+        grouped(compression.bytes_sent),
+        share * 100.0,
+        grouped(compression.dense_bytes),
+    );
 }
 
 fn hashes(text: &mut String, report: &RunReport) {

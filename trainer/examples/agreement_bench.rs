@@ -78,6 +78,7 @@ fn report(rank: usize, round: u64) -> Report {
             checkpoint_requested: false,
             tuning_generation: 0,
             parameter_hash: round.is_multiple_of(50).then_some(7),
+            compression: None,
             evaluation: None,
         },
         device: DeviceProgress {
@@ -143,6 +144,7 @@ fn open_hub(runtime: &Runtime, world_size: usize) -> SocketAddr {
             milestone_epochs: Vec::new(),
             gamma: 0.1,
         },
+        compression: None,
         completion: Completion::MaxSteps(u64::MAX),
         checkpoint_every_steps: 40,
         evaluate_every_steps: 0,

@@ -140,6 +140,7 @@ fn idle(device: &str) -> Progress {
         step_seconds: 0.0,
         samples_per_second: 0.0,
         train_seconds: 0.0,
+        compression: None,
         evaluation: None,
         checkpoint: None,
         durable_positions: Vec::new(),

@@ -4,10 +4,18 @@
 //! devices in one thread and replay then give the same bits for any bucket cut. For up to two ranks the transport's own
 //! sum has these bits too, and is used.
 
+mod compressed;
+pub mod residuals;
+
 use std::time::Instant;
 
+use scadles_api::worker::CompressionConfig;
+use scadles_core::compress::gate::{CompressionDecision, CompressionReport};
 use scadles_core::exchange_plan::{Bucket, add_in_rank_order, plan_buckets};
 use torch_ext::FlatParameters;
+
+pub use compressed::CompressedExchange;
+pub(crate) use compressed::{compressor, rule};
 
 use crate::engine::{Communicator, EngineError, SumOrder};
 use crate::numeric::Real;
@@ -22,6 +30,52 @@ pub struct ExchangeStatistics {
     pub bytes_sent: u64,
     /// Time from the first bucket to the last.
     pub seconds: f64,
+}
+
+/// The exchange of a job's gradients.
+#[derive(Debug)]
+pub enum GradientExchange {
+    /// Without compression.
+    Dense(DenseExchange),
+    /// With it: what is agreed on, step by step.
+    Compressed(Box<CompressedExchange>),
+}
+
+impl GradientExchange {
+    /// For the gradients of `flat` between `world_size` ranks.
+    pub fn new(flat: &FlatParameters, world_size: usize, compression: Option<CompressionConfig>) -> Self {
+        match compression {
+            None => Self::Dense(DenseExchange::new(flat, world_size)),
+            Some(config) => Self::Compressed(Box::new(CompressedExchange::new(flat, world_size, &config))),
+        }
+    }
+
+    /// Replaces `gradients` (u) by what the ranks of `comm` deliver at the rate `learning_rate` (η_t).
+    pub fn combine(
+        &mut self,
+        comm: &mut dyn Communicator,
+        gradients: &mut [f32],
+        decision: CompressionDecision,
+        learning_rate: f64,
+    ) -> Result<ExchangeStatistics, EngineError> {
+        match self {
+            Self::Dense(exchange) => exchange.combine(comm, gradients),
+            Self::Compressed(exchange) => exchange.combine(comm, gradients, decision, learning_rate),
+        }
+    }
+
+    /// The compression, if the job has one.
+    pub fn compressed(&self) -> Option<&CompressedExchange> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Compressed(exchange) => Some(exchange),
+        }
+    }
+
+    /// What this rank tells the others after a step, in jobs with compression.
+    pub fn report(&self) -> Option<CompressionReport> {
+        self.compressed().map(CompressedExchange::report)
+    }
 }
 
 /// The dense exchange of a flat gradient buffer, bucket by bucket.

@@ -22,6 +22,7 @@ use crate::endpoint::Shared;
 
 pub use failure::Failure;
 use phase_times::StepPhase;
+pub(crate) use restore::decode_residuals;
 
 /// What a worker has for its whole life.
 #[derive(Clone)]
@@ -64,6 +65,7 @@ fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
         let agreed = rank.agree()?;
         if let Action::Stop { checkpoint: true, .. } = agreed.agreement.action {
             rank.compare_parameters()?;
+            rank.gather_residuals()?;
         }
         rank.watch_own("bookkeeping");
         if let Some(leader) = &mut rank.leader {
@@ -75,6 +77,9 @@ fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
             Action::Step(plan) => {
                 let before = rank.state;
                 rank.train(&agreed, plan)?;
+                if plan.checkpoint {
+                    rank.gather_residuals()?;
+                }
                 if let Some(leader) = &mut rank.leader {
                     leader.committed(&agreed, plan, &before, rank.hash)?;
                 }

@@ -4,9 +4,13 @@
 mod common;
 
 use common::{Rank, model, processes, threads, uneven};
-use scadles_api::worker::{ModelConfig, ModelName};
+use scadles_api::worker::{CompressionConfig, EnergyOf, ModelConfig, ModelName};
+use scadles_core::compress::{
+    exchange::{SparseExchange, combine_logical},
+    gate::CompressionDecision,
+};
 use scadles_trainer::engine::Communicator;
-use scadles_trainer::exchange::DenseExchange;
+use scadles_trainer::exchange::{CompressedExchange, DenseExchange, GradientExchange};
 use scadles_trainer::learner::{Draw, Learner, Network, ParameterSet, set_up_torch};
 use scadles_trainer::numeric::Real;
 use tch::{TchError, Tensor};
@@ -105,6 +109,78 @@ fn all_ranks_hold_the_same_bits_after_every_one_of_20_steps() {
     assert_eq!(histories[0], histories[1]);
     assert_eq!(histories[0], histories[2]);
     assert!(histories[0].windows(2).all(|pair| pair[0] != pair[1]), "a step changed nothing");
+}
+
+const COMPRESSION: CompressionConfig =
+    CompressionConfig { ratio: 0.05, delta: Some(0.3), energy_of: EnergyOf::Compensated };
+const COMPRESSED_STEPS: u64 = 9;
+
+/// All ways in turn, twice in a row each, so that residuals meet every one of them.
+fn decision(step: u64) -> CompressionDecision {
+    match step / 2 % 3 {
+        0 => CompressionDecision::Sparse(SparseExchange::AllGather),
+        1 => CompressionDecision::Sparse(SparseExchange::ReduceScatter),
+        _ => CompressionDecision::Dense,
+    }
+}
+
+fn rate(step: u64) -> f64 {
+    [0.02, 0.05, 0.01][step as usize % 3]
+}
+
+fn trained_compressed(mut rank: Rank<f32>, comm: &mut dyn Communicator) -> u64 {
+    let (own, ranks) = (comm.rank(), comm.world_size());
+    let mut exchange = GradientExchange::new(rank.learner.flat(), ranks, Some(COMPRESSION));
+    for step in 0..COMPRESSED_STEPS {
+        let batches = uneven(step, ranks);
+        rank.learning_rate = rate(step);
+        rank.contribute(own, step, batches[own], batches.iter().sum());
+        let gradients = rank.learner.gradients_mut().unwrap();
+        let sent = exchange.combine(comm, gradients, decision(step), rate(step)).unwrap();
+        let dense = exchange.compressed().unwrap().dense_bytes();
+        if decision(step) == CompressionDecision::Dense {
+            assert_eq!(sent.bytes_sent, dense);
+        } else {
+            assert!(sent.bytes_sent > 0 && sent.bytes_sent < dense / 2, "{} of {dense}", sent.bytes_sent);
+        }
+        rank.apply();
+    }
+    rank.hash()
+}
+
+fn trained_compressed_logically(mut rank: Rank<f32>, devices: usize) -> u64 {
+    set_up_torch(1).unwrap();
+    let exchange = CompressedExchange::new(rank.learner.flat(), devices, &COMPRESSION);
+    let mut compressors = vec![exchange.compressor().clone(); devices];
+    for step in 0..COMPRESSED_STEPS {
+        let batches = uneven(step, devices);
+        rank.learning_rate = rate(step);
+        let mut gradients: Vec<Vec<f32>> = (0..devices)
+            .map(|device| {
+                rank.contribute(device, step, batches[device], batches.iter().sum());
+                rank.learner.gradients().unwrap().to_vec()
+            })
+            .collect();
+        let sum = rank.learner.gradients_mut().unwrap();
+        combine_logical(&mut compressors, &mut gradients, decision(step), rate(step), sum).unwrap();
+        rank.apply();
+    }
+    rank.hash()
+}
+
+#[test]
+fn compressed_ranks_in_threads_have_the_bits_of_logical_devices() {
+    for ranks in [2, 3, RANKS] {
+        let hashes = threads(ranks, |comm| trained_compressed(Rank::built_in(&cnn()), comm));
+        assert_eq!(hashes, vec![trained_compressed_logically(Rank::built_in(&cnn()), ranks); ranks]);
+    }
+}
+
+#[test]
+fn compressed_ranks_in_processes_on_gloo_have_the_bits_of_logical_devices() {
+    let test = "compressed_ranks_in_processes_on_gloo_have_the_bits_of_logical_devices";
+    let hashes = processes(test, RANKS, |comm| trained_compressed(Rank::built_in(&cnn()), comm));
+    assert_eq!(hashes, vec![trained_compressed_logically(Rank::built_in(&cnn()), RANKS); RANKS]);
 }
 
 /// ‖combined − gradient of the union of all batches‖ / ‖the latter‖, as this rank sees it.

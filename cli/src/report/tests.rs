@@ -1,3 +1,5 @@
+use scadles_api::progress::CompressionProgress;
+
 use super::*;
 
 fn names() -> Vec<String> {
@@ -45,6 +47,8 @@ fn report() -> RunReport {
         name: name.to_owned(),
         ledger: Ledger { arrived: trained + buffered, trained, buffered, ..Ledger::default() },
         wait_seconds: 12.5,
+        bytes_sent: trained,
+        dense_bytes: 4 * trained,
         ..DeviceProgress::default()
     };
     let progress = Progress {
@@ -62,6 +66,12 @@ fn report() -> RunReport {
         step_seconds: 2.0,
         samples_per_second: 250.0,
         train_seconds: 20.0,
+        compression: Some(CompressionProgress {
+            ratio: 0.1,
+            sparse_steps: 6,
+            vetoed_steps: 3,
+            energy_loss: Some(0.25),
+        }),
         evaluation: None,
         checkpoint: None,
         durable_positions: vec![],
@@ -102,6 +112,8 @@ fn the_summary_says_what_was_trained_where_every_sample_went_and_what_it_is_wort
         "every sample is accounted for",
         "Fixed 64 would have trained 1 920 samples in this time (15 steps; each waits 1.28 s for the slowest stream)",
         "this run trained 2.6 times as many",
+        "compression: 6 of 10 steps sent 10 % of the elements (CNC 0.600), 3 were vetoed by the gate",
+        "5 000 bytes sent, 25.0 % of the 20 000 of dense steps",
         "parameters are bit-identical on all 2 ranks (hash cafe)",
     ] {
         assert!(text.contains(part), "`{part}` is missing in:\n{text}");

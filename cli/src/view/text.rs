@@ -88,6 +88,14 @@ fn facts(snapshot: &Snapshot, progress: &Progress) -> String {
     if progress.window_seconds > 0.0 {
         let _ = write!(text, "  window {:.2} s", progress.window_seconds);
     }
+    if let Some(compression) = &progress.compression {
+        let share =
+            |bytes: fn(&DeviceProgress) -> u64| progress.devices.iter().map(bytes).sum::<u64>() as f64;
+        let cnc = compression.sparse_steps as f64 / progress.step.max(1) as f64;
+        let bytes = share(|device| device.bytes_sent) / share(|device| device.dense_bytes).max(1.0);
+        let _ = write!(text, "  CNC {cnc:.2} at {}", compression.ratio);
+        let _ = write!(text, "  bytes {:.0} % of dense", bytes * 100.0);
+    }
     text
 }
 
@@ -170,7 +178,10 @@ fn devices_in_brief(progress: &Progress) -> String {
 
 #[cfg(test)]
 mod tests {
-    use scadles_api::{Ledger, Phase, progress::Evaluation, progress::TopK};
+    use scadles_api::{
+        Ledger, Phase,
+        progress::{CompressionProgress, Evaluation, TopK},
+    };
 
     use super::*;
 
@@ -200,6 +211,7 @@ mod tests {
             step_seconds: 0.25,
             samples_per_second: 544.0,
             train_seconds: 53.0,
+            compression: None,
             evaluation: Some(Evaluation {
                 step: 200,
                 samples_trained: 27_000,
@@ -255,6 +267,18 @@ mod tests {
             "1 min 01 s  step 214  samples 29 104 of 60 000  544/s  loss 1.412  Top-1 47.3 % at step 200  \
              window 0.25 s  left 56.8 s  batches 50 12  buffered 1112 31"
         );
+    }
+
+    #[test]
+    fn a_job_with_compression_shows_how_often_and_how_much() {
+        let mut compressed = progress();
+        compressed.compression =
+            Some(CompressionProgress { ratio: 0.1, sparse_steps: 107, vetoed_steps: 90, energy_loss: None });
+        for device in &mut compressed.devices {
+            (device.bytes_sent, device.dense_bytes) = (300, 1000);
+        }
+        let text = line(&Snapshot { progress: Some(compressed), ..snapshot() });
+        assert!(text.contains("window 0.25 s  CNC 0.50 at 0.1  bytes 30 % of dense  left"), "{text}");
     }
 
     #[test]

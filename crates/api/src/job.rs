@@ -107,6 +107,9 @@ pub struct ScadlesJobSpec {
     /// Simulated streams: sends a real data set at a rate of its own to every device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<ProducerSpec>,
+    /// Compression of gradients. Left out: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionSpec>,
     /// When and where training state is saved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointSpec>,

@@ -68,6 +68,9 @@ pub struct Progress {
     pub samples_per_second: f64,
     /// Seconds of training since the job began, along the surviving history; evaluation left out.
     pub train_seconds: f64,
+    /// Compression so far, in jobs that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionProgress>,
     /// Latest evaluation, if any.
     pub evaluation: Option<Evaluation>,
     /// Last durable checkpoint.
@@ -106,12 +109,29 @@ pub struct DeviceProgress {
     pub prequential_accuracy: Option<f64>,
     /// Bytes handed to the collectives, since the job began.
     pub bytes_sent: u64,
+    /// Bytes that the same steps would have handed over without compression; 0 in jobs without it.
+    #[serde(default)]
+    pub dense_bytes: u64,
     /// Seconds spent waiting for samples or for others, since the job began.
     pub wait_seconds: f64,
     /// Seconds of compute, exchange and update, since the job began.
     pub busy_seconds: f64,
     /// Position per partition.
     pub positions: Vec<PartitionPosition>,
+}
+
+/// Compression since the job began, along the surviving history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompressionProgress {
+    /// CR, the share of the elements that a sparse step sends.
+    pub ratio: f64,
+    /// Steps that sent only the largest elements.
+    pub sparse_steps: u64,
+    /// Steps that sent all because ℓ was above δ.
+    pub vetoed_steps: u64,
+    /// Mean energy loss ℓ that the gate looks at, in [0, 1]; `None` before the first step.
+    pub energy_loss: Option<f64>,
 }
 
 /// Result of an evaluation over the held-out set.

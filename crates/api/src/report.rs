@@ -35,6 +35,9 @@ pub struct RunReport {
     pub seconds: f64,
     /// Seconds from the command's start to the first step.
     pub start_seconds: f64,
+    /// Compression of gradients, in jobs that have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionSummary>,
     /// Per device.
     pub devices: Vec<DeviceReport>,
     /// Evaluations in order, by time and by samples.
@@ -45,6 +48,24 @@ pub struct RunReport {
     pub attempts: Vec<AttemptReport>,
     /// What a conventional job (`Fixed`, 64 samples) would have trained in the same time.
     pub conventional: Option<Conventional>,
+}
+
+/// What compression did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompressionSummary {
+    /// CR, the share of the elements that a sparse step sends.
+    pub ratio: f64,
+    /// Steps that sent only the largest elements.
+    pub sparse_steps: u64,
+    /// Steps that sent all because the gate was closed.
+    pub vetoed_steps: u64,
+    /// sparse steps / all steps (the paper's CNC ratio).
+    pub cnc: f64,
+    /// Bytes handed to the collectives by all workers, indices and headers included.
+    pub bytes_sent: u64,
+    /// Bytes that the same steps would have handed over without compression.
+    pub dense_bytes: u64,
 }
 
 /// One device's columns.

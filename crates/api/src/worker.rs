@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::job::{
-    Aggregation, DatasetName, LearningRateScaling, ModelName, Normalization, RecordFormat, SaslMechanism,
-    StartFrom, StreamPolicy,
+    Aggregation, DatasetName, EnergyOf, LearningRateScaling, ModelName, Normalization, RecordFormat,
+    SaslMechanism, StartFrom, StreamPolicy,
 };
 
 /// The configuration of one worker: a file in the local body; in a cluster made from the job's file and the command line.
@@ -61,6 +61,9 @@ pub struct JobConfig {
     pub stream: StreamConfig,
     /// Simulated streams, if any: `replay` regenerates their records.
     pub producer: Option<ProducerConfig>,
+    /// Compression of gradients, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionConfig>,
     /// Saved state.
     pub checkpoint: CheckpointConfig,
     /// Held-out evaluation, if any.
@@ -281,6 +284,18 @@ pub enum PartitionRule {
         /// Labels per device.
         labels_per_device: u32,
     },
+}
+
+/// Compression of gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CompressionConfig {
+    /// CR in (0, 1].
+    pub ratio: f64,
+    /// δ of the gate; `None` compresses every step.
+    pub delta: Option<f64>,
+    /// Whose energy the gate looks at.
+    pub energy_of: EnergyOf,
 }
 
 /// Saved state.

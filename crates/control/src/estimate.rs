@@ -54,6 +54,10 @@ pub struct Estimate {
     pub arena_bytes: u64,
     /// Memory of one worker for parameters, gradients and momentum.
     pub model_bytes: u64,
+    /// Memory of one worker for what compression keeps back; 0 without it.
+    pub residual_bytes: u64,
+    /// Memory of rank 0 for all residuals while a checkpoint is written; 0 without compression.
+    pub gathered_bytes: u64,
     /// Memory of the embedded broker.
     pub embedded_broker_bytes: Option<u64>,
     /// Memory of all of it.
@@ -69,7 +73,11 @@ pub fn estimate(plan: &Plan, machine: &Machine) -> Option<Estimate> {
     let parameters = cost::parameter_count(&job.model);
     let arena_bytes = job.stream.buffer_bytes;
     let model_bytes = 3 * BYTES_PER_PARAMETER * parameters;
-    let workers_bytes = (arena_bytes + model_bytes) * world_size as u64;
+    // r, and about as much for messages on their way.
+    let residual_bytes = if job.compression.is_some() { 2 * BYTES_PER_PARAMETER * parameters } else { 0 };
+    // Two checkpoints may be on their way, in memory and as a file's bytes.
+    let gathered_bytes = residual_bytes * world_size as u64;
+    let workers_bytes = (arena_bytes + model_bytes + residual_bytes) * world_size as u64;
     Some(Estimate {
         rules: rates.as_deref().map_or_else(Vec::new, |rates| rule_estimates(job, rates, cost)),
         rates,
@@ -78,8 +86,10 @@ pub fn estimate(plan: &Plan, machine: &Machine) -> Option<Estimate> {
         bytes_sent_per_rank: cost::bytes_sent_per_step(parameters, world_size),
         arena_bytes,
         model_bytes,
+        residual_bytes,
+        gathered_bytes,
         embedded_broker_bytes: plan.embedded_broker_bytes,
-        total_bytes: workers_bytes + plan.embedded_broker_bytes.unwrap_or(0),
+        total_bytes: workers_bytes + gathered_bytes + plan.embedded_broker_bytes.unwrap_or(0),
     })
 }
 

@@ -310,6 +310,11 @@ fn note_limits(notes: &mut Vec<String>, job: &ValidatedJob, body: &Body, devices
                 .to_owned(),
         );
     }
+    if job.compression.is_some() && devices.len() == 1 {
+        notes.push(
+            "Compression: one device sends its gradient to nobody, so no step is compressed.".to_owned(),
+        );
+    }
     if job.producer.is_none() {
         notes.push("Rates are measured when the job runs: something else sends to the topics.".to_owned());
     }
@@ -386,6 +391,7 @@ fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>, kafka
         training: job.training.clone(),
         stream: job.stream.clone(),
         producer: job.producer.clone(),
+        compression: job.compression,
         checkpoint: CheckpointConfig {
             root: root.unwrap_or_else(|| body.output_dir.join("checkpoints")),
             every_steps: job.checkpoint.every_steps,

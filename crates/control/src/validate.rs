@@ -3,6 +3,7 @@
 //! What comes out needs no second look: later code never sees the raw job, and [`plan`](mod@crate::plan) can only fail on facts of
 //! the machine.
 
+mod compression;
 mod data;
 mod run;
 mod streams;
@@ -15,7 +16,8 @@ use scadles_api::{
     job::{Adoption, DeletionPolicy, SaslMechanism, TopicManagement},
     names,
     worker::{
-        Completion, EvaluationConfig, Limits, ModelConfig, ProducerConfig, StreamConfig, TrainingConfig,
+        Completion, CompressionConfig, EvaluationConfig, Limits, ModelConfig, ProducerConfig, StreamConfig,
+        TrainingConfig,
     },
 };
 
@@ -53,6 +55,8 @@ pub struct ValidatedJob {
     pub stream: StreamConfig,
     /// Simulated streams, rates drawn.
     pub producer: Option<ProducerConfig>,
+    /// Compression of gradients; `None`: every step is dense.
+    pub compression: Option<CompressionConfig>,
     /// Saved state.
     pub checkpoint: ValidatedCheckpoint,
     /// Held-out evaluation.
@@ -144,6 +148,7 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
         training,
         stream,
         producer,
+        compression: compression::compression(&mut found, spec.compression.as_ref()),
         checkpoint: run::checkpoint(&mut found, spec.checkpoint.as_ref()),
         completion: run::completion(&mut found, &spec.completion, evaluation.as_ref()),
         evaluation,

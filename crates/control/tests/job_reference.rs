@@ -28,6 +28,7 @@ const SECTIONS: [(&str, &str); 4] = [
         "- `spec.devices`, `spec.completion`, `spec.producer.rates` and `spec.checkpoint.storage`: exactly one member.\n\
          - `spec.stream.batch.windowSeconds` belongs to the rule `StreamRate`, `spec.stream.batch.fixed` to `Fixed`,\n\
          \x20 `spec.producer.labelSkew` to the partition `LabelSkew`, `files` to the data set `Files`.\n\
+         - `spec.compression.ratio` belongs to the modes `Static` and `Adaptive`, `delta` and `energyOf` to `Adaptive`.\n\
          - `spec.stream.batch.min` is at most `max`; `spec.stream.bufferBytes` has room for a batch of `max` records.\n\
          - A data set with a name fits `spec.model.inputShape` and `numClasses`: Cifar10 is `[3, 32, 32]` with 10 labels,\n\
          \x20 FashionMnist `[1, 28, 28]` with 10. `Cnn` and `ResNet18` need sides of at least 8 pixels; at most 16 channels\n\

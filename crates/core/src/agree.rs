@@ -12,6 +12,10 @@ pub use scadles_api::worker::Completion;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchRule, SHORTEST_WINDOW_SECONDS};
+use crate::compress::cost::LinkCost;
+use crate::compress::gate::{
+    CompressionDecision, CompressionReport, CompressionRule, CompressionState, EnergyStatistics,
+};
 use crate::device_stream::DeviceCheckpoint;
 use crate::evaluate::EvaluationCounts;
 use crate::learning_rate::LearningRatePlan;
@@ -32,6 +36,8 @@ pub struct AgreeSettings {
     pub aggregation: Aggregation,
     /// η and what it follows.
     pub learning_rate: LearningRatePlan,
+    /// When gradients are compressed, if they ever are.
+    pub compression: Option<CompressionRule>,
     /// When the job is complete.
     pub completion: Completion,
     /// A checkpoint follows every so many steps; 0: only when asked for.
@@ -51,6 +57,8 @@ pub struct GlobalState {
     pub window_seconds: f64,
     /// The tuning all ranks run on.
     pub tuning_generation: u64,
+    /// What the ranks know about compression.
+    pub compression: CompressionState,
 }
 
 /// Why the group stops. In order of precedence: the first named wins when ranks differ.
@@ -112,6 +120,8 @@ pub struct StepReport {
     pub tuning_generation: u64,
     /// Hash of the parameters after `step` steps, when it was time to compute it.
     pub parameter_hash: Option<u64>,
+    /// What this rank knows of compression after `step` steps, in jobs that have it.
+    pub compression: Option<CompressionReport>,
     /// This rank's part of an evaluation after `step` steps.
     pub evaluation: Option<EvaluationCounts>,
 }
@@ -158,6 +168,8 @@ pub struct StepPlan {
     pub global_batch: u64,
     /// η_t.
     pub scaled_learning_rate: f64,
+    /// How the gradients travel.
+    pub compression: CompressionDecision,
     /// Write a checkpoint after the step.
     pub checkpoint: bool,
     /// Evaluate after the step.
@@ -245,12 +257,14 @@ pub fn agree(
     if !complete || global_batch == 0 || reports.iter().any(|report| !report.ready) {
         return Ok(answer(Action::Wait, settled));
     }
-    let plan = plan_step(settings, state, &reports, global_batch);
+    let (decision, compression) = decide_compression(settings, state, &reports);
+    let plan = StepPlan { compression: decision, ..plan_step(settings, state, &reports, global_batch) };
     let next = GlobalState {
         step: state.step + 1,
         samples: state.samples + global_batch,
         window_seconds,
         tuning_generation: agreed_tuning(state, &reports),
+        compression,
     };
     Ok(answer(Action::Step(plan), next))
 }
@@ -345,10 +359,31 @@ fn plan_step(
         loss_scales: weights.loss_scales,
         global_batch,
         scaled_learning_rate: settings.learning_rate.scaled_learning_rate(state.samples, global_batch),
+        compression: CompressionDecision::Dense,
         checkpoint: due(settings.checkpoint_every_steps)
             || reports.iter().any(|report| report.checkpoint_requested),
         evaluate: due(settings.evaluate_every_steps),
     }
+}
+
+/// What the last step taught about compression: the state that a checkpoint after it holds. Reports in rank order.
+pub fn observed_compression(state: &GlobalState, reports: &[&StepReport]) -> CompressionState {
+    let energies: Vec<Option<EnergyStatistics>> =
+        reports.iter().map(|report| report.compression.and_then(|compression| compression.energy)).collect();
+    state.compression.observed(&energies)
+}
+
+/// Dense or sparse, and what is known once the step is taken. One decision for all, from what all have measured.
+fn decide_compression(
+    settings: &AgreeSettings,
+    state: &GlobalState,
+    reports: &[&StepReport],
+) -> (CompressionDecision, CompressionState) {
+    let Some(rule) = &settings.compression else {
+        return (CompressionDecision::Dense, state.compression);
+    };
+    let link = LinkCost::slowest(reports.iter().filter_map(|report| report.compression).map(|it| it.link));
+    observed_compression(state, reports).decide(rule, &link)
 }
 
 /// The newest tuning that every rank has; never an older one than before.

@@ -215,6 +215,7 @@ impl SimRank {
             checkpoint_requested: false,
             tuning_generation: 0,
             parameter_hash: None,
+            compression: None,
             evaluation: None,
         }
     }
@@ -307,6 +308,7 @@ fn agree_settings(rule: BatchRule, world_size: usize) -> AgreeSettings {
             milestone_epochs: Vec::new(),
             gamma: 1.0,
         },
+        compression: None,
         completion: Completion::MaxSteps(u64::MAX),
         checkpoint_every_steps: 0,
         evaluate_every_steps: 0,

@@ -217,6 +217,7 @@ impl Worker {
             step_seconds: 1.0,
             samples_per_second: STEP_SAMPLES as f64,
             train_seconds: self.step as f64,
+            compression: None,
             evaluation: None,
             checkpoint: self.checkpoint(),
             durable_positions: Vec::new(),

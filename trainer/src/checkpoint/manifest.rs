@@ -2,6 +2,7 @@
 
 use scadles_api::progress::Evaluation;
 use scadles_api::{CheckpointRef, names};
+use scadles_core::compress::{compressor::CompressorState, gate::CompressionState};
 use serde::{Deserialize, Serialize};
 
 use crate::source::StreamCheckpoint;
@@ -28,6 +29,9 @@ pub struct Manifest {
     pub window_seconds: f64,
     /// Seconds of training since the job began, evaluations left out.
     pub train_seconds: f64,
+    /// What the ranks know about compression.
+    #[serde(default)]
+    pub compression: CompressionState,
     /// Hash of the parameters, hexadecimal: checked after loading.
     pub parameter_hash: String,
     /// Name of the journal segment that continues from here.
@@ -68,6 +72,9 @@ pub struct DeviceState {
     pub stream: StreamCheckpoint,
     /// Sums since the job began.
     pub totals: DeviceTotals,
+    /// What its residual means nothing without; only beside a file of residuals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressor: Option<CompressorState>,
 }
 
 /// Sums of one device since the job began: report and progress go on counting from here.
@@ -80,6 +87,9 @@ pub struct DeviceTotals {
     pub aggregation_weights: f64,
     /// Bytes handed to the collectives.
     pub bytes_sent: u64,
+    /// Bytes that the same steps would have handed over without compression; 0 in jobs without it.
+    #[serde(default)]
+    pub dense_bytes: u64,
     /// Seconds of waiting for samples or for others.
     pub wait_seconds: f64,
     /// Seconds of compute, exchange and update.

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub model: Vec<u8>,
     /// Bytes of [`MOMENTUM_FILE`].
     pub momentum: Vec<u8>,
+    /// Per rank, the bytes of its residual's file, in tensors of the same names; empty where nothing was kept back.
+    pub residuals: Vec<Vec<u8>>,
 }
 
 /// The checkpoints below one root folder.
@@ -67,16 +69,19 @@ impl CheckpointStore {
 
     /// Writes all files of `snapshot`, the manifest last. A half-written folder of the same name is overwritten.
     pub fn write(&self, snapshot: Snapshot) -> Result<CheckpointRef, CheckpointError> {
-        let Snapshot { mut manifest, model, momentum } = snapshot;
+        let Snapshot { mut manifest, model, momentum, residuals } = snapshot;
         let reference = manifest.reference();
         // What cannot be looked at will fail to be written, with the right message.
         if matches!(self.is_complete(&reference), Ok(true)) {
             return Err(CheckpointError::Exists { place: self.place(&reference, MANIFEST_FILE) });
         }
         manifest.files.clear();
-        for (name, bytes) in [(MODEL_FILE, model), (MOMENTUM_FILE, momentum)] {
-            manifest.files.push(FileEntry { name: name.to_owned(), bytes: bytes.len() as u64 });
-            self.put(&reference, name, bytes, PutMode::Overwrite)?;
+        let tensors = [(MODEL_FILE.to_owned(), model), (MOMENTUM_FILE.to_owned(), momentum)];
+        let residuals = residuals.into_iter().enumerate().map(|(rank, bytes)| (residual_file(rank), bytes));
+        for (name, bytes) in tensors.into_iter().chain(residuals) {
+            let len = bytes.len() as u64;
+            self.put(&reference, &name, bytes, PutMode::Overwrite)?;
+            manifest.files.push(FileEntry { name, bytes: len });
         }
         let place = self.place(&reference, MANIFEST_FILE);
         let text = serde_json::to_vec_pretty(&manifest)
@@ -101,7 +106,10 @@ impl CheckpointStore {
             Err(CheckpointError::Damaged { place: self.place(reference, name), reason })
         };
         let (model, momentum) = (read(MODEL_FILE)?, read(MOMENTUM_FILE)?);
-        Ok(Snapshot { manifest, model, momentum })
+        let is_there = |name: &String| manifest.files.iter().any(|file| file.name == *name);
+        let files = (0..manifest.devices.len()).map(residual_file).filter(is_there);
+        let residuals = files.map(|name| read(&name)).collect::<Result<_, _>>()?;
+        Ok(Snapshot { manifest, model, momentum, residuals })
     }
 
     /// The manifest alone.
@@ -251,6 +259,11 @@ impl CheckpointStore {
     fn place(&self, reference: &CheckpointRef, name: &str) -> String {
         self.folder(reference).join(name).display().to_string()
     }
+}
+
+/// Name of the file that holds what compression kept back on `rank`. Pure.
+fn residual_file(rank: usize) -> String {
+    format!("residual-{rank:04}.safetensors")
 }
 
 /// (attempt, step) of a checkpoint's name; `None` for other folders. Pure.

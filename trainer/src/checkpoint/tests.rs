@@ -1,6 +1,7 @@
 use std::fs;
 
 use scadles_api::{CheckpointRef, ExitCode, PROTOCOL_VERSION};
+use scadles_core::compress::gate::CompressionState;
 use scadles_core::device_stream::DeviceCheckpoint;
 
 use super::store::{MANIFEST_FILE, MODEL_FILE};
@@ -10,7 +11,12 @@ use crate::source::StreamCheckpoint;
 fn snapshot(attempt: u32, step: u64) -> Snapshot {
     let stream =
         StreamCheckpoint { device: DeviceCheckpoint::starting_at(&[3, 5]), ..StreamCheckpoint::default() };
-    let device = DeviceState { name: "device-0".to_owned(), stream, totals: DeviceTotals::default() };
+    let device = DeviceState {
+        name: "device-0".to_owned(),
+        stream,
+        totals: DeviceTotals::default(),
+        compressor: None,
+    };
     let manifest = Manifest {
         protocol: PROTOCOL_VERSION,
         job_uid: "uid-1".to_owned(),
@@ -21,13 +27,15 @@ fn snapshot(attempt: u32, step: u64) -> Snapshot {
         learner_seed: u64::MAX,
         window_seconds: 0.25 + f64::EPSILON,
         train_seconds: 1.0 / 3.0,
+        compression: CompressionState { sparse_steps: 3, vetoed_steps: 1, ..CompressionState::default() },
         parameter_hash: "00ff".to_owned(),
         journal_segment: "0001-00000000".to_owned(),
         devices: vec![device],
         evaluations: Vec::new(),
         files: Vec::new(),
     };
-    Snapshot { manifest, model: vec![0, 255, 7, step as u8], momentum: vec![9; 1000] }
+    let residuals = if step == 40 { vec![vec![3; 70]] } else { Vec::new() };
+    Snapshot { manifest, model: vec![0, 255, 7, step as u8], momentum: vec![9; 1000], residuals }
 }
 
 fn names(references: &[CheckpointRef]) -> Vec<&str> {
@@ -42,7 +50,7 @@ fn what_is_loaded_is_what_was_written_bit_for_bit() {
     let reference = store.write(written.clone()).unwrap();
     assert_eq!(reference.name, "0001-00000040");
     let mut loaded = CheckpointStore::open(root.path()).unwrap().load(&reference).unwrap();
-    assert_eq!(loaded.manifest.files.len(), 2);
+    assert_eq!(loaded.manifest.files.len(), 3);
     loaded.manifest.files.clear();
     assert_eq!(loaded, written);
     assert_eq!(loaded.manifest.epoch.to_bits(), written.manifest.epoch.to_bits());

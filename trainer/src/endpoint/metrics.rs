@@ -5,7 +5,7 @@ use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
 };
-use scadles_api::{DeviceProgress, Progress};
+use scadles_api::{DeviceProgress, Progress, progress::CompressionProgress};
 
 use std::sync::atomic::AtomicU64;
 
@@ -19,7 +19,7 @@ struct DeviceLabel {
 /// One value of a device: metric name, help, where it stands in the progress.
 type DeviceMetric = (&'static str, &'static str, fn(&DeviceProgress) -> f64);
 
-const DEVICE_METRICS: [DeviceMetric; 15] = [
+const DEVICE_METRICS: [DeviceMetric; 16] = [
     ("stream_rate", "Samples arriving per second", |device| device.stream_rate),
     ("buffered_samples", "Samples that wait, in the worker and at the broker", |device| {
         device.ledger.buffered as f64
@@ -35,6 +35,11 @@ const DEVICE_METRICS: [DeviceMetric; 15] = [
     ("rejected_records", "Records that could not be decoded", |device| device.ledger.rejected as f64),
     ("lost_records", "Records that retention removed unread", |device| device.ledger.lost as f64),
     ("sent_bytes", "Bytes handed to the collectives", |device| device.bytes_sent as f64),
+    (
+        "dense_bytes",
+        "Bytes that the same steps would have sent without compression; 0 without it",
+        |device| device.dense_bytes as f64,
+    ),
     ("wait_seconds", "Time spent waiting", |device| device.wait_seconds),
     ("busy_seconds", "Time of compute, exchange and update", |device| device.busy_seconds),
 ];
@@ -56,12 +61,27 @@ const JOB_METRICS: [JobMetric; 9] = [
     }),
 ];
 
+/// One value of compression: metric name, help, where it stands.
+type CompressionMetric = (&'static str, &'static str, fn(&CompressionProgress) -> f64);
+
+const COMPRESSION_METRICS: [CompressionMetric; 4] = [
+    ("compression_ratio", "Share of the elements that a sparse step sends", |it| it.ratio),
+    ("sparse_steps", "Steps that sent only the largest elements", |it| it.sparse_steps as f64),
+    ("vetoed_steps", "Steps that sent all because the energy loss was too high", |it| it.vetoed_steps as f64),
+    ("energy_loss", "Mean energy loss that the gate looks at", |it| it.energy_loss.unwrap_or(f64::NAN)),
+];
+
 /// Renders one scrape.
 pub(super) fn render(progress: &Progress) -> String {
     let mut registry = Registry::with_prefix("scadles");
     for (name, help, read) in JOB_METRICS {
         let gauge = Value::default();
         gauge.set(read(progress));
+        registry.register(name, help, gauge);
+    }
+    for (name, help, read) in progress.compression.iter().flat_map(|_| COMPRESSION_METRICS) {
+        let gauge = Value::default();
+        gauge.set(progress.compression.as_ref().map_or(f64::NAN, read));
         registry.register(name, help, gauge);
     }
     for (name, help, read) in DEVICE_METRICS {

@@ -67,6 +67,29 @@ fn bytes_sent_are_a_rings_share_of_the_buffer() {
 }
 
 #[test]
+fn residuals_travel_to_rank_0_and_back_in_pieces() {
+    // More than one piece, the last of them short.
+    let elements = (1 << 20) + 17;
+    let came_back = std::thread::scope(|scope| {
+        let ranks: Vec<_> = InProcess::group(3, Duration::from_mins(1))
+            .into_iter()
+            .map(|mut comm| {
+                scope.spawn(move || {
+                    let own = gradients(comm.rank(), elements);
+                    let all = residuals::gather(&mut comm, &own).unwrap();
+                    assert_eq!(all.len(), if comm.rank() == 0 { 3 } else { 0 });
+                    let mut back = vec![0.0; elements];
+                    residuals::scatter(&mut comm, &all, &mut back).unwrap();
+                    bytes_of(&back) == bytes_of(&own)
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(came_back, [true; 3]);
+}
+
+#[test]
 fn a_group_or_buffer_of_another_size_is_refused() {
     let exchange = DenseExchange::with_layout(&[0], 32, 4, 2);
     let mut alone = InProcess::group(1, Duration::from_secs(1)).remove(0);

@@ -1,5 +1,6 @@
 //! Lines of the journal. Plain data.
 
+use scadles_core::compress::gate::CompressionDecision;
 use scadles_core::device_stream::BatchRange;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,9 @@ pub struct StepRecord {
     pub micro_batch: u32,
     /// Per device in the order of ranks.
     pub devices: Vec<DeviceStep>,
+    /// How the gradients travelled, in jobs with compression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<CompressionDecision>,
     /// Hash of the parameters after the step, hexadecimal, where it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameter_hash: Option<String>,

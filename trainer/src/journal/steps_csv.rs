@@ -26,6 +26,12 @@ pub struct CsvRow {
     pub window_seconds: f64,
     /// Duration of the step, commit to commit, in seconds.
     pub step_seconds: f64,
+    /// Whether only the largest elements of the gradient were sent.
+    pub sparse: bool,
+    /// Bytes that all devices handed to the collectives.
+    pub bytes_sent: u64,
+    /// Bytes that a dense step would have handed over; 0 in jobs without compression.
+    pub dense_bytes: u64,
     /// Per device in the order of ranks.
     pub devices: Vec<CsvDevice>,
 }
@@ -77,7 +83,9 @@ impl StepsCsv {
 
 /// Pure: the first line.
 fn head(devices: &[String]) -> String {
-    let mut head = "attempt,step,seconds,samples,loss,learning_rate,window_seconds,step_seconds".to_owned();
+    let mut head = "attempt,step,seconds,samples,loss,learning_rate,window_seconds,step_seconds,sparse,\
+                    bytes_sent,dense_bytes"
+        .to_owned();
     for column in ["local_batch", "stream_rate", "buffered", "wait_seconds"] {
         for device in devices {
             // Writing into a String cannot fail.
@@ -93,7 +101,7 @@ fn push_row(line: &mut String, row: &CsvRow) {
     // Writing into a String cannot fail.
     let _ = write!(
         line,
-        "{},{},{:.3},{},{:.6},{},{:.4},{:.4}",
+        "{},{},{:.3},{},{:.6},{},{:.4},{:.4},{},{},{}",
         row.attempt,
         row.step,
         row.seconds,
@@ -101,7 +109,10 @@ fn push_row(line: &mut String, row: &CsvRow) {
         row.loss,
         row.learning_rate,
         row.window_seconds,
-        row.step_seconds
+        row.step_seconds,
+        u8::from(row.sparse),
+        row.bytes_sent,
+        row.dense_bytes
     );
     for device in &row.devices {
         let _ = write!(line, ",{}", device.local_batch);
@@ -135,11 +146,17 @@ mod tests {
             learning_rate: 0.1,
             window_seconds: 0.25,
             step_seconds: 0.3,
+            sparse: true,
+            bytes_sent: 12,
+            dense_bytes: 80,
             devices: vec![device, device],
         };
         let mut line = String::new();
         push_row(&mut line, &row);
-        assert_eq!(line, "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,3,3,12.50,12.50,7,7,0.2500,0.2500\n");
+        assert_eq!(
+            line,
+            "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,1,12,80,3,3,12.50,12.50,7,7,0.2500,0.2500\n"
+        );
         assert_eq!(line.split(',').count(), head(&devices).split(',').count());
     }
 }

@@ -100,7 +100,11 @@ pub fn config_hash(job: &JobConfig) -> String {
     let optimizer = (training.momentum, training.weight_decay, training.seed);
     let settings = (&job.model, &job.stream.transform, optimizer, producer, places);
     // Plain data serialises; a failure would only make the hash that of nothing.
-    let text = serde_json::to_vec(&settings).unwrap_or_default();
+    let mut text = serde_json::to_vec(&settings).unwrap_or_default();
+    if let Some(compression) = &job.compression {
+        // Appended, so that the hashes of jobs without it stay what they were.
+        text.extend(serde_json::to_vec(compression).unwrap_or_default());
+    }
     let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

@@ -31,8 +31,8 @@ pub enum ReplayError {
     /// A resumed run had other settings than before: its records cannot all be followed with one `job.json`.
     #[error(
         "segment {segment} of the journal was trained with other settings than job.json has: one of spec.model, \
-         spec.stream.transform, spec.training.seed, spec.training.optimizer.momentum or weightDecay, spec.producer, or the \
-         partitions of its topics"
+         spec.stream.transform, spec.training.seed, spec.training.optimizer.momentum or weightDecay, spec.compression, \
+         spec.producer, or the partitions of its topics"
     )]
     Settings {
         /// The segment.

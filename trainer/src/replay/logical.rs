@@ -2,15 +2,17 @@
 
 use scadles_api::worker::JobConfig;
 use scadles_core::augment::{SampleIdentity, augmentation};
+use scadles_core::compress::{self, compressor::Compressor};
 
 use super::ReplayError;
 use super::records::Records;
 use crate::batch::{BatchAssembler, SampleRef};
 use crate::checkpoint::Snapshot;
-use crate::exchange::combine_logical;
+use crate::exchange::{combine_logical, compressor};
 use crate::journal::{DeviceStep, RecordRange, StepRecord};
 use crate::learner::Learner;
 use crate::optimizer::{Sgd, SgdState};
+use crate::worker::decode_residuals;
 
 /// Model and optimizer, and the devices that train it in turn.
 pub struct LogicalGroup {
@@ -25,6 +27,8 @@ pub struct LogicalGroup {
     /// Per rank, its gradients of the present step.
     contributions: Vec<Vec<f32>>,
     payloads: Vec<Vec<u8>>,
+    /// Per rank, what it keeps back; empty in jobs without compression.
+    compressors: Vec<Compressor>,
 }
 
 impl LogicalGroup {
@@ -39,6 +43,7 @@ impl LogicalGroup {
         let room = job.stream.batch_bounds.max as usize;
         let assembler =
             BatchAssembler::new(&job.model, &job.stream.transform, room).map_err(ReplayError::compute)?;
+        let compressors = compressors(job, &learner, devices.len(), snapshot)?;
         let contributions = vec![vec![0.0; elements]; devices.len()];
         Ok(Self {
             job: job.clone(),
@@ -49,6 +54,7 @@ impl LogicalGroup {
             room,
             contributions,
             payloads: Vec::new(),
+            compressors,
         })
     }
 
@@ -62,7 +68,20 @@ impl LogicalGroup {
             self.contribute(rank, record, device, records)?;
         }
         let gradients = self.learner.gradients_mut().map_err(ReplayError::compute)?;
-        combine_logical(gradients, &self.contributions).map_err(ReplayError::compute)?;
+        match record.compression {
+            None => combine_logical(gradients, &self.contributions).map_err(ReplayError::compute)?,
+            Some(decision) => {
+                let (ranks, gradients_of) = (&mut self.compressors, &mut self.contributions);
+                compress::exchange::combine_logical(
+                    ranks,
+                    gradients_of,
+                    decision,
+                    record.learning_rate,
+                    gradients,
+                )
+                .map_err(ReplayError::compute)?;
+            }
+        }
         let training = &self.job.training;
         let sgd = Sgd { momentum: training.momentum, weight_decay: training.weight_decay };
         let (parameters, gradients) =
@@ -129,6 +148,24 @@ impl LogicalGroup {
         self.learner.set_parameters(model).map_err(ReplayError::compute)?;
         self.parameter_hash()
     }
+}
+
+/// The ranks' compression as the snapshot has it.
+fn compressors(
+    job: &JobConfig,
+    learner: &Learner<f32>,
+    ranks: usize,
+    snapshot: &Snapshot,
+) -> Result<Vec<Compressor>, ReplayError> {
+    let Some(config) = &job.compression else { return Ok(Vec::new()) };
+    let mut compressors = vec![compressor(learner.flat(), ranks, config); ranks];
+    let residuals = decode_residuals(learner, &snapshot.residuals).map_err(ReplayError::compute)?;
+    let devices = &snapshot.manifest.devices;
+    for ((compressor, residual), device) in compressors.iter_mut().zip(&residuals).zip(devices) {
+        let state = device.compressor.clone().unwrap_or_default();
+        compressor.restore(residual, &state).map_err(ReplayError::compute)?;
+    }
+    Ok(compressors)
 }
 
 /// (partition, offset) of the records of `ranges`, in training order. Pure.

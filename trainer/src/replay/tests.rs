@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use scadles_api::job::{DatasetName, ModelName, Normalization, RecordFormat, StartFrom, StreamPolicy};
 use scadles_api::worker::{
-    Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, DatasetConfig, DeviceConfig,
-    KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule, ProducerConfig, StreamConfig,
-    TrainingConfig, Transform,
+    Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, CompressionConfig, DatasetConfig,
+    DeviceConfig, EnergyOf, KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule,
+    ProducerConfig, StreamConfig, TrainingConfig, Transform,
 };
 use scadles_api::{PROTOCOL_VERSION, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
+use scadles_core::compress::exchange::SparseExchange;
+use scadles_core::compress::gate::{CompressionDecision, CompressionState};
 use scadles_kafka::dataset::{Dataset, DatasetSource, Split};
 use scadles_kafka::{Broker, DeviceStream, EmbeddedBroker, PacedProducer, ProducerOptions, TopicSpec};
 
@@ -19,7 +21,7 @@ use super::*;
 use crate::batch::{BatchAssembler, SampleRef};
 use crate::checkpoint::{DeviceState, DeviceTotals, Manifest};
 use crate::engine::InProcess;
-use crate::exchange::DenseExchange;
+use crate::exchange::{GradientExchange, residuals};
 use crate::journal::{DeviceStep, JournalWriter, RecordRange, SegmentHeader};
 use crate::learner::Learner;
 use crate::optimizer::{Sgd, SgdState};
@@ -62,6 +64,7 @@ fn job(run: &Path, world_size: usize) -> JobConfig {
             partition: PartitionRule::Iid,
             seed: 5,
         }),
+        compression: None,
         checkpoint: CheckpointConfig { root: run.join("checkpoints"), every_steps: 4, keep: 3 },
         evaluation: None,
         completion: Completion::MaxSteps(8),
@@ -135,6 +138,7 @@ fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
         global_batch,
         micro_batch: 3,
         devices: batches.iter().map(device).collect(),
+        compression: None,
         parameter_hash: None,
     }
 }
@@ -145,6 +149,7 @@ struct Live {
     rank: usize,
     learner: Learner<f32>,
     momentum: SgdState<f32>,
+    exchange: GradientExchange,
     engine: InProcess,
     source: DatasetSource,
 }
@@ -159,12 +164,25 @@ impl Live {
                 .unwrap();
         let learner = Learner::<f32>::new(&job.model, job.training.seed).unwrap();
         let momentum = SgdState::new(learner.parameters().unwrap().len());
-        Self { job: job.clone(), rank, learner, momentum, engine, source }
+        let exchange = GradientExchange::new(learner.flat(), job.devices.len(), job.compression);
+        Self { job: job.clone(), rank, learner, momentum, exchange, engine, source }
     }
 
     fn load(&mut self, snapshot: &Snapshot) {
         self.learner.set_parameters(&snapshot.model).unwrap();
         self.learner.decode(&snapshot.momentum, &mut self.momentum.momentum).unwrap();
+        if let GradientExchange::Compressed(exchange) = &mut self.exchange {
+            let residuals = crate::worker::decode_residuals(&self.learner, &snapshot.residuals).unwrap();
+            let state = snapshot.manifest.devices[self.rank].compressor.clone().unwrap();
+            exchange.compressor_mut().restore(&residuals[self.rank], &state).unwrap();
+        }
+    }
+
+    /// All ranks' residuals on rank 0.
+    fn residuals(&mut self) -> Vec<Vec<u8>> {
+        let Some(exchange) = self.exchange.compressed() else { return Vec::new() };
+        let gathered = residuals::gather(&mut self.engine, exchange.compressor().residual()).unwrap();
+        gathered.iter().map(|residual| self.learner.encode(residual).unwrap()).collect()
     }
 
     fn step(&mut self, record: &StepRecord) {
@@ -185,18 +203,21 @@ impl Live {
         }
         let batch = assembler.assemble(samples).unwrap();
         self.learner.contribute(batch, device.loss_scale, record.micro_batch as usize).unwrap();
-        let exchange = DenseExchange::new(self.learner.flat(), job.devices.len());
-        exchange.combine(&mut self.engine, self.learner.gradients_mut().unwrap()).unwrap();
+        let decision = record.compression.unwrap_or_default();
+        let gradients = self.learner.gradients_mut().unwrap();
+        self.exchange.combine(&mut self.engine, gradients, decision, record.learning_rate).unwrap();
         let sgd = Sgd { momentum: job.training.momentum, weight_decay: job.training.weight_decay };
         let (parameters, gradients) = self.learner.parameters_and_gradients_mut().unwrap();
         sgd.step(record.learning_rate, parameters, gradients, &mut self.momentum).unwrap();
     }
 
-    fn snapshot(&self, attempt: u32, step: u64) -> Snapshot {
+    /// Thresholds of so small a model are none: all ranks have rank 0's state.
+    fn snapshot(&self, attempt: u32, step: u64, residuals: Vec<Vec<u8>>) -> Snapshot {
         let device = |device: &DeviceConfig| DeviceState {
             name: device.name.clone(),
             stream: StreamCheckpoint::default(),
             totals: DeviceTotals::default(),
+            compressor: self.exchange.compressed().map(|it| it.compressor().state().clone()),
         };
         let manifest = Manifest {
             protocol: PROTOCOL_VERSION,
@@ -208,6 +229,7 @@ impl Live {
             learner_seed: self.job.training.seed,
             window_seconds: 0.25,
             train_seconds: 1.0,
+            compression: CompressionState::default(),
             parameter_hash: hash_text(self.learner.parameter_hash().unwrap()),
             journal_segment: names::checkpoint(attempt, step),
             devices: self.job.devices.iter().map(device).collect(),
@@ -215,7 +237,8 @@ impl Live {
             files: Vec::new(),
         };
         let model = self.learner.encode(self.learner.parameters().unwrap()).unwrap();
-        Snapshot { manifest, model, momentum: self.learner.encode(&self.momentum.momentum).unwrap() }
+        let momentum = self.learner.encode(&self.momentum.momentum).unwrap();
+        Snapshot { manifest, model, momentum, residuals }
     }
 }
 
@@ -247,16 +270,18 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
                 if let Some(snapshot) = start {
                     live.load(snapshot);
                 } else if rank == 0 {
-                    store.write(live.snapshot(number, 0)).unwrap();
+                    store.write(live.snapshot(number, 0, Vec::new())).unwrap();
                 }
                 for step in from_step + 1..=last_step {
-                    let record = record(number, step, world_size);
+                    let compression = job.compression.map(|_| decision(step));
+                    let record = StepRecord { compression, ..record(number, step, world_size) };
                     live.step(&record);
+                    let residuals = if step % checkpoint_every == 0 { live.residuals() } else { Vec::new() };
                     let Some(journal) = &mut journal else { continue };
                     journal.append(&record).unwrap();
                     if step % checkpoint_every == 0 {
                         journal.checkpoint(step).unwrap();
-                        store.write(live.snapshot(number, step)).unwrap();
+                        store.write(live.snapshot(number, step, residuals)).unwrap();
                     }
                 }
                 if rank == 0 {
@@ -269,8 +294,12 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
 
 /// A run whose first attempt was lost after step 6 and whose second went on from the checkpoint of step 4.
 fn run(world_size: usize) -> (tempfile::TempDir, JobConfig) {
+    run_with(world_size, None)
+}
+
+fn run_with(world_size: usize, compression: Option<CompressionConfig>) -> (tempfile::TempDir, JobConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let job = job(folder.path(), world_size);
+    let job = JobConfig { compression, ..job(folder.path(), world_size) };
     std::fs::write(folder.path().join("job.json"), serde_json::to_vec(&job).unwrap()).unwrap();
     attempt(&job, 1, None, 6, 4);
     let store = CheckpointStore::open(&job.checkpoint.root).unwrap();
@@ -290,6 +319,34 @@ fn a_replay_gives_the_bits_of_four_ranks_across_a_restart() {
     // The checkpoints of steps 4 and 8.
     assert_eq!((result.compared_on_the_way, result.first_difference), (2, None));
     assert_eq!(result.other_cpu, None);
+}
+
+/// Every way in which a step's gradients may travel, in turn.
+fn decision(step: u64) -> CompressionDecision {
+    match step % 4 {
+        // Checkpoints are taken after steps 4 and 8: something must be kept back then.
+        1 => CompressionDecision::Dense,
+        2 | 3 => CompressionDecision::Sparse(SparseExchange::AllGather),
+        _ => CompressionDecision::Sparse(SparseExchange::ReduceScatter),
+    }
+}
+
+#[test]
+fn a_replay_of_a_compressed_run_gives_its_bits_from_checkpoint_0_and_from_a_residual() {
+    let compression = CompressionConfig { ratio: 0.02, delta: Some(0.3), energy_of: EnergyOf::Compensated };
+    for world_size in [2, 4] {
+        let (folder, job) = run_with(world_size, Some(compression));
+        let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+        assert!(result.equal, "{world_size}: {result:?}");
+        assert_eq!(result.compared_on_the_way, 2);
+        let (dense, _) = run(world_size);
+        let of_dense = replay(dense.path(), &ReplayOptions::default()).unwrap();
+        assert_ne!(result.parameter_hash, of_dense.parameter_hash, "compression changed nothing");
+        std::fs::remove_dir_all(job.checkpoint.root.join("uid-1/0001-00000000")).unwrap();
+        let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+        assert!(result.equal, "{world_size}: {result:?}");
+        assert_eq!(result.from_checkpoint, "0001-00000004");
+    }
 }
 
 #[test]

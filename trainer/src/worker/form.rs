@@ -28,7 +28,8 @@ use crate::{
     channel::{Hello, HubSettings, Member, serve_hub},
     decode_ahead::{BatchBuffers, SampleMaker},
     engine::{Communicator, GlooEngine, InProcess},
-    exchange::DenseExchange,
+    exchange::{GradientExchange, rule},
+    learner::Learner,
     source::{Source, SourceSettings},
 };
 
@@ -56,12 +57,16 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let mut communicator =
         connect(context, attempt, store, &greeting, within.saturating_sub(began.elapsed()))?;
     let resume = greeting.resume.as_ref();
+    let mut exchange = GradientExchange::new(restored.learner.flat(), attempt.devices.len(), job.compression);
     if let Some(resume) = resume {
         restored.share(&mut *communicator, resume)?;
+        if let GradientExchange::Compressed(exchange) = &mut exchange {
+            restored.share_residuals(&mut *communicator, resume, exchange)?;
+        }
     }
     let start = stream_start(context, attempt, resume);
     let source = Source::open(SourceSettings::of_worker(&context.config, start)?)?;
-    let Restored { manifest, learner, momentum } = restored;
+    let Restored { manifest, learner, momentum, .. } = restored;
     let leader = match rounds {
         None => None,
         Some(rounds) => Some(Leader::open(context, attempt, manifest.as_ref(), rounds)?),
@@ -83,7 +88,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
             source.reader(),
         )?,
         hash: Some(learner.parameter_hash()?),
-        exchange: DenseExchange::new(learner.flat(), attempt.devices.len()),
+        exchange,
         learner,
         momentum,
         communicator,
@@ -148,17 +153,20 @@ fn open_hub(
         greetings: points.into_iter().map(greeting).collect::<Result<_, _>>()?,
     };
     let (sender, rounds) = channel();
-    let mut chair = Chair::new(agree_settings(job), state, sender, Arc::clone(&context.shared));
+    let mut chair =
+        Chair::new(agree_settings(job, &restored.learner), state, sender, Arc::clone(&context.shared));
     serve_hub(&context.runtime, listener, settings, move |reports| chair.rule(reports));
     Ok((Some(store), Some(rounds)))
 }
 
-fn agree_settings(job: &JobConfig) -> AgreeSettings {
+fn agree_settings(job: &JobConfig, learner: &Learner<f32>) -> AgreeSettings {
+    let world_size = job.devices.len();
     AgreeSettings {
-        world_size: job.devices.len(),
+        world_size,
         rule: job.stream.batch,
         aggregation: job.training.aggregation,
         learning_rate: LearningRatePlan::of(&job.training, job.devices.len()),
+        compression: job.compression.map(|compression| rule(learner.flat(), world_size, &compression)),
         completion: job.completion,
         checkpoint_every_steps: job.checkpoint.every_steps,
         evaluate_every_steps: job.evaluation.as_ref().map_or(0, |evaluation| evaluation.every_steps),

@@ -10,11 +10,12 @@ use std::{
 
 use scadles_api::{
     Attempt, CheckpointRef, ExitCode, PartitionPosition,
-    progress::{Evaluation, TopK},
+    progress::{CompressionProgress, Evaluation, TopK},
     worker::JobConfig,
 };
 use scadles_core::{
-    agree::{Action, GlobalState, StepAgreement, StepPlan, StopReason},
+    agree::{Action, GlobalState, StepAgreement, StepPlan, StepReport, StopReason, observed_compression},
+    compress::gate::CompressionDecision,
     evaluate::EvaluationCounts,
     ewma::Ewma,
 };
@@ -71,6 +72,8 @@ pub(super) struct Leader {
     throughput: Ewma,
     /// The last step's line: loss and waits of all ranks are known one round later.
     row: Option<CsvRow>,
+    /// What compression keeps back on each rank, gathered for the checkpoint that is due.
+    residuals: Vec<Vec<f32>>,
 }
 
 impl Leader {
@@ -124,6 +127,7 @@ impl Leader {
             last_commit: Instant::now(),
             throughput: Ewma::default(),
             row: None,
+            residuals: Vec::new(),
             job,
         })
     }
@@ -137,6 +141,11 @@ impl Leader {
     /// The last step is taken: final evaluation and results are no training.
     pub(super) fn stop_clock(&mut self) {
         self.stopped_at_seconds = Some(self.train_seconds());
+    }
+
+    /// All ranks' residuals after the last step.
+    pub(super) fn take_residuals(&mut self, residuals: Vec<Vec<f32>>) {
+        self.residuals = residuals;
     }
 
     /// Whether the group stops because a rank said so.
@@ -183,6 +192,9 @@ impl Leader {
         self.reports = reports;
         if let Some(mut row) = self.row.take() {
             row.loss = self.mean_loss().unwrap_or(f64::NAN);
+            let steps = || self.reports.iter().filter_map(|report| report.last_step);
+            row.bytes_sent = steps().map(|step| step.bytes_sent).sum();
+            row.dense_bytes = steps().map(|step| step.dense_bytes).sum();
             for (device, report) in row.devices.iter_mut().zip(&self.reports) {
                 device.wait_seconds = report.last_step.map_or(0.0, |step| step.wait_seconds);
             }
@@ -244,6 +256,7 @@ impl Leader {
             learner_seed: self.job.training.seed,
             window_seconds: state.window_seconds,
             train_seconds: self.train_seconds(),
+            compression: observed_compression(state, &self.steps_reported()),
             parameter_hash: hash_text(learner.parameter_hash()?),
             journal_segment: self.journal.segment(),
             devices: self.device_states(),
@@ -253,10 +266,18 @@ impl Leader {
         let positions = self.reports.iter().map(|report| report.device.positions.clone()).collect();
         self.pending.push(Pending { step: state.step, positions });
         let model = learner.encode(learner.parameters()?)?;
-        let snapshot = Snapshot { manifest, model, momentum: learner.encode(&momentum.momentum)? };
+        let residuals = std::mem::take(&mut self.residuals);
+        let residuals =
+            residuals.iter().map(|residual| learner.encode(residual)).collect::<Result<_, _>>()?;
+        let momentum = learner.encode(&momentum.momentum)?;
+        let snapshot = Snapshot { manifest, model, momentum, residuals };
         let finished = self.writer.submit(snapshot)?;
         self.note_durable(finished);
         Ok(())
+    }
+
+    fn steps_reported(&self) -> Vec<&StepReport> {
+        self.reports.iter().map(|report| &report.step).collect()
     }
 
     fn device_states(&self) -> Vec<DeviceState> {
@@ -266,6 +287,7 @@ impl Leader {
                 name: report.device.name.clone(),
                 stream: report.stream.clone(),
                 totals: report.totals,
+                compressor: report.compressor.clone(),
             })
             .collect()
     }
@@ -305,7 +327,17 @@ impl Leader {
         let loss = self.mean_loss();
         let evaluation = self.evaluations.last().cloned();
         self.count(state);
+        let compression = self.job.compression.map(|config| {
+            let known = observed_compression(state, &self.steps_reported());
+            CompressionProgress {
+                ratio: config.ratio,
+                sparse_steps: known.sparse_steps,
+                vetoed_steps: known.vetoed_steps,
+                energy_loss: known.energy_loss.value(),
+            }
+        });
         self.shared.update(|progress| {
+            progress.compression = compression;
             progress.loss = loss.or(progress.loss);
             progress.window_seconds = agreement.window_seconds;
             progress.samples_per_second = throughput;
@@ -356,6 +388,7 @@ impl Leader {
             global_batch: plan.global_batch,
             micro_batch: self.job.training.micro_batch,
             devices: devices.collect(),
+            compression: self.job.compression.map(|_| plan.compression),
             parameter_hash: hash.map(hash_text),
         })?;
         let step_seconds = self.last_commit.elapsed().as_secs_f64();
@@ -391,6 +424,9 @@ impl Leader {
             learning_rate: plan.scaled_learning_rate,
             window_seconds: agreed.agreement.window_seconds,
             step_seconds,
+            sparse: plan.compression != CompressionDecision::Dense,
+            bytes_sent: 0,
+            dense_bytes: 0,
             devices: self.reports.iter().zip(&plan.local_batches).map(device).collect(),
         }
     }

@@ -31,8 +31,8 @@ use crate::{
     endpoint::Shared,
     engine::Communicator,
     evaluate::{Evaluator, Shard},
-    exchange::DenseExchange,
-    learner::Learner,
+    exchange::{CompressedExchange, ExchangeStatistics, GradientExchange, residuals},
+    learner::{Learner, StepStatistics},
     optimizer::{Sgd, SgdState},
     source::{Peeked, Source},
 };
@@ -65,7 +65,7 @@ pub(super) struct Rank {
     pub(super) batches: BatchBuffers,
     pub(super) learner: Learner<f32>,
     pub(super) momentum: SgdState<f32>,
-    pub(super) exchange: DenseExchange,
+    pub(super) exchange: GradientExchange,
     pub(super) communicator: Box<dyn Communicator>,
     pub(super) member: Member<RankReport, Verdict>,
     pub(super) watchdog: Watchdog,
@@ -207,11 +207,13 @@ impl Rank {
                 checkpoint_requested: self.shared.checkpoint_wanted(),
                 tuning_generation: 0,
                 parameter_hash: hash,
+                compression: self.exchange.report(),
                 evaluation: self.evaluation.as_ref().map(|(counts, _)| counts.clone()),
             },
             device,
             stream,
             totals: self.totals,
+            compressor: self.exchange.compressed().map(|exchange| exchange.compressor().state().clone()),
             last_step: self.last_step,
             evaluation_loss_sum: self.evaluation.as_ref().map_or(0.0, |(_, loss_sum)| *loss_sum),
             closing: false,
@@ -245,6 +247,7 @@ impl Rank {
             silent_seconds: status.silent_seconds,
             prequential_accuracy: self.prequential.recent(),
             bytes_sent: self.totals.bytes_sent,
+            dense_bytes: self.totals.dense_bytes,
             wait_seconds: self.totals.wait_seconds,
             busy_seconds: self.totals.busy_seconds,
             positions: status.positions,
@@ -282,7 +285,12 @@ impl Rank {
         self.times.enter(StepPhase::Exchange);
         let left = self.patience().saturating_sub(began.elapsed());
         self.watchdog.arm(left.max(self.patience().mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
-        let exchanged = self.exchange.combine(&mut *self.communicator, self.learner.gradients_mut()?)?;
+        let exchanged = self.exchange.combine(
+            &mut *self.communicator,
+            self.learner.gradients_mut()?,
+            plan.compression,
+            plan.scaled_learning_rate,
+        )?;
         self.watch_own("update");
         self.apply(plan, &agreed.peeked)?;
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
@@ -296,19 +304,44 @@ impl Rank {
             compute_seconds,
             local_batch: statistics.samples,
         });
-        self.prequential.observe(statistics.samples, statistics.correct);
-        self.last_step =
-            Some(LastStep { loss_sum: statistics.loss_sum, local_batch: statistics.samples, wait_seconds });
-        self.last_share = (statistics.samples as u32, plan.aggregation_weights[self.position]);
-        self.totals.local_batches += statistics.samples;
-        self.totals.aggregation_weights += plan.aggregation_weights[self.position];
-        self.totals.bytes_sent += exchanged.bytes_sent;
-        self.totals.wait_seconds += wait_seconds;
-        self.totals.busy_seconds += busy_seconds;
+        self.count(plan, &statistics, &exchanged, (wait_seconds, busy_seconds));
         if !statistics.loss_sum.is_finite() {
             let message = format!("the loss of step {} is not a number", self.state.step);
             let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
             self.fault = Some(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
+        }
+        Ok(())
+    }
+
+    /// What progress and report show of a step.
+    fn count(
+        &mut self,
+        plan: &StepPlan,
+        statistics: &StepStatistics,
+        exchanged: &ExchangeStatistics,
+        (wait_seconds, busy_seconds): (f64, f64),
+    ) {
+        let (weight, bytes_sent) = (plan.aggregation_weights[self.position], exchanged.bytes_sent);
+        let dense_bytes = self.exchange.compressed().map_or(0, CompressedExchange::dense_bytes);
+        self.prequential.observe(statistics.samples, statistics.correct);
+        let (loss_sum, local_batch) = (statistics.loss_sum, statistics.samples);
+        self.last_step = Some(LastStep { loss_sum, local_batch, wait_seconds, bytes_sent, dense_bytes });
+        self.last_share = (statistics.samples as u32, weight);
+        self.totals.local_batches += statistics.samples;
+        self.totals.aggregation_weights += weight;
+        self.totals.bytes_sent += bytes_sent;
+        self.totals.dense_bytes += dense_bytes;
+        self.totals.wait_seconds += wait_seconds;
+        self.totals.busy_seconds += busy_seconds;
+    }
+
+    /// Rank 0 gets what compression has kept back on all ranks, for the checkpoint that follows. All ranks call it.
+    pub(super) fn gather_residuals(&mut self) -> Result<(), Failure> {
+        let Some(exchange) = self.exchange.compressed() else { return Ok(()) };
+        self.watchdog.arm(self.long_patience(), Watched::Exchange);
+        let residuals = residuals::gather(&mut *self.communicator, exchange.compressor().residual())?;
+        if let Some(leader) = &mut self.leader {
+            leader.take_residuals(residuals);
         }
         Ok(())
     }

@@ -2,13 +2,17 @@
 //! the greeting, model and momentum over the collectives. So a volume that one process mounts is enough. Shell.
 
 use scadles_api::{Attempt, ExitCode, worker::JobConfig};
-use scadles_core::agree::GlobalState;
+use scadles_core::{
+    agree::GlobalState,
+    compress::{compressor::CompressorState, gate::CompressionState},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Context, Failure, hash_text};
 use crate::{
     checkpoint::{CheckpointStore, DeviceTotals, Manifest},
     engine::{Communicator, EngineError},
+    exchange::{CompressedExchange, residuals},
     journal::{read_segments_from, writer::journal_dir},
     learner::Learner,
     numeric::bytes_of_mut,
@@ -30,6 +34,9 @@ pub(super) struct ResumePoint {
     momentum_hash: String,
     stream: StreamCheckpoint,
     totals: DeviceTotals,
+    compression: CompressionState,
+    /// What the residual that follows means nothing without; nothing if none follows.
+    compressor: Option<CompressorState>,
     /// Samples of the device that earlier attempts trained beyond the checkpoint; this attempt rolls them back.
     rolled_back: u64,
 }
@@ -40,6 +47,8 @@ pub(super) struct Restored {
     pub(super) manifest: Option<Manifest>,
     pub(super) learner: Learner<f32>,
     pub(super) momentum: SgdState<f32>,
+    /// Rank 0's: what compression kept back on each rank; empty if nothing.
+    residuals: Vec<Vec<f32>>,
 }
 
 impl Restored {
@@ -47,15 +56,20 @@ impl Restored {
     pub(super) fn load(job: &JobConfig, attempt: &Attempt) -> Result<Self, Failure> {
         let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
         let mut momentum = SgdState::new(learner.parameters()?.len());
-        let mut manifest = None;
+        let (mut manifest, mut residuals) = (None, Vec::new());
         if let Some(reference) = attempt.checkpoint.as_ref().filter(|_| attempt.rank == 0) {
             let snapshot = CheckpointStore::open(&job.checkpoint.root)?.load(reference)?;
             learner.set_parameters(&snapshot.model)?;
             learner.decode(&snapshot.momentum, &mut momentum.momentum)?;
             check(&snapshot.manifest, attempt, learner.parameter_hash()?)?;
+            if job.compression.is_some() {
+                residuals = decode_residuals(&learner, &snapshot.residuals)?;
+            } else if !snapshot.residuals.is_empty() {
+                tracing::warn!("the job has no compression any more: what it kept back is given up");
+            }
             manifest = Some(snapshot.manifest);
         }
-        Ok(Self { manifest, learner, momentum })
+        Ok(Self { manifest, learner, momentum, residuals })
     }
 
     /// Rank 0: where each rank goes on; nothing without a checkpoint.
@@ -75,9 +89,27 @@ impl Restored {
             momentum_hash: momentum_hash.clone(),
             stream: device.stream.clone(),
             totals: device.totals,
+            compression: manifest.compression,
+            compressor: device.compressor.clone().filter(|_| !self.residuals.is_empty()),
             rolled_back,
         };
         Ok(manifest.devices.iter().zip(rolled_back).map(point).map(Some).collect())
+    }
+
+    /// Every rank gets back what its compression had kept back.
+    pub(super) fn share_residuals(
+        &self,
+        communicator: &mut dyn Communicator,
+        resume: &ResumePoint,
+        exchange: &mut CompressedExchange,
+    ) -> Result<(), Failure> {
+        let Some(state) = &resume.compressor else { return Ok(()) };
+        let mut own = vec![0.0; exchange.compressor().residual().len()];
+        residuals::scatter(communicator, &self.residuals, &mut own)?;
+        exchange.compressor_mut().restore(&own, state).map_err(|error| {
+            Failure::new(ExitCode::Configuration, error.to_string())
+                .with_remedy("the checkpoint is of another model or ratio: resume from another one")
+        })
     }
 
     /// Model and momentum become rank 0's on all ranks.
@@ -100,6 +132,20 @@ impl Restored {
         }
         Ok(())
     }
+}
+
+/// Residuals of a checkpoint, laid out like the gradients.
+pub(crate) fn decode_residuals(
+    learner: &Learner<f32>,
+    files: &[Vec<u8>],
+) -> Result<Vec<Vec<f32>>, crate::learner::LearnerError> {
+    let elements = learner.parameters()?.len();
+    let decode = |bytes: &Vec<u8>| {
+        let mut residual = vec![0.0; elements];
+        learner.decode(bytes, &mut residual)?;
+        Ok(residual)
+    };
+    files.iter().map(decode).collect()
 }
 
 fn broadcast(communicator: &mut dyn Communicator, bytes: &mut [u8]) -> Result<(), EngineError> {
@@ -150,6 +196,7 @@ pub(super) fn start_state(resume: Option<&ResumePoint>) -> GlobalState {
         step: resume.step,
         samples: resume.samples,
         window_seconds: resume.window_seconds,
+        compression: resume.compression,
         ..GlobalState::default()
     })
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc::Sender};
 use scadles_api::{DeviceProgress, ExitCode};
 use scadles_core::{
     agree::{Action, AgreeSettings, GlobalState, StepAgreement, StepReport, StopReason, agree},
+    compress::compressor::CompressorState,
     evaluate::EvaluationCounts,
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub(super) struct RankReport {
     pub stream: StreamCheckpoint,
     /// Sums since the job began.
     pub totals: DeviceTotals,
+    /// What the rank's residual means nothing without, in jobs with compression.
+    pub compressor: Option<CompressorState>,
     /// The last step of this rank, if one was taken in this attempt.
     pub last_step: Option<LastStep>,
     /// Summed loss of this rank's part of an evaluation.
@@ -42,6 +45,10 @@ pub(super) struct LastStep {
     pub local_batch: u64,
     /// Waiting for samples or for others before the step.
     pub wait_seconds: f64,
+    /// Bytes handed to the collectives.
+    pub bytes_sent: u64,
+    /// Bytes that a dense step hands over; 0 in jobs without compression.
+    pub dense_bytes: u64,
 }
 
 /// What all ranks hear.
@@ -170,6 +177,7 @@ mod tests {
                 milestone_epochs: Vec::new(),
                 gamma: 0.1,
             },
+            compression: None,
             completion: Completion::MaxSteps(10),
             checkpoint_every_steps: 0,
             evaluate_every_steps: 0,
@@ -196,11 +204,13 @@ mod tests {
                 checkpoint_requested: false,
                 tuning_generation: 0,
                 parameter_hash: None,
+                compression: None,
                 evaluation: None,
             },
             device: DeviceProgress::default(),
             stream: StreamCheckpoint::default(),
             totals: DeviceTotals::default(),
+            compressor: None,
             last_step: None,
             evaluation_loss_sum: 0.0,
             closing: false,

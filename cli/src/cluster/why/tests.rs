@@ -103,6 +103,7 @@ impl World {
             step_seconds: 0.2,
             samples_per_second: 540.0,
             train_seconds: 60.0,
+            compression: None,
             evaluation: None,
             checkpoint: None,
             durable_positions: vec![],

@@ -99,6 +99,16 @@ pub(super) const ONE_KIND_OF_RATES: RuleText = (
      (has(self.normal) ? 1 : 0) == 1",
     "spec.producer.rates needs exactly one of list, constant, uniform, normal",
 );
+pub(super) const RATIO_OF_COMPRESSION: RuleText = (
+    "!has(self.ratio) || self.mode != 'None'",
+    "spec.compression.ratio belongs to the modes Static and Adaptive",
+);
+pub(super) const DELTA_OF_ADAPTIVE: RuleText =
+    ("!has(self.delta) || self.mode == 'Adaptive'", "spec.compression.delta belongs to the mode Adaptive");
+pub(super) const ENERGY_OF_ADAPTIVE: RuleText = (
+    "!has(self.energyOf) || self.mode == 'Adaptive'",
+    "spec.compression.energyOf belongs to the mode Adaptive",
+);
 pub(super) const ONE_COMPLETION: RuleText = (
     "(has(self.maxEpochs) ? 1 : 0) + (has(self.maxSteps) ? 1 : 0) + (has(self.maxSamples) ? 1 : 0) + \
      (has(self.targetAccuracy) ? 1 : 0) == 1",

@@ -55,6 +55,7 @@ pub(crate) fn progress(attempt: u32, step: u64, durable: Option<CheckpointRef>) 
         step_seconds: 1.0,
         samples_per_second: 0.0,
         train_seconds: 0.0,
+        compression: None,
         evaluation: None,
         checkpoint: durable,
         durable_positions: vec![],

@@ -104,12 +104,27 @@ fn costs(out: &mut String, job: &JobConfig, estimate: &Estimate) {
         text::bytes(estimate.bytes_sent_per_rank),
         text::bytes(estimate.bytes_sent_per_rank * world_size),
     );
+    if let Some(compression) = &job.compression {
+        let when = compression.delta.map_or_else(
+            || "every step".to_owned(),
+            |delta| format!("steps whose energy loss is at most {delta}"),
+        );
+        let _ = writeln!(out, "  compressed {when}: {} % of the elements", compression.ratio * 100.0);
+    }
     let _ = writeln!(
         out,
         "\nMemory\n  worker     {} samples, {} parameters, gradients and momentum (each of {world_size})",
         text::bytes(estimate.arena_bytes),
         text::bytes(estimate.model_bytes),
     );
+    if estimate.residual_bytes > 0 {
+        let _ = writeln!(
+            out,
+            "             {} residual and messages of compression; rank 0 {} for all residuals at a checkpoint",
+            text::bytes(estimate.residual_bytes),
+            text::bytes(estimate.gathered_bytes),
+        );
+    }
     if let Some(bytes) = estimate.embedded_broker_bytes {
         let _ = writeln!(out, "  broker     {} embedded", text::bytes(bytes));
     }

@@ -27,6 +27,21 @@ fn every_rule_is_estimated_and_the_jobs_own_is_marked() {
 }
 
 #[test]
+fn compression_takes_memory_for_what_it_keeps_back_on_each_worker_and_on_rank_0() {
+    let without = estimate(&planned(JOB), &TWO_CORES).unwrap();
+    let job = JOB.replacen("  devices:", "  compression: {mode: Adaptive}\n  devices:", 1);
+    let plan = planned(&job);
+    let with = estimate(&plan, &TWO_CORES).unwrap();
+    assert_eq!((with.residual_bytes, with.gathered_bytes), (2 * 4 * 33_946, 4 * 2 * 4 * 33_946));
+    assert_eq!(with.total_bytes - without.total_bytes, 4 * with.residual_bytes + with.gathered_bytes);
+    let text = render(&plan, &with);
+    assert!(
+        text.contains("compressed steps whose energy loss is at most 0.3: 10 % of the elements"),
+        "{text}"
+    );
+}
+
+#[test]
 fn the_conventional_run_is_what_the_slowest_stream_allows() {
     let run = conventional(&[200.0, 152.0, 48.0, 144.0], 120.0, CONVENTIONAL_BATCH).unwrap();
     assert_eq!((run.batch, run.steps, run.samples), (64, 90, 90 * 4 * 64));

@@ -176,12 +176,12 @@ fn all_mistakes_are_told_at_once_in_the_order_of_their_paths() {
     let text = JOB
         .replacen("seed: 7", "seed: x, sead: 1", 1)
         .replacen("Cnn", "Rnn", 1)
-        .replacen("completion: {maxSamples: 6e4}", "compression: {mode: Adaptive}", 1)
+        .replacen("completion: {maxSamples: 6e4}", "injection: {mode: Move}", 1)
         .replacen("min: 8", "min: -1", 1);
     let paths: Vec<String> = mistakes(&text).into_iter().map(|it| it.0).collect();
     let expected = [
         "spec.completion",
-        "spec.compression",
+        "spec.injection",
         "spec.model.name",
         "spec.stream.batch.min",
         "spec.training.sead",

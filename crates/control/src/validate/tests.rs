@@ -108,6 +108,7 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
             partition: PartitionRule::Iid,
             seed: 7,
         }),
+        compression: None,
         checkpoint: ValidatedCheckpoint { every_steps: 40, keep: 3, path: Some("ck".into()) },
         evaluation: Some(EvaluationConfig {
             dataset: DatasetConfig { name: DatasetName::Cifar10, path: None },
@@ -139,6 +140,22 @@ fn a_job_without_producer_or_broker_validates_because_only_the_body_knows_the_br
     let job = job.unwrap();
     assert_eq!(job.bootstrap_servers, None);
     assert_eq!(job.stream.transform.mean, vec![0.5; 3]);
+}
+
+#[test]
+fn compression_is_the_papers_unless_the_job_says_otherwise() {
+    let with = |compression: &str| {
+        let added = format!("  compression: {compression}\n  evaluation:");
+        changed(&[("  evaluation:", &added)]).unwrap().compression
+    };
+    let energy_of = scadles_api::job::EnergyOf::Compensated;
+    let papers = CompressionConfig { ratio: 0.1, delta: Some(0.3), energy_of };
+    assert_eq!(with("{mode: Adaptive}"), Some(papers));
+    assert_eq!(
+        with("{mode: Static, ratio: 0.01}"),
+        Some(CompressionConfig { ratio: 0.01, delta: None, energy_of })
+    );
+    assert_eq!(with("{mode: None}"), None);
 }
 
 /// One change of the good job, and the field that is then wrong.
@@ -185,6 +202,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "{transform: {randomCropPadding: 32}}",
         "spec.stream.transform.randomCropPadding",
     ),
+    ("completion:", "compression: {mode: Static, ratio: 0}\n  completion:", "spec.compression.ratio"),
+    ("completion:", "compression: {mode: Adaptive, ratio: 1.1}\n  completion:", "spec.compression.ratio"),
+    ("completion:", "compression: {mode: Adaptive, delta: 0}\n  completion:", "spec.compression.delta"),
+    ("completion:", "compression: {mode: Static, delta: 0.3}\n  completion:", "spec.compression.delta"),
+    (
+        "completion:",
+        "compression: {mode: None, energyOf: Gradient}\n  completion:",
+        "spec.compression.energyOf",
+    ),
+    ("completion:", "compression: {mode: None, ratio: 0.1}\n  completion:", "spec.compression.ratio"),
     ("everySteps: 20", "dataset: {name: Files}", "spec.evaluation.dataset.files"),
     ("{name: Cifar10}", "{name: Cifar10, files: {path: x}}", "spec.producer.dataset.files"),
     ("list: [50, 38]", "list: [50]", "spec.producer.rates.list"),

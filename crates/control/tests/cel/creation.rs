@@ -21,7 +21,7 @@ const ONE_KIND_OF_STORAGE: &str =
     "storage needs exactly one of path (scadles run), persistentVolumeClaim (clusters)";
 
 pub(super) fn cases() -> Vec<Case> {
-    [job(), batches(), devices(), producer(), evaluation(), completion(), kafka(), storage()]
+    [job(), batches(), devices(), producer(), compression(), evaluation(), completion(), kafka(), storage()]
         .into_iter()
         .flatten()
         .collect()
@@ -191,6 +191,33 @@ fn evaluation() -> Vec<Case> {
             json!({"name": "FashionMnist", "files": {"path": "own/held-out.bin"}}),
         ),
         case(json!({"name": "FashionMnist"}), json!({"name": "Files"})),
+    ]
+}
+
+fn compression() -> Vec<Case> {
+    let of = |compression: Value| spec(json!({"compression": compression}));
+    let case = |field, message, good, bad| {
+        Case::about_one_object("spec.compression", field, message, [of(good), of(bad)])
+    };
+    vec![
+        case(
+            "spec.compression.ratio",
+            "spec.compression.ratio belongs to the modes Static and Adaptive",
+            json!({"mode": "Static", "ratio": 0.1}),
+            json!({"mode": "None", "ratio": 0.1}),
+        ),
+        case(
+            "spec.compression.delta",
+            "spec.compression.delta belongs to the mode Adaptive",
+            json!({"mode": "Adaptive", "delta": 0.3}),
+            json!({"mode": "Static", "delta": 0.3}),
+        ),
+        case(
+            "spec.compression.energyOf",
+            "spec.compression.energyOf belongs to the mode Adaptive",
+            json!({"mode": "Adaptive", "energyOf": "Gradient"}),
+            json!({"mode": "Static", "energyOf": "Gradient"}),
+        ),
     ]
 }
 

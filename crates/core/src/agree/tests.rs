@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::compress::{exchange::allowed_exchanges, layout::SparseLayout, wire::ValueFormat};
 use crate::learning_rate::LearningRateScaling;
 
 fn settings(world_size: usize) -> AgreeSettings {
@@ -16,6 +17,7 @@ fn settings(world_size: usize) -> AgreeSettings {
             milestone_epochs: vec![1.0],
             gamma: 0.2,
         },
+        compression: None,
         completion: Completion::MaxSamples(1_000),
         checkpoint_every_steps: 5,
         evaluate_every_steps: 0,
@@ -39,6 +41,7 @@ fn report(rank: usize, local_batch: u64) -> StepReport {
         checkpoint_requested: false,
         tuning_generation: 0,
         parameter_hash: None,
+        compression: None,
         evaluation: None,
     }
 }
@@ -63,13 +66,59 @@ fn a_step_weighs_by_samples_and_scales_the_rate_by_the_global_batch() {
     assert!((plan.scaled_learning_rate - 0.1 * 128.0 / 192.0).abs() < 1e-15);
     assert_eq!(
         agreement.next,
-        GlobalState { step: 1, samples: 128, window_seconds: 0.25, tuning_generation: 0 }
+        GlobalState { step: 1, samples: 128, window_seconds: 0.25, ..GlobalState::default() }
     );
+}
+
+/// δ = 0.3 and one exchange that is allowed.
+fn compressing() -> AgreeSettings {
+    let layout = SparseLayout::new(&[0], 100_000, 2, 0.1);
+    let allowed = allowed_exchanges(&layout, ValueFormat::Bf16);
+    assert!(!allowed.is_empty());
+    AgreeSettings {
+        compression: Some(CompressionRule { delta: Some(0.3), allowed }),
+        completion: Completion::MaxSteps(u64::MAX),
+        ..settings(2)
+    }
+}
+
+/// A rank that lost this share of an energy of 1 in the step before.
+fn having_lost(rank: usize, step: u64, lost: f64) -> StepReport {
+    let energy = Some(EnergyStatistics { energy: 1.0, lost });
+    let compression = Some(CompressionReport { energy, link: LinkCost::default() });
+    StepReport { step, compression, ..report(rank, 8) }
+}
+
+#[test]
+fn one_gate_for_all_ranks_looks_at_the_steps_before() {
+    let settings = compressing();
+    let round = |state: &GlobalState, lost: [f64; 2]| {
+        let reports = [0, 1].map(|rank| having_lost(rank, state.step, lost[rank]));
+        let agreement = agree(&settings, state, &reports).unwrap();
+        let sparse = plan(&agreement).compression != CompressionDecision::Dense;
+        (sparse, agreement.next)
+    };
+    let first = agree(&settings, &GlobalState::default(), &[report(0, 8), report(1, 8)]).unwrap();
+    assert_eq!(plan(&first).compression, CompressionDecision::Dense, "nothing is known yet");
+    let (open, state) = round(&first.next, [0.5, 0.1]);
+    assert!(open, "the mean of both is 0.3");
+    assert_eq!(state.compression.sparse_steps, 1);
+    let (closed, state) = (0..200).fold((true, state), |(_, state), _| round(&state, [0.9, 0.1]));
+    assert!(!closed, "the mean has come up to 0.5");
+    assert!(state.compression.vetoed_steps > 0 && state.compression.sparse_steps < 200);
+}
+
+#[test]
+fn a_round_that_waits_does_not_count_what_was_lost_twice() {
+    let waiting = [0, 1].map(|rank| StepReport { ready: false, ..having_lost(rank, 0, 0.1) });
+    let agreement = agree(&compressing(), &GlobalState::default(), &waiting).unwrap();
+    assert_eq!(agreement.next.compression, CompressionState::default());
 }
 
 #[test]
 fn without_any_sample_nothing_advances() {
-    let state = GlobalState { step: 0, samples: 40, window_seconds: 0.3, tuning_generation: 2 };
+    let state =
+        GlobalState { samples: 40, window_seconds: 0.3, tuning_generation: 2, ..GlobalState::default() };
     let agreement = agreed(&state, &[report(0, 0), report(1, 0)]);
     assert_eq!(agreement.action, Action::Wait);
     assert_eq!((agreement.next.step, agreement.next.samples), (0, 40));

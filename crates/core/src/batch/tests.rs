@@ -20,6 +20,7 @@ fn step(window_seconds: f64) -> StepAgreement {
         loss_scales: Vec::new(),
         global_batch: 1,
         scaled_learning_rate: 0.1,
+        compression: crate::compress::gate::CompressionDecision::Dense,
         checkpoint: false,
         evaluate: false,
     };

@@ -1,0 +1,254 @@
+//! Combining compressed gradients: the collectives around [`scadles_core::compress`]. No I/O of its own.
+//!
+//! Lengths travel before messages, since selections differ in size; a length beyond what a rank may send at most is
+//! refused before memory is taken for it.
+
+use std::time::Instant;
+
+use scadles_api::worker::CompressionConfig;
+use scadles_core::{
+    compress::{
+        compressor::Compressor,
+        cost::LinkCost,
+        exchange::{
+            LENGTH_BYTES, SparseExchange, allowed_exchanges, deliver_from_all, deliver_from_owners,
+            dense_bytes,
+        },
+        gate::{CompressionDecision, CompressionReport, CompressionRule, EnergyStatistics},
+        layout::SparseLayout,
+        wire::{ValueFormat, WireError},
+    },
+    ewma::Ewma,
+};
+use torch_ext::FlatParameters;
+
+use super::{DenseExchange, ExchangeStatistics};
+use crate::engine::{Communicator, EngineError};
+
+/// How values travel: two bytes over the range of f32. What that rounds off stays in the residual.
+const VALUE_FORMAT: ValueFormat = ValueFormat::Bf16;
+/// Share of the newest measurement of the link in the mean.
+const LINK_GAIN: f64 = 0.2;
+
+fn layout(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> SparseLayout {
+    let offsets: Vec<usize> = flat.layout().iter().map(|slot| slot.offset_elements).collect();
+    SparseLayout::new(&offsets, flat.len(), world_size, config.ratio)
+}
+
+/// One rank's compression of the gradients of `flat` between `world_size` ranks.
+pub(crate) fn compressor(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> Compressor {
+    Compressor::new(layout(flat, world_size, config), config.energy_of, VALUE_FORMAT)
+}
+
+/// What the ranks decide by.
+pub(crate) fn rule(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> CompressionRule {
+    let allowed = allowed_exchanges(&layout(flat, world_size, config), VALUE_FORMAT);
+    CompressionRule { delta: config.delta, allowed }
+}
+
+/// The exchange of a job with compression: what was agreed on, dense or sparse, with error feedback.
+#[derive(Debug)]
+pub struct CompressedExchange {
+    compressor: Compressor,
+    dense: DenseExchange,
+    dense_bytes: u64,
+    link: Link,
+    energy: Option<EnergyStatistics>,
+}
+
+/// Means of what was measured.
+#[derive(Debug, Default)]
+struct Link {
+    latency_seconds: Ewma,
+    seconds_per_byte: Ewma,
+    select_seconds_per_element: Ewma,
+}
+
+impl Link {
+    fn cost(&self) -> LinkCost {
+        let mean = |mean: &Ewma| mean.value().unwrap_or(0.0);
+        LinkCost {
+            latency_seconds: mean(&self.latency_seconds),
+            seconds_per_byte: mean(&self.seconds_per_byte),
+            select_seconds_per_element: mean(&self.select_seconds_per_element),
+        }
+    }
+
+    fn moved(&mut self, began: Instant, bytes: usize) {
+        if bytes > 0 {
+            self.seconds_per_byte.update(began.elapsed().as_secs_f64() / bytes as f64, LINK_GAIN);
+        }
+    }
+}
+
+impl CompressedExchange {
+    /// For the gradients of `flat` between `world_size` ranks.
+    pub fn new(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> Self {
+        let compressor = compressor(flat, world_size, config);
+        let dense_bytes = dense_bytes(compressor.layout());
+        let dense = DenseExchange::new(flat, world_size);
+        Self { compressor, dense, dense_bytes, link: Link::default(), energy: None }
+    }
+
+    /// This rank's residual and thresholds.
+    pub fn compressor(&self) -> &Compressor {
+        &self.compressor
+    }
+
+    /// The same, to be restored.
+    pub fn compressor_mut(&mut self) -> &mut Compressor {
+        &mut self.compressor
+    }
+
+    /// What this rank tells the others after a step.
+    pub fn report(&self) -> CompressionReport {
+        CompressionReport { energy: self.energy, link: self.link.cost() }
+    }
+
+    /// Bytes that a dense step sends.
+    pub fn dense_bytes(&self) -> u64 {
+        self.dense_bytes
+    }
+
+    /// Replaces `gradients` (u) by what the ranks of `comm` deliver at the rate `learning_rate` (η_t), on the path that
+    /// was decided on. After an error `gradients` hold no sum and the residual is not to be used.
+    pub fn combine(
+        &mut self,
+        comm: &mut dyn Communicator,
+        gradients: &mut [f32],
+        decision: CompressionDecision,
+        learning_rate: f64,
+    ) -> Result<ExchangeStatistics, EngineError> {
+        self.dense.check(comm.world_size(), gradients.len())?;
+        let (start, sent_before) = (Instant::now(), comm.bytes_sent());
+        let energy = match decision {
+            CompressionDecision::Dense => self.dense(comm, gradients, learning_rate)?,
+            CompressionDecision::Sparse(SparseExchange::AllGather) => {
+                self.all_gather(comm, gradients, learning_rate)?
+            }
+            CompressionDecision::Sparse(SparseExchange::ReduceScatter) => {
+                self.reduce_scatter(comm, gradients, learning_rate)?
+            }
+        };
+        self.energy = Some(energy);
+        let bytes_sent = comm.bytes_sent() - sent_before;
+        Ok(ExchangeStatistics { bytes_sent, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    fn dense(
+        &mut self,
+        comm: &mut dyn Communicator,
+        gradients: &mut [f32],
+        learning_rate: f64,
+    ) -> Result<EnergyStatistics, EngineError> {
+        let energy = self.compressor.compensate(gradients, learning_rate);
+        let began = Instant::now();
+        let sent = self.dense.combine(comm, gradients)?;
+        self.link.moved(began, sent.bytes_sent as usize);
+        Ok(energy)
+    }
+
+    fn all_gather(
+        &mut self,
+        comm: &mut dyn Communicator,
+        gradients: &mut [f32],
+        learning_rate: f64,
+    ) -> Result<EnergyStatistics, EngineError> {
+        let began = Instant::now();
+        let (own, energy) = self.compressor.compress_for_all(gradients, learning_rate);
+        self.selected(began, gradients.len());
+        let (parts, lengths) = self.gather(comm, &own)?;
+        let parts = split(&parts, &lengths);
+        deliver_from_all(self.compressor.layout(), &parts, gradients).map_err(|error| unreadable(&error))?;
+        Ok(energy)
+    }
+
+    fn reduce_scatter(
+        &mut self,
+        comm: &mut dyn Communicator,
+        gradients: &mut [f32],
+        learning_rate: f64,
+    ) -> Result<EnergyStatistics, EngineError> {
+        let began = Instant::now();
+        let (own, energy) = self.compressor.compress_for_owners(gradients, learning_rate);
+        self.selected(began, gradients.len());
+        let counts: Vec<usize> = own.iter().map(Vec::len).collect();
+        let each = vec![LENGTH_BYTES; comm.world_size()];
+        let mut lengths = vec![0; LENGTH_BYTES * comm.world_size()];
+        let began = Instant::now();
+        comm.all_to_all_v(&as_bytes(&counts), &each, &mut lengths, &each)?;
+        self.link.latency_seconds.update(began.elapsed().as_secs_f64(), LINK_GAIN);
+        let lengths = self.checked(&lengths)?;
+        let mut received = vec![0; lengths.iter().sum()];
+        let began = Instant::now();
+        comm.all_to_all_v(&own.concat(), &counts, &mut received, &lengths)?;
+        self.link.moved(began, counts.iter().sum());
+        let parts = split(&received, &lengths);
+        let result = self.compressor.own(comm.rank(), &parts).map_err(|error| unreadable(&error))?;
+        let (parts, lengths) = self.gather(comm, &result)?;
+        deliver_from_owners(self.compressor.layout(), &split(&parts, &lengths), gradients)
+            .map_err(|error| unreadable(&error))?;
+        Ok(energy)
+    }
+
+    /// Every rank's bytes one after another, and how many of each.
+    fn gather(
+        &mut self,
+        comm: &mut dyn Communicator,
+        own: &[u8],
+    ) -> Result<(Vec<u8>, Vec<usize>), EngineError> {
+        let mut lengths = vec![0; LENGTH_BYTES * comm.world_size()];
+        let began = Instant::now();
+        comm.all_gather_equal(&as_bytes(&[own.len()]), &mut lengths)?;
+        self.link.latency_seconds.update(began.elapsed().as_secs_f64(), LINK_GAIN);
+        let lengths = self.checked(&lengths)?;
+        let mut received = vec![0; lengths.iter().sum()];
+        let began = Instant::now();
+        comm.all_gather_v(own, &mut received, &lengths)?;
+        self.link.moved(began, own.len() * (comm.world_size() - 1));
+        Ok((received, lengths))
+    }
+
+    /// Lengths as the others told them, none above what a sparse step may take.
+    fn checked(&self, bytes: &[u8]) -> Result<Vec<usize>, EngineError> {
+        let most = self.dense_bytes.max(1 << 20);
+        let lengths = bytes.as_chunks::<LENGTH_BYTES>().0.iter().map(|chunk| u64::from_le_bytes(*chunk));
+        lengths
+            .enumerate()
+            .map(|(rank, length)| {
+                if length <= most {
+                    return Ok(length as usize);
+                }
+                let message = format!("rank {rank} announces {length} bytes; at most {most} are possible");
+                Err(EngineError::Mismatch { operation: OPERATION, message })
+            })
+            .collect()
+    }
+
+    fn selected(&mut self, began: Instant, elements: usize) {
+        let seconds = began.elapsed().as_secs_f64() / elements.max(1) as f64;
+        self.link.select_seconds_per_element.update(seconds, LINK_GAIN);
+    }
+}
+
+const OPERATION: &str = "combine compressed gradients";
+
+fn as_bytes(lengths: &[usize]) -> Vec<u8> {
+    lengths.iter().flat_map(|&length| (length as u64).to_le_bytes()).collect()
+}
+
+fn split<'a>(bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
+    let mut rest = bytes;
+    lengths
+        .iter()
+        .map(|&length| {
+            let (part, others) = rest.split_at(length);
+            rest = others;
+            part
+        })
+        .collect()
+}
+
+fn unreadable(error: &WireError) -> EngineError {
+    EngineError::Mismatch { operation: OPERATION, message: error.to_string() }
+}
