@@ -184,7 +184,10 @@ impl Leader {
         if let Some(mut row) = self.row.take() {
             row.loss = self.mean_loss().unwrap_or(f64::NAN);
             for (device, report) in row.devices.iter_mut().zip(&self.reports) {
-                device.wait_seconds = report.last_step.map_or(0.0, |step| step.wait_seconds);
+                let Some(last) = report.last_step else { continue };
+                device.wait_seconds = last.wait_seconds;
+                device.compute_seconds = last.compute_seconds;
+                device.exchange_seconds = last.exchange_seconds;
             }
             self.steps.append(&row)?;
         }
@@ -381,6 +384,8 @@ impl Leader {
             stream_rate: report.step.stream_rate,
             buffered: report.step.buffered,
             wait_seconds: 0.0,
+            compute_seconds: 0.0,
+            exchange_seconds: 0.0,
         };
         CsvRow {
             attempt: self.attempt,

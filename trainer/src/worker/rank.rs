@@ -283,6 +283,7 @@ impl Rank {
         let left = self.patience().saturating_sub(began.elapsed());
         self.watchdog.arm(left.max(self.patience().mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
         let exchanged = self.exchange.combine(&mut *self.communicator, self.learner.gradients_mut()?)?;
+        let exchange_seconds = agreed.at.elapsed().as_secs_f64() - compute_seconds;
         self.watch_own("update");
         self.apply(plan, &agreed.peeked)?;
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
@@ -297,8 +298,13 @@ impl Rank {
             local_batch: statistics.samples,
         });
         self.prequential.observe(statistics.samples, statistics.correct);
-        self.last_step =
-            Some(LastStep { loss_sum: statistics.loss_sum, local_batch: statistics.samples, wait_seconds });
+        self.last_step = Some(LastStep {
+            loss_sum: statistics.loss_sum,
+            local_batch: statistics.samples,
+            wait_seconds,
+            compute_seconds,
+            exchange_seconds,
+        });
         self.last_share = (statistics.samples as u32, plan.aggregation_weights[self.position]);
         self.totals.local_batches += statistics.samples;
         self.totals.aggregation_weights += plan.aggregation_weights[self.position];

@@ -42,6 +42,10 @@ pub(super) struct LastStep {
     pub local_batch: u64,
     /// Waiting for samples or for others before the step.
     pub wait_seconds: f64,
+    /// Forward and backward, from the agreement on.
+    pub compute_seconds: f64,
+    /// The sum of the gradients over the ranks, waiting for slower ranks in it.
+    pub exchange_seconds: f64,
 }
 
 /// What all ranks hear.
