@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs};
+use crate::report::compare::MOST_RUNS;
 
 /// Trains one model on the live data streams of many devices.
 #[derive(Debug, Parser)]
@@ -22,6 +23,8 @@ Examples:
   scadles run job.yaml --kafka localhost:9092               the same on a Kafka of your own
   scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
   scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
+  scadles report runs/quickstart-20260101T120000Z --html    its page, anew
+  scadles compare runs/one runs/other                       runs side by side
   scadles replay runs/quickstart-20260101T120000Z           train it again from its journal, bit for bit
   scadles status -A                                         jobs in a Kubernetes cluster (also: kubectl scadles)
   scadles why fashion -n demo                               what is wrong with one of them, in one sentence
@@ -47,8 +50,11 @@ pub enum Command {
     Evaluate(TrainerArgs),
     /// Train a run again from its journal and compare the parameters, bit for bit
     Replay(TrainerArgs),
-    /// Print the summary of a run
+    /// Print the summary of a run, or write its page
     Report(ReportArgs),
+    /// Put runs side by side: settings that differ, results, curves
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
     /// In a cluster: show jobs, or one job with its devices
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -69,6 +75,11 @@ Examples:
   scadles run job.yaml --resume /tmp/first   go on with that run
 
 Ctrl-C stops after a checkpoint and writes the report; a second Ctrl-C ends at once (the report is written all the same).";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  scadles compare runs/linerate runs/fixed                      a table
+  scadles compare runs/linerate runs/fixed --html compare.html  and a page with the curves on one axis";
 
 const PRODUCE_EXAMPLES: &str = "\
 Examples:
@@ -163,6 +174,20 @@ pub struct TrainerArgs {
 pub struct ReportArgs {
     /// A run folder
     pub run: PathBuf,
+    /// Write report.html into the run folder, instead of printing the summary
+    #[arg(long)]
+    pub html: bool,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// Run folders, two to eight
+    #[arg(required = true, value_name = "RUN", num_args = 2..=MOST_RUNS)]
+    pub runs: Vec<PathBuf>,
+    /// Write a page with their curves as well
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod commands;
 pub mod failure;
 pub mod job;
 pub mod memory;
+pub mod plot;
 pub mod report;
 pub mod resume;
 pub mod run_folder;
@@ -60,6 +61,7 @@ pub fn carry_out(cli: &Cli) -> Result<ExitCode> {
         Command::Evaluate(args) => commands::trainer::become_trainer("evaluate", args),
         Command::Replay(args) => commands::trainer::become_trainer("replay", args),
         Command::Report(args) => commands::report::show(args),
+        Command::Compare(args) => commands::compare::compare(args),
         Command::Status(args) => cluster::status::status(args),
         Command::Why(args) => cluster::why::explain(args),
         Command::Fetch(args) => cluster::fetch::fetch(args),

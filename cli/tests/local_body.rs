@@ -217,7 +217,7 @@ fn a_run_folder_that_can_no_longer_be_written_ends_the_job_with_workers_stopped(
     let child = start(&mut run(&job(&scratch, 10_000), &folder));
     await_training(&folder, 1);
     // Stands in for a full disk, which a test cannot make for itself alone: the next save finds no place.
-    std::fs::create_dir(folder.join("supervision.partial")).unwrap();
+    std::fs::create_dir(folder.join("supervision.json.partial")).unwrap();
     let output = finish(child);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains("supervision.json cannot be written"), "{}", text(&output));

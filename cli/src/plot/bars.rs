@@ -3,7 +3,7 @@
 use super::{
     Colour,
     svg::{Anchor, Svg, cut, text_width},
-    ticks::{Scale, Ticks, rounded},
+    ticks::{Scale, Ticks, ticks},
 };
 
 /// Size of the letters, as in `plot.css`.
@@ -51,6 +51,9 @@ pub struct StackedBars<'a> {
     pub bars: Vec<Bar<'a>>,
 }
 
+/// An entry of the legend, and where its base line begins.
+type Entry<'a> = (Part<'a>, (f64, f64));
+
 /// Where the bars are within the picture.
 struct Frame {
     left: f64,
@@ -65,7 +68,7 @@ impl StackedBars<'_> {
     pub fn svg(&self) -> String {
         let values = || self.bars.iter().flat_map(|bar| &bar.values);
         let points = values().filter(|value| **value > 0.0).count();
-        let (entries, legend_height) = self.legend_places();
+        let (entries, legend_height) = self.legend();
         let top = legend_height + 6.0;
         let bottom = top + ROW * self.bars.len() as f64;
         let mut svg = Svg::new(WIDTH, bottom + 38.0, self.title, points);
@@ -79,10 +82,9 @@ impl StackedBars<'_> {
         let names = widest(&mut self.bars.iter().map(|bar| bar.name)).min(NAME_WIDTH);
         let labels = widest(&mut self.bars.iter().map(|bar| bar.label.as_str()));
         let longest = self.bars.iter().map(|bar| bar.values.iter().sum()).fold(0.0, f64::max);
-        let ((_, to), ticks) = rounded(self.scale, 0.0, longest, 5);
-        // The longest bar may end before the axis does: labels take what they need of the room behind it.
+        let ticks = ticks(self.scale, 0.0, longest, 5);
         let right = WIDTH - (labels + 8.0).max(20.0);
-        let frame = Frame { left: names + 8.0, right, top, bottom, to };
+        let frame = Frame { left: names + 8.0, right, top, bottom, to: longest };
         for (part, at) in entries {
             let class = format!("part f{}", part.colour.number());
             svg.rectangle(&class, (at.0, at.1 - 10.0), (12.0, 12.0), part.name);
@@ -95,8 +97,8 @@ impl StackedBars<'_> {
         svg.finish()
     }
 
-    /// Where the entries of the legend stand, and how high it is.
-    fn legend_places(&self) -> (Vec<(Part<'_>, (f64, f64))>, f64) {
+    /// The entries of the legend with their places, and how high it is.
+    fn legend(&self) -> (Vec<Entry<'_>>, f64) {
         let there = |index: usize| {
             self.bars.iter().any(|bar| bar.values.get(index).is_some_and(|value| *value > 0.0))
         };

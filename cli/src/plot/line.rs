@@ -140,7 +140,7 @@ impl LineChart<'_> {
 
     fn frame(&self) -> (Frame, Ticks, Ticks) {
         let (width, height) = self.size();
-        let (x_count, y_count) = if self.look == Look::Full { (6, 6) } else { (3, 3) };
+        let (x_count, y_count) = if self.look == Look::Full { (6, 6) } else { (3, 4) };
         let points = || self.lines.iter().flat_map(|line| &line.series.points);
         let x = range(&self.x, points().map(|point| (point.x, point.x)));
         let y = range(&self.y, points().map(|point| (point.low, point.high)));
@@ -154,7 +154,12 @@ impl LineChart<'_> {
             }
             _ => 16.0,
         };
-        let (top, below) = if self.look == Look::Full { (26.0, 38.0) } else { (8.0, 18.0) };
+        let (top, below) = match self.look {
+            // Names of moments have a row of their own, below the name of the axis.
+            Look::Full if !self.marks.is_empty() => (42.0, 38.0),
+            Look::Full => (26.0, 38.0),
+            Look::Small => (8.0, 18.0),
+        };
         let frame =
             Frame { left: labels.max(20.0) + 8.0, right: width - names, top, bottom: height - below, x, y };
         (frame, x_ticks, y_ticks)
@@ -200,7 +205,7 @@ impl LineChart<'_> {
             svg.line("mark", (x, frame.top - 2.0), (x, frame.bottom));
             let width = text_width(&mark.name, LETTERS);
             let start = (x - width / 2.0).min(frame.right - width);
-            // A row of restarts: the lines stay, names that would lie on each other do not. The axis' name stands above.
+            // A row of restarts: the lines stay, names that would lie on each other do not.
             if self.look == Look::Full && start > free_from + 6.0 && start > frame.left {
                 svg.text("", (start, frame.top - 4.0), Anchor::Start, &mark.name);
                 free_from = start + width;

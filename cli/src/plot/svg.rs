@@ -2,9 +2,8 @@
 
 use std::fmt::Write;
 
-/// Mean width of a letter of the page's sans-serif fonts, as a share of the font's size; a little more than it is, since
-/// fonts differ.
-const LETTER: f64 = 0.58;
+/// Mean width of a letter of the page's sans-serif fonts, as a share of the font's size; that of the widest of them.
+const LETTER: f64 = 0.63;
 
 /// Width of a text in the picture's units, roughly.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {

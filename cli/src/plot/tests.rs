@@ -49,6 +49,7 @@ fn ticks_stand_at_round_numbers_within_the_axis() {
     assert_eq!(texts(Scale::Number, 0.0, 7.3), ["0", "2", "4", "6"]);
     assert_eq!(texts(Scale::Number, 0.0, 0.43), ["0", "0.1", "0.2", "0.3", "0.4"]);
     assert_eq!(texts(Scale::Number, 0.0, 61_000.0), ["0", "20 k", "40 k", "60 k"]);
+    assert_eq!(texts(Scale::Number, -2000.0, 2000.0), ["-2 000", "-1 000", "0", "1 000", "2 000"]);
     assert_eq!(texts(Scale::Number, 1.12, 2.31), ["1.5", "2.0"]);
     assert_eq!(texts(Scale::Share, 0.0, 0.6), ["0", "20", "40", "60"]);
     assert_eq!(texts(Scale::Bytes, 0.0, 3.7e9), ["0", "1 G", "2 G", "3 G"]);
@@ -84,7 +85,7 @@ fn numbers_are_written_short() {
         (7.25, "7.25"),
         (0.368, "0.368"),
         (812.4, "812"),
-        (9_999.0, "9999"),
+        (9_999.0, "9 999"),
         (60_113.0, "60.1 k"),
         (3.68e9, "3.68 G"),
         (f64::NAN, "–"),

@@ -114,8 +114,26 @@ fn decimal(value: f64, step: f64) -> String {
     if text.trim_start_matches('-').chars().all(|digit| matches!(digit, '0' | '.')) {
         "0".to_owned()
     } else {
-        text
+        grouped(text)
     }
+}
+
+/// Spaces between groups of three digits before the point, as in the tables beside the plots.
+fn grouped(text: String) -> String {
+    let digits = text.trim_start_matches('-').split('.').next().map_or(0, str::len);
+    if !(4..=15).contains(&digits) {
+        return text;
+    }
+    let sign = usize::from(text.starts_with('-'));
+    let mut grouped = String::with_capacity(text.len() + 4);
+    for (index, letter) in text.chars().enumerate() {
+        let place = index.saturating_sub(sign);
+        if index > sign && place < digits && (digits - place).is_multiple_of(3) {
+            grouped.push(' ');
+        }
+        grouped.push(letter);
+    }
+    grouped
 }
 
 fn in_thousands(value: f64, greatest: f64, step: f64) -> String {
@@ -156,5 +174,5 @@ pub fn short(number: f64) -> String {
     };
     let text = format!("{scaled:.decimals$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    if letter.is_empty() { text.to_owned() } else { format!("{text} {letter}") }
+    if letter.is_empty() { grouped(text.to_owned()) } else { format!("{text} {letter}") }
 }
