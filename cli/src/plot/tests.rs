@@ -163,7 +163,7 @@ fn no_value_leads_beyond_the_picture_or_to_something_that_is_no_number() {
 #[test]
 fn names_of_curves_that_end_together_are_moved_apart() {
     let series: Vec<Series> =
-        (0..6).map(|index| Series::exact([(0.0, 0.0), (1.0, f64::from(index) * 1e-3)])).collect();
+        (0..6).map(|index| Series::exact([(0.0, 9.0), (1.0, f64::from(index) * 1e-3)])).collect();
     let names = ["n0", "n1", "n2", "n3", "n4", "n5"];
     let lines =
         names.iter().zip(&series).zip(Colour::ALL).map(|((name, series), colour)| line(name, colour, series));
