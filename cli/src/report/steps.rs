@@ -1,4 +1,4 @@
-//! `steps.csv` as series of a bounded number of points. Pure: reads whatever gives lines, and never holds more than one.
+//! `steps.csv` as series of a bounded number of points. Pure: reads whatever gives lines, and holds one at a time.
 //!
 //! Two passes, because a step counts only if no later attempt rolled it back: the first finds the attempts, the second
 //! collects.

@@ -90,6 +90,8 @@ fn curves(runs: &[Run]) -> Markup {
     let share = Axis { name: "right first guesses", scale: Scale::Share, from: Some(0.0), to: None };
     let loss = Axis { name: "mean loss of a sample", scale: Scale::Number, from: None, to: None };
     let samples = each(&|run| run.curves.samples_by_time.clone());
+    let loss_by_time = each(&|run| smooth(&run.curves.loss_by_time));
+    let loss_by_samples = each(&|run| smooth(&run.curves.loss_by_samples));
     let buffered = each(&|run| smooth(&run.curves.buffered));
     html! {
         section {
@@ -98,8 +100,8 @@ fn curves(runs: &[Run]) -> Markup {
             div.pair {
                 (overlay(runs, "Top-1 accuracy over time", time_axis(), share, &top_1(0)))
                 (overlay(runs, "Top-1 accuracy over samples", samples_axis(), share, &top_1(1)))
-                (overlay(runs, "Training loss over time", time_axis(), loss, &each(&|run| smooth(&run.curves.loss_by_time))))
-                (overlay(runs, "Training loss over samples", samples_axis(), loss, &each(&|run| smooth(&run.curves.loss_by_samples))))
+                (overlay(runs, "Training loss over time", time_axis(), loss, &loss_by_time))
+                (overlay(runs, "Training loss over samples", samples_axis(), loss, &loss_by_samples))
                 (overlay(runs, "Samples trained", time_axis(), from_zero("samples"), &samples))
                 (overlay(runs, "Samples waiting", time_axis(), from_zero("samples, all devices"), &buffered))
             }

@@ -36,7 +36,9 @@ pub(super) fn learning(run: &Run) -> Markup {
         section {
             h2 { "Accuracy and loss" }
             @if report.accuracy.is_empty() {
-                p.quiet { "Accuracy on held-out pictures was not measured: no evaluation took place (spec.evaluation of the job)." }
+                p.quiet {
+                    "Accuracy on held-out pictures was not measured: no evaluation took place (spec.evaluation of the job)."
+                }
             }
             @if no_steps { p.quiet { "There is no loss to show: no step is known." } }
             @if run.curves.undefined_losses > 0 {
@@ -46,7 +48,9 @@ pub(super) fn learning(run: &Run) -> Markup {
             @if !report.accuracy.is_empty() { div.pair { (accuracy(run)) } }
             @if !no_steps { div.pair { (loss(run)) } }
             @if !no_steps && run.curves.loss_by_time.has_band() {
-                p.note { "A line is the mean over neighbouring steps, the area around it their least and greatest value." }
+                p.note {
+                    "A line is the mean over neighbouring steps, the area around it their least and greatest value."
+                }
             }
         }
     }

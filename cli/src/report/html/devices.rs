@@ -62,7 +62,9 @@ pub(super) fn not_all(run: &Run) -> Option<String> {
 /// Rate, buffer, batch and weight of each device over time. A column has one scale, so that devices can be compared.
 pub(super) fn devices(run: &Run) -> Markup {
     if run.curves.steps == 0 {
-        return html! { section { h2 { "Devices" } p.quiet { "There are no curves of devices to show: no step is known." } } };
+        return html! {
+            section { h2 { "Devices" } p.quiet { "There are no curves of devices to show: no step is known." } }
+        };
     }
     html! {
         section {
@@ -146,8 +148,10 @@ pub(super) fn time(run: &Run) -> Markup {
             p.quiet {
                 b { "Waiting" } " for samples or until all are ready, "
                 @if curves.phases {
-                    b { "compute" } " (forward and backward), " b { "exchange" } " of gradients, with the wait for slower devices in it, and the program's "
-                    b { "own" } " work: update, agreement, bookkeeping. A device that gets fewer samples than it could train waits."
+                    b { "compute" } " (forward and backward), " b { "exchange" }
+                    " of gradients, with the wait for slower devices in it, and the program's "
+                    b { "own" }
+                    " work: update, agreement, bookkeeping. A device that gets fewer samples than it could train waits."
                 } @else {
                     "and everything else: this run did not measure compute, exchange and own work apart."
                 }

@@ -30,7 +30,9 @@ pub(super) fn attempts(run: &Run) -> Markup {
             @if skipped > 0 { p.note { "The first " (grouped(skipped as u64)) " are left out." } }
             @if !attempts.is_empty() {
                 div.scroll { table {
-                    thead { tr { th.n { "Attempt" } th.n { "Steps" } th { "First cause" } th.words { "How it ended" } } }
+                    thead { tr {
+                        th.n { "Attempt" } th.n { "Steps" } th { "First cause" } th.words { "How it ended" }
+                    } }
                     tbody { @for attempt in attempts.iter().skip(skipped) { tr {
                         td.n { (attempt.number) }
                         td.n { (grouped(attempt.from_step)) " – " (grouped(attempt.to_step)) }
@@ -82,8 +84,12 @@ pub(super) fn conventional(run: &Run) -> Markup {
                         sub { "i" } " " (conventional.batch) " / S" sub { "i" } " = " (conventional.batch) " / "
                         (format!("{rate:.1}")) " = " (format!("{:.2}", conventional.step_seconds)) " s." }
                     p { "In the " (span(report.seconds)) " of this run that makes "
-                        (counted(conventional.steps, "step", "steps")) " and " (grouped(conventional.samples)) " samples." }
-                    p.note { "This is arithmetic, not a measurement, and in favour of the conventional job: its compute and its exchange count as nothing." }
+                        (counted(conventional.steps, "step", "steps")) " and "
+                        (grouped(conventional.samples)) " samples." }
+                    p.note {
+                        "This is arithmetic, not a measurement, and in favour of the conventional job: its compute and its "
+                        "exchange count as nothing."
+                    }
                 }
             }
         }

@@ -30,8 +30,11 @@ pub(super) fn ledger(run: &Run) -> Markup {
         section {
             h2 { "Ledger" }
             @if balanced {
-                p.quiet { "Every sample that arrived has one fate: arrived = trained + buffered + dropped + rejected + lost. "
-                    "Rolled back are samples of steps that a restart undid; they are beside the account, not in it. Prequential are right guesses among the newest samples, before they were trained." }
+                p.quiet {
+                    "Every sample that arrived has one fate: arrived = trained + buffered + dropped + rejected + lost. "
+                    "Rolled back are samples of steps that a restart undid; they are beside the account, not in it. "
+                    "Prequential are right guesses among the newest samples, before they were trained."
+                }
             } @else {
                 p.bad { "The account of samples does not balance. Please report this with the run folder." }
             }
@@ -124,12 +127,13 @@ fn table(run: &Run) -> Markup {
 }
 
 fn row(device: &DeviceReport, class: &str) -> Markup {
+    let prequential = device.prequential_accuracy.map(|share| format!("{:.1} %", share * 100.0));
     html! {
         tr class=[(!class.is_empty()).then_some(class)] {
             td { (device.name) } td.n { (format!("{:.1}", device.rate_mean)) } td.n { (grouped(device.arrived)) }
             @for (_, _, samples) in &FATES { td.n { (grouped(samples(device))) } }
             td.n { (grouped(device.rolled_back)) } td.n { (span(device.wait_seconds)) }
-            td.n { @if let Some(share) = device.prequential_accuracy { (format!("{:.1} %", share * 100.0)) } @else { "–" } }
+            td.n { (prequential.unwrap_or("–".to_owned())) }
         }
     }
 }

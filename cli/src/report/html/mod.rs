@@ -64,7 +64,9 @@ pub fn document(title: &str, body: &Markup) -> String {
             }
             body {
                 (body)
-                footer { "Written by scadles " (env!("CARGO_PKG_VERSION")) ". Nothing in this page is loaded from elsewhere." }
+                footer {
+                    "Written by scadles " (env!("CARGO_PKG_VERSION")) ". Nothing in this page is loaded from elsewhere."
+                }
             }
         }
     }
