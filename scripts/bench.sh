@@ -7,6 +7,7 @@
 #   agreement    one round of the control channel between eight processes
 #   sum          the sum in rank order against Gloo's own all-reduce (reported, no bound)
 #   jobs         step times, own time per step and trained rates of whole runs
+#   simulate     the virtual clock: 250 epochs on 25 devices, 10,000 devices for 10,000 steps
 #   producer     rates kept over a minute: 12 mixed ones, and 32 devices at 600 a second
 #   quickstart   Top-1 of the quickstart with three seeds
 #
@@ -16,7 +17,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum jobs producer quickstart)
+[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum simulate jobs producer quickstart)
 cache=${SCADLES_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/scadles}
 venv=$cache/bench-venv
 python=$venv/bin/python
@@ -80,6 +81,7 @@ for part in "${parts[@]}"; do
         ingest) measure 'ingest' ingest ;;
         agreement) measure 'agreement' "$programs/examples/agreement_bench" ;;
         sum) measure 'sum in rank order' sum ;;
+        simulate) measure 'virtual clock' "$programs/examples/sim_bench" ;;
         jobs) measure 'jobs' jobs_of two-devices rates-linerate rates-streamrate rates-fixed ;;
         producer) measure 'producer' producer ;;
         quickstart) measure 'quickstart' jobs_of quickstart ;;

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs};
+use crate::{
+    cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs},
+    reproduce::args::{REPRODUCE_EXAMPLES, ReproduceArgs},
+    simulate::args::{SIMULATE_EXAMPLES, SimulateArgs},
+};
 
 /// Trains one model on the live data streams of many devices.
 #[derive(Debug, Parser)]
@@ -19,6 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   scadles run manifests/examples/quickstart-local.yaml      train four devices on live CIFAR-10 streams
   scadles plan manifests/examples/quickstart-local.yaml     what would run, and what it costs
+  scadles simulate manifests/examples/quickstart-local.yaml what its timing would be, in a moment
   scadles run job.yaml --kafka localhost:9092               the same on a Kafka of your own
   scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
   scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
@@ -38,6 +43,12 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a job would run: topics, devices, expected batches, waits, bytes, memory
     Plan(PlanArgs),
+    /// Run a job on a virtual clock: step times, waits, buffers, bytes in a moment, without training
+    #[command(after_help = SIMULATE_EXAMPLES)]
+    Simulate(Box<SimulateArgs>),
+    /// Compute the paper's tables and figures and compare
+    #[command(after_help = REPRODUCE_EXAMPLES)]
+    Reproduce(ReproduceArgs),
     /// Send a job's simulated streams to a Kafka, without training
     #[command(after_help = PRODUCE_EXAMPLES)]
     Produce(ProduceArgs),

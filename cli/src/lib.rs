@@ -13,11 +13,14 @@ pub mod failure;
 pub mod job;
 pub mod memory;
 pub mod report;
+pub mod reproduce;
 pub mod resume;
 pub mod run_folder;
 pub mod screen;
 pub mod signals;
+pub mod simulate;
 pub mod surroundings;
+pub mod svg;
 pub mod view;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -55,6 +58,8 @@ pub fn carry_out(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Plan(args) => commands::plan::show(args),
+        Command::Simulate(args) => commands::simulate::run(args),
+        Command::Reproduce(args) => commands::reproduce::run(args),
         Command::Produce(args) => commands::produce::produce(args),
         Command::Data(args) => commands::data::data(args),
         Command::Evaluate(args) => commands::trainer::become_trainer("evaluate", args),

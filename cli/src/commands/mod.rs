@@ -4,5 +4,7 @@ pub mod data;
 pub mod plan;
 pub mod produce;
 pub mod report;
+pub mod reproduce;
 pub mod run;
+pub mod simulate;
 pub mod trainer;
