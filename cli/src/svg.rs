@@ -110,7 +110,7 @@ impl Axis {
             Scale::Log if value > 0.0 => (value / self.least).log10() / (self.most / self.least).log10(),
             Scale::Log => return None,
         };
-        share.is_finite().then(|| self.from + share * (self.to - self.from))
+        share.is_finite().then_some(self.from + share * (self.to - self.from))
     }
 
     fn ticks(&self) -> Vec<f64> {

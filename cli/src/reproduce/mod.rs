@@ -185,8 +185,11 @@ impl Section {
     }
 }
 
+/// Computes one table or figure.
+pub type Compute = fn() -> Section;
+
 /// All tables and figures, by the name on the command line.
-pub const SECTIONS: [(&str, fn() -> Section); 9] = [
+pub const SECTIONS: [(&str, Compute); 9] = [
     ("fig1", steps::fig1),
     ("table2", buffers::table2),
     ("baseline", steps::baseline),

@@ -1,5 +1,7 @@
 //! What is simulated: a planned job or a preset, with its streams, compute and network. Pure.
 
+use std::fmt::Write as _;
+
 use scadles_api::worker::{Completion, JobConfig};
 use scadles_control::{
     Estimate,
@@ -174,14 +176,16 @@ impl Scenario {
             settings.policy
         );
         if let Some(sparse) = settings.exchange.sparse {
-            title += &format!(
+            let _ = write!(
+                title,
                 ", CR {} in {:.0} % of the steps",
                 sparse.compression_ratio,
                 sparse.sparse_share * 100.0
             );
         }
         if let Some(injection) = settings.injection {
-            title += &format!(
+            let _ = write!(
+                title,
                 ", {:?} α {} β {}",
                 injection.kind, injection.donor_fraction, injection.shared_fraction
             );
