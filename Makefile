@@ -58,7 +58,8 @@ bench-operator: ## what the operator costs and how quick it is, on a kind cluste
 	scripts/e2e.sh bench
 
 manifests: setup ## write crds/, the chart's copy and manifests/install.yaml anew
-	cargo run --quiet -p scadles-api --features crd --bin crdgen -- .
+	cargo build --quiet --workspace --bins
+	$(TARGET)/debug/crdgen .
 	scripts/manifests.sh
 
 ci: ## everything that a change must pass

@@ -8,6 +8,7 @@
 #   sum          the sum in rank order against Gloo's own all-reduce (reported, no bound)
 #   select       top-k with error feedback against torch.topk, gather and scatter
 #   jobs         step times, own time per step and trained rates of whole runs
+#   simulate     the virtual clock: 250 epochs on 25 devices, 10,000 devices for 10,000 steps
 #   producer     rates kept over a minute: 12 mixed ones, and 32 devices at 600 a second
 #   quickstart   Top-1 of the quickstart with three seeds
 #
@@ -17,7 +18,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum select jobs producer quickstart)
+[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum select simulate jobs producer quickstart)
 cache=${SCADLES_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/scadles}
 venv=$cache/bench-venv
 python=$venv/bin/python
@@ -82,6 +83,7 @@ for part in "${parts[@]}"; do
         agreement) measure 'agreement' "$programs/examples/agreement_bench" ;;
         sum) measure 'sum in rank order' sum ;;
         select) measure 'selection with error feedback' "$programs/examples/select_bench" ;;
+        simulate) measure 'virtual clock' "$programs/examples/sim_bench" ;;
         jobs) measure 'jobs' jobs_of two-devices rates-linerate rates-streamrate rates-fixed ;;
         producer) measure 'producer' producer ;;
         quickstart) measure 'quickstart' jobs_of quickstart ;;

@@ -36,6 +36,14 @@ docker image inspect $broker >/dev/null 2>&1 || docker pull $broker >&2 || fail 
 # Compiled before the clock of the tests starts.
 cargo test --workspace --no-run "${programs[@]}"
 
+# The object store of the tests: one program, on the base of the trainers' image.
+store=scadles-object-store:e2e
+context=$target/images/object-store
+mkdir -p "$context"
+cp "$target/debug/scadles-object-store" "$context/"
+printf 'FROM debian:bookworm-slim\nCOPY scadles-object-store /usr/local/bin/\nUSER 65532:65532\n' >"$context/Dockerfile"
+docker build --quiet --tag $store "$context" >/dev/null
+
 work=$(mktemp -d "${TMPDIR:-/tmp}/scadles-e2e.XXXXXX")
 tidy() {
     [ -n "${E2E_KEEP:-}" ] || kind delete cluster --quiet --name $cluster
@@ -54,7 +62,7 @@ else
     kind create cluster --config e2e/kind.yaml --wait 3m >&2
 fi
 scripts/images.sh --names | xargs kind load docker-image --name $cluster >&2
-kind load docker-image --name $cluster $broker >&2
+kind load docker-image --name $cluster $broker $store >&2
 if helm status scadles --namespace scadles-system >/dev/null 2>&1; then
     # A cluster that was kept: its operator is an older one under the same name.
     helm upgrade scadles charts/scadles --namespace scadles-system --reset-values >/dev/null

@@ -9,9 +9,11 @@
 #   data       CIFAR-10 and Fashion-MNIST at .cache/data
 #   kafka      Apache Kafka for the tests against a real broker; prints its home folder on stdout.
 #              Exit 3: it cannot be had here (no network or no Java), the tests that need it must be left out
+#   chromium   a browser for the tests of the pages (100 MB of download, 310 MB of disk); prints its program on stdout.
+#              Exit 3: it cannot be had here, likewise
 #
 # Downloads live in SCADLES_CACHE (default ~/.cache/scadles), shared by all checkouts; .cache/ holds links only.
-# LIBTORCH, SCADLES_DATA and KAFKA_HOME name copies of your own; SCADLES_KAFKA_SOURCE and SCADLES_CIFAR10_SOURCE
+# LIBTORCH, SCADLES_DATA, KAFKA_HOME and CHROMIUM name copies of your own; SCADLES_KAFKA_SOURCE and SCADLES_CIFAR10_SOURCE
 # replace the addresses that the archives come from (what they hold is checked all the same).
 set -euo pipefail
 
@@ -314,12 +316,38 @@ fetch_kafka() { # HOME
     close_work
 }
 
+# ---- Chromium --------------------------------------------------------------------------------------------------
+
+setup_chromium() {
+    if [ -n "${CHROMIUM:-}" ]; then
+        command -v "$CHROMIUM" || fail "CHROMIUM=$CHROMIUM is no program: unset it or name chromium or chromium-headless-shell"
+        return
+    fi
+    find_chromium && return
+    # Debian has it as a package of its own; Ubuntu's chromium is a snap, which sees neither /tmp nor hidden folders.
+    apt-cache show chromium-headless-shell >/dev/null 2>&1 || ! is_root || apt-get update -qq >&2 || true
+    if ! apt-cache show chromium-headless-shell >/dev/null 2>&1; then
+        say 'this system has no package chromium-headless-shell: install a Chromium and set CHROMIUM to its program'
+        exit "$exit_unavailable"
+    fi
+    install_packages 'the tests of the pages' chromium-headless-shell fonts-dejavu-core || exit "$exit_unavailable"
+    find_chromium || fail 'chromium-headless-shell is installed, but its program is not in PATH'
+}
+
+find_chromium() {
+    local name
+    for name in chromium-headless-shell chromium google-chrome chromium-browser; do
+        command -v "$name" && return
+    done
+    return 1
+}
+
 if [ $# -eq 0 ]; then
     set -- packages toolchain libtorch data
 fi
 for stage; do
     case $stage in
-        packages | toolchain | libtorch | data | kafka) "setup_$stage" ;;
+        packages | toolchain | libtorch | data | kafka | chromium) "setup_$stage" ;;
         *)
             sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
             exit 2

@@ -2,6 +2,7 @@
 # Run all tests of the workspace. Some test programs need a server of their own, told by the end of their names:
 #
 #   *_on_kafka       a real Apache Kafka: KAFKA_HOME, or what `scripts/setup.sh kafka` fetches
+#   *_in_chromium    a browser: CHROMIUM, or what `scripts/setup.sh chromium` installs
 #   *_on_apiserver   a real kube-apiserver and etcd: KUBEBUILDER_ASSETS, or /usr/local/kubebuilder/bin
 #   *_with_helm      helm in PATH
 #
@@ -21,6 +22,17 @@ case $status in
         echo "test: Apache Kafka at $KAFKA_HOME"
         ;;
     3) missing[_on_kafka]="Apache Kafka (set KAFKA_HOME, or let 'scripts/setup.sh kafka' fetch it)" ;;
+    *) exit "$status" ;;
+esac
+
+status=0
+browser=$(scripts/setup.sh chromium) || status=$?
+case $status in
+    0)
+        export CHROMIUM=$browser
+        echo "test: Chromium at $CHROMIUM"
+        ;;
+    3) missing[_in_chromium]="Chromium (set CHROMIUM to its program, or let 'scripts/setup.sh chromium' install it)" ;;
     *) exit "$status" ;;
 esac
 

@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs};
+use crate::{
+    cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs},
+    report::compare::MOST_RUNS,
+    reproduce::args::{REPRODUCE_EXAMPLES, ReproduceArgs},
+    simulate::args::{SIMULATE_EXAMPLES, SimulateArgs},
+};
 
 /// Trains one model on the live data streams of many devices.
 #[derive(Debug, Parser)]
@@ -19,9 +24,12 @@ const EXAMPLES: &str = "\
 Examples:
   scadles run manifests/examples/quickstart-local.yaml      train four devices on live CIFAR-10 streams
   scadles plan manifests/examples/quickstart-local.yaml     what would run, and what it costs
+  scadles simulate manifests/examples/quickstart-local.yaml what its timing would be, in a moment
   scadles run job.yaml --kafka localhost:9092               the same on a Kafka of your own
   scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
   scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
+  scadles report runs/quickstart-20260101T120000Z --html    its page, anew
+  scadles compare runs/one runs/other                       runs side by side
   scadles replay runs/quickstart-20260101T120000Z           train it again from its journal, bit for bit
   scadles status -A                                         jobs in a Kubernetes cluster (also: kubectl scadles)
   scadles why fashion -n demo                               what is wrong with one of them, in one sentence
@@ -38,6 +46,12 @@ pub enum Command {
     Run(RunArgs),
     /// Show what a job would run: topics, devices, expected batches, waits, bytes, memory
     Plan(PlanArgs),
+    /// Run a job on a virtual clock: step times, waits, buffers, bytes in a moment, without training
+    #[command(after_help = SIMULATE_EXAMPLES)]
+    Simulate(Box<SimulateArgs>),
+    /// Compute the paper's tables and figures and compare
+    #[command(after_help = REPRODUCE_EXAMPLES)]
+    Reproduce(ReproduceArgs),
     /// Send a job's simulated streams to a Kafka, without training
     #[command(after_help = PRODUCE_EXAMPLES)]
     Produce(ProduceArgs),
@@ -47,8 +61,11 @@ pub enum Command {
     Evaluate(TrainerArgs),
     /// Train a run again from its journal and compare the parameters, bit for bit
     Replay(TrainerArgs),
-    /// Print the summary of a run
+    /// Print the summary of a run, or write its page
     Report(ReportArgs),
+    /// Put runs side by side: settings that differ, results, curves
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(CompareArgs),
     /// In a cluster: show jobs, or one job with its devices
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -69,6 +86,11 @@ Examples:
   scadles run job.yaml --resume /tmp/first   go on with that run
 
 Ctrl-C stops after a checkpoint and writes the report; a second Ctrl-C ends at once (the report is written all the same).";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  scadles compare runs/linerate runs/fixed                      a table
+  scadles compare runs/linerate runs/fixed --html compare.html  and a page with the curves on one axis";
 
 const PRODUCE_EXAMPLES: &str = "\
 Examples:
@@ -163,6 +185,20 @@ pub struct TrainerArgs {
 pub struct ReportArgs {
     /// A run folder
     pub run: PathBuf,
+    /// Write report.html into the run folder, instead of printing the summary
+    #[arg(long)]
+    pub html: bool,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArgs {
+    /// Run folders, two to eight
+    #[arg(required = true, value_name = "RUN", num_args = 2..=MOST_RUNS)]
+    pub runs: Vec<PathBuf>,
+    /// Write a page with their curves as well
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -12,12 +12,16 @@ pub mod commands;
 pub mod failure;
 pub mod job;
 pub mod memory;
+pub mod plot;
 pub mod report;
+pub mod reproduce;
 pub mod resume;
 pub mod run_folder;
 pub mod screen;
 pub mod signals;
+pub mod simulate;
 pub mod surroundings;
+pub mod svg;
 pub mod view;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -55,11 +59,14 @@ pub fn carry_out(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Plan(args) => commands::plan::show(args),
+        Command::Simulate(args) => commands::simulate::run(args),
+        Command::Reproduce(args) => commands::reproduce::run(args),
         Command::Produce(args) => commands::produce::produce(args),
         Command::Data(args) => commands::data::data(args),
         Command::Evaluate(args) => commands::trainer::become_trainer("evaluate", args),
         Command::Replay(args) => commands::trainer::become_trainer("replay", args),
         Command::Report(args) => commands::report::show(args),
+        Command::Compare(args) => commands::compare::compare(args),
         Command::Status(args) => cluster::status::status(args),
         Command::Why(args) => cluster::why::explain(args),
         Command::Fetch(args) => cluster::fetch::fetch(args),

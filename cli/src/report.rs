@@ -1,4 +1,9 @@
-//! `report.json` and the summary at the end of a run. Pure.
+//! `report.json`, the summary at the end of a run, its page, and runs side by side. Pure but for `run`, which reads.
+
+pub mod compare;
+pub mod html;
+pub mod run;
+pub mod steps;
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -30,8 +35,6 @@ pub struct Ending<'a> {
     pub rates_asked: Vec<f64>,
     /// Rates at which samples arrived; empty if they were not measured.
     pub rates_measured: Vec<f64>,
-    /// Mean weight per device over the steps; empty if unknown.
-    pub weights: Vec<f64>,
     /// Hash of the parameters per rank; empty text where a rank did not say.
     pub parameter_hashes: Vec<String>,
     /// Versions of what took part.
@@ -77,6 +80,14 @@ fn compression(progress: &Progress) -> Option<CompressionSummary> {
     })
 }
 
+/// The report with the mean weight of each device, from the steps' table; unchanged if that has none.
+pub fn with_weights(mut report: RunReport, weights: &[f64]) -> RunReport {
+    for (device, weight) in report.devices.iter_mut().zip(weights) {
+        device.weight_mean = *weight;
+    }
+    report
+}
+
 fn sentence(outcome: &Outcome) -> String {
     if outcome.remedy.is_empty() {
         outcome.message.clone()
@@ -105,7 +116,8 @@ fn device(ending: &Ending<'_>, index: usize, steps: u64, seconds: f64) -> Device
         rate_mean: ending.rates_measured.get(index).copied().unwrap_or_else(|| per(ledger.arrived, seconds)),
         rate_asked,
         batch_mean: per(ledger.trained, steps as f64),
-        weight_mean: ending.weights.get(index).copied().unwrap_or(0.0),
+        // The steps' table has it: see `with_weights`.
+        weight_mean: 0.0,
         bytes_sent: *bytes_sent,
         wait_seconds: *wait_seconds,
         prequential_accuracy: *prequential_accuracy,
@@ -134,41 +146,6 @@ pub fn settle(ledger: &mut Ledger, positions: &[PartitionPosition], ends: &[(i32
     ledger.buffered += growth;
 }
 
-/// Mean weight per device over the steps of the surviving history, from `steps.csv`: columns `step` and
-/// `local_batch.<device>`. Empty if the table does not have them.
-pub fn mean_weights(table: &str, devices: &[String]) -> Vec<f64> {
-    let mut lines = table.lines();
-    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
-    let column = |name: &str| header.iter().position(|column| *column == name);
-    let Some(step_column) = column("step") else { return vec![] };
-    let batch_columns: Option<Vec<usize>> =
-        devices.iter().map(|device| column(&format!("local_batch.{device}"))).collect();
-    let Some(batch_columns) = batch_columns else { return vec![] };
-    // A later attempt's step replaces the same step of an earlier one, and all that came after it.
-    let mut surviving: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-    for line in lines {
-        let cells: Vec<&str> = line.split(',').collect();
-        let Some(step) = cells.get(step_column).and_then(|cell| cell.trim().parse().ok()) else { continue };
-        let number = |column: &usize| cells.get(*column).and_then(|cell| cell.trim().parse::<f64>().ok());
-        // A killed worker may leave half a line.
-        let Some(batches) = batch_columns.iter().map(number).collect() else { continue };
-        surviving.split_off(&step);
-        surviving.insert(step, batches);
-    }
-    let mut means = vec![0.0; devices.len()];
-    let rows: Vec<(f64, Vec<f64>)> = surviving
-        .into_values()
-        .map(|batches| (batches.iter().sum::<f64>(), batches))
-        .filter(|(sum, _)| *sum > 0.0)
-        .collect();
-    for (sum, batches) in &rows {
-        for (mean, batch) in means.iter_mut().zip(batches) {
-            *mean += batch / sum / rows.len() as f64;
-        }
-    }
-    means
-}
-
 /// The summary of a run, as printed at its end and by `scadles report`.
 pub fn summary(report: &RunReport) -> String {
     let mut text = String::new();
@@ -192,7 +169,8 @@ pub fn summary(report: &RunReport) -> String {
     text
 }
 
-fn ends_well(code: ExitCode) -> bool {
+/// Whether a run that ended so did what was asked of it.
+pub fn ends_well(code: ExitCode) -> bool {
     matches!(code, ExitCode::Completed | ExitCode::Stopped | ExitCode::Interrupted)
 }
 
@@ -247,15 +225,17 @@ fn devices(text: &mut String, report: &RunReport) {
         }
     }
     let _ = writeln!(text, "\n{}", lines.join("\n"));
-    let balanced = report.devices.iter().all(|device| {
-        device.arrived == device.trained + device.buffered + device.dropped + device.rejected + device.lost
-    });
-    let verdict = if balanced {
+    let verdict = if report.devices.iter().all(is_balanced) {
         "every sample is accounted for: arrived = trained + buffered + dropped + rejected + lost"
     } else {
         "WARNING: the account of samples does not balance; please report this with the run folder"
     };
     let _ = writeln!(text, "{verdict}");
+}
+
+/// Whether every sample that arrived has one fate.
+pub fn is_balanced(device: &DeviceReport) -> bool {
+    device.arrived == device.trained + device.buffered + device.dropped + device.rejected + device.lost
 }
 
 fn comparison(text: &mut String, report: &RunReport) {

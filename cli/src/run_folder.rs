@@ -144,9 +144,9 @@ pub fn write_json(path: &Path, value: &impl Serialize, mode: u32) -> Result<()> 
 }
 
 /// Writes a file beside its place and moves it there, so that no reader, and no next runner, ever sees half of it.
-fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let failed = |error: std::io::Error| Failure::write(path, &error);
-    let beside = path.with_extension("partial");
+    let beside = path.with_added_extension("partial");
     // A leftover of a killed runner may have other permissions.
     let _ = fs::remove_file(&beside);
     let mut file =

@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use scadles_control::{BrokerKind, SecretFiles, validate::KafkaSecrets};
+use scadles_control::{Body, BrokerKind, Buckets, SecretFiles, ValidatedJob, validate::KafkaSecrets};
 use scadles_kafka::broker::EMBEDDED_BYTES_PER_PARTITION;
 
 use crate::{
@@ -100,6 +100,29 @@ pub fn broker_kind(venue: Option<&Venue>) -> BrokerKind {
         None => embedded(String::new()),
         Some(Venue::Embedded(broker)) => embedded(broker.servers().to_owned()),
         Some(Venue::Servers(servers)) => BrokerKind::Servers(servers.clone()),
+    }
+}
+
+/// A body that nothing is started in: what `plan` and `simulate` look at.
+pub fn planning_body(
+    job: &ValidatedJob,
+    broker: BrokerKind,
+    data: Option<&Path>,
+    secrets: Option<&Path>,
+) -> Body {
+    Body {
+        broker,
+        uid: "planned".to_owned(),
+        host: "127.0.0.1".to_owned(),
+        output_dir: PathBuf::from(format!("runs/{}-<time>", job.name)),
+        data_dir: data_dir(data),
+        checkpoint_root: None,
+        buckets: Buckets::default(),
+        token: String::new(),
+        threads: 1,
+        cores: cores(),
+        secrets: secret_files(secrets, &job.kafka_secrets),
+        cluster: false,
     }
 }
 

@@ -228,3 +228,49 @@ fn produce_that_still_waits_for_its_broker_ends_cleanly_at_sigterm() {
     signal(child.id(), "TERM");
     assert_eq!(finish(child).status.code(), Some(0));
 }
+
+#[test]
+fn an_unknown_preset_table_or_file_is_answered_with_the_nearest_names() {
+    let scratch = Scratch::new("bad-preset");
+    let job = write(&scratch, GOOD);
+    let simulate = |args: &[&str]| {
+        let mut command = scadles(&fake_worker());
+        command.arg("simulate").args(args).current_dir(scratch.path());
+        command
+    };
+    let known = &["adapcomp-vgg", "adapcomp-vgg19", "--list-presets"];
+    expect(&mut simulate(&["--preset", "adapcomp-vgg"]), 2, known);
+    let job = job.to_str().unwrap();
+    expect(&mut simulate(&[job, "--compare", "paper/s1-resnet15"]), 2, &["paper/s1-resnet152,"]);
+    expect(&mut simulate(&["nothing.yaml"]), 2, &["nothing.yaml", "name a job file"]);
+    expect(&mut simulate(&[]), 2, &["<JOB>"]);
+    let mut reproduce = scadles(&fake_worker());
+    reproduce.args(["reproduce", "tabel2"]);
+    expect(&mut reproduce, 2, &["tabel2", "table2", "--list"]);
+}
+
+#[test]
+fn rates_that_do_not_fit_the_devices_of_a_simulated_job_are_refused() {
+    let scratch = Scratch::new("bad-rates");
+    let job = write(&scratch, &GOOD.replace("count: 2", "count: 4"));
+    let simulate = |args: &[&str]| {
+        let mut command = scadles(&fake_worker());
+        command.arg("simulate").arg(&job).args(args);
+        command
+    };
+    expect(
+        &mut simulate(&["--rates", "50,38"]),
+        2,
+        &["--rates = 50,38", "2 rates for 4 devices", "--devices 2"],
+    );
+    expect(&mut simulate(&["--rates", "50,-3,1,1"]), 2, &["'-3'", "--rates", "a number above 0"]);
+    expect(&mut simulate(&["--devices", "9"]), 2, &["--devices = 9", "4 rates", "--rates"]);
+    let unwritable = scratch.path().join("no/where.csv");
+    expect(&mut simulate(&["--csv", unwritable.to_str().unwrap()]), 5, &["no/where.csv", "--csv FILE"]);
+    let start = GOOD.find("  producer:").unwrap();
+    let end = GOOD.find("  checkpoint:").unwrap();
+    let measured = scratch.file("measured.yaml", &format!("{}{}", &GOOD[..start], &GOOD[end..]));
+    let mut command = scadles(&fake_worker());
+    command.arg("simulate").arg(measured);
+    expect(&mut command, 2, &["no spec.producer", "--rates 50,38,12,36"]);
+}

@@ -16,6 +16,7 @@ use std::{
 };
 
 use scadles_api::ExitCode;
+use scadles_control::decide::history::History;
 use support::{
     Scratch, assert_balanced, await_some,
     learnable::{Settings, job},
@@ -55,6 +56,29 @@ fn slow_streams_are_waited_for_and_a_worker_killed_meanwhile_is_noticed_at_once(
     assert_eq!((end.to_step, end.first_cause.as_deref()), (1, Some("device-2")), "{end:?}");
     assert!(end.ended.contains("killed by signal 9"), "{end:?}");
     run.interrupt();
+}
+
+/// The course of `crates/control/tests/history.jsonl`, which other tests decide again: with pods instead of processes, too.
+#[test]
+fn the_history_of_a_run_that_loses_a_worker_takes_the_recorded_course() {
+    let _turn = turn();
+    let scratch = Scratch::new("faults-history");
+    let (folder, file) = (scratch.path().join("run"), scratch.path().join("history.jsonl"));
+    let settings = Settings { name: "history", steps: 30, ..Settings::default() };
+    let mut command = scadles(&trainer());
+    command.arg("run").arg(job(scratch.path(), &settings)).arg("--plain").arg("--out").arg(&folder);
+    command.env("SCADLES_HISTORY", &file);
+    let run = Running::start(command, &folder);
+    run.await_checkpoint();
+    run.signal_worker("device-1", "KILL");
+    run.ends_with(0);
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/control/tests/history.jsonl");
+    if std::env::var_os("SCADLES_WRITE_GOLDEN").is_some() {
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&recorded, text.replace(&*scratch.path().to_string_lossy(), "/scratch")).unwrap();
+    }
+    let course = |path: &Path| History::read(&fs::read_to_string(path).unwrap()).unwrap().course();
+    assert_eq!(course(&file), course(&recorded), "SCADLES_WRITE_GOLDEN=1 records it anew");
 }
 
 fn a_stopped_worker_is_replaced(device: &str) {

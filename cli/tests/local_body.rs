@@ -75,6 +75,7 @@ fn a_job_runs_to_its_end_and_leaves_a_report() {
     let folder = scratch.path().join("run");
     let output = finish(start(&mut run(&job(&scratch, 20), &folder)));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(std::fs::read_to_string(folder.join("report.html")).unwrap().contains("Completed"));
     let report = report(&folder);
     assert_eq!((report.outcome, report.steps, report.attempts.len()), (ExitCode::Completed, 20, 1));
     assert_eq!(report.parameter_hashes, ["0000000000000014"; 3]);
@@ -217,10 +218,11 @@ fn a_run_folder_that_can_no_longer_be_written_ends_the_job_with_workers_stopped(
     let child = start(&mut run(&job(&scratch, 10_000), &folder));
     await_training(&folder, 1);
     // Stands in for a full disk, which a test cannot make for itself alone: the next save finds no place.
-    std::fs::create_dir(folder.join("supervision.partial")).unwrap();
+    std::fs::create_dir(folder.join("supervision.json.partial")).unwrap();
     let output = finish(child);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output));
     assert!(text(&output).contains("supervision.json cannot be written"), "{}", text(&output));
     assert_eq!(report(&folder).outcome, ExitCode::StorageFailed);
+    assert!(std::fs::read_to_string(folder.join("report.html")).unwrap().contains("StorageFailed"));
     assert_no_worker_left(&folder);
 }

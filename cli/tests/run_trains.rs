@@ -89,7 +89,7 @@ fn a_job_trains_to_its_end_and_its_results_can_be_checked() {
     assert!(shares[0] > shares[1] && shares[1] > shares[2], "weights follow the rates: {shares:?}");
     let top_1 = report.accuracy.last().unwrap().top_1().unwrap();
     assert!(top_1 > 0.8, "Top-1 {top_1}");
-    for name in ["steps.csv", "model.safetensors", "job.json", "checkpoints", "journal"] {
+    for name in ["report.html", "steps.csv", "model.safetensors", "job.json", "checkpoints", "journal"] {
         assert!(folder.join(name).exists(), "{name}");
     }
     assert_replays(&folder);

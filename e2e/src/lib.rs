@@ -20,5 +20,7 @@ pub use scenario::Scenario;
 pub const CLUSTER: &str = "scadles-e2e";
 /// Image of trainers, producer and the probes of the tests: it has a shell.
 pub const TRAINER_IMAGE: &str = concat!("ghcr.io/scadles/scadles-trainer:", env!("CARGO_PKG_VERSION"));
+/// Image of an object store, built by `scripts/e2e.sh`.
+pub const OBJECT_STORE_IMAGE: &str = "scadles-object-store:e2e";
 /// Image with Fashion-MNIST.
 pub const DATA_IMAGE: &str = concat!("ghcr.io/scadles/scadles-data:", env!("CARGO_PKG_VERSION"));

@@ -160,6 +160,7 @@ fn prepare(
         output_dir: format!("/output/{uid}").into(),
         data_dir: scadles_control::cluster::DATA_FOLDER.into(),
         checkpoint_root: Some("/checkpoints".into()),
+        buckets: build::buckets(&job),
         // Tokens travel in a Secret, never in a configuration.
         token: String::new(),
         threads: 1,

@@ -1,4 +1,4 @@
-//! `evaluate` and `replay`: what is done with a finished run. Shell.
+//! `evaluate`, `replay` and `pull`: what is done with a finished run. Shell.
 
 use std::{
     fmt::Write as _,
@@ -16,6 +16,7 @@ use crate::{
     evaluate::{Evaluator, Shard, ShardResult},
     learner::{Learner, set_up_torch},
     replay::{ReplayOptions, ReplayResult, replay as replay_run},
+    storage::Mirror,
     worker::Failure,
 };
 
@@ -76,14 +77,35 @@ fn finish(outcome: Result<(String, ExitCode), Failure>) -> ExitCode {
     }
 }
 
+/// Copies the results of `job`, a resolved job, out of its bucket into `folder`.
+pub fn pull(job: &Path, folder: &Path) -> ExitCode {
+    let pulled = || -> Result<String, Failure> {
+        let none = || {
+            Failure::new(
+                ExitCode::Configuration,
+                format!("{}: the job's results go to no bucket", job.display()),
+            )
+            .with_remedy("give spec.output.storage.s3 or spec.checkpoint.storage.s3")
+        };
+        let config = read_config(job)?;
+        let bucket = config.output_bucket.as_ref().ok_or_else(none)?;
+        let count = Mirror::open(bucket, &config.uid, folder)?.pull()?;
+        Ok(format!("{count} files in {}\n", folder.display()))
+    };
+    finish(pulled().map(|text| (text, ExitCode::Completed)))
+}
+
 /// Reads `job.json` of a run folder.
 pub fn read_job(run: &Path) -> Result<JobConfig, Failure> {
-    let path = run.join("job.json");
+    read_config(&run.join("job.json"))
+}
+
+fn read_config(path: &Path) -> Result<JobConfig, Failure> {
     let wrong = |problem: String| {
         Failure::new(ExitCode::Configuration, format!("{}: {problem}", path.display()))
             .with_remedy("name the folder of a run of `scadles run`")
     };
-    let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))
 }
 

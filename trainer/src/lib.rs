@@ -19,4 +19,5 @@ pub mod optimizer;
 pub mod process;
 pub mod replay;
 pub mod source;
+pub mod storage;
 pub mod worker;

@@ -30,6 +30,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copy what a job has left in its bucket into a folder.
+    Pull {
+        /// The resolved job, as workers read it.
+        #[arg(long)]
+        job: PathBuf,
+        /// The folder.
+        #[arg(long)]
+        to: PathBuf,
+    },
     /// Take all steps of a run again, from its journal, and compare the parameters bit for bit.
     Replay {
         /// Folder of a run.
@@ -65,6 +74,7 @@ fn main() -> ProcessCode {
     let code = match arguments.command {
         Command::Worker(arguments) => process::worker(&arguments),
         Command::Evaluate { path, data, json } => commands::evaluate(&path, data, json),
+        Command::Pull { job, to } => commands::pull(&job, &to),
         Command::Replay { run, data, kafka } => commands::replay(&run, data, kafka),
     };
     ProcessCode::from(code.code())

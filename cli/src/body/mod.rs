@@ -4,6 +4,7 @@
 //! cannot do for the job (save its state, reach the topics) it reports as a wish to stop, with the reason.
 
 pub mod crew;
+mod history;
 pub mod streams;
 pub mod worker;
 
@@ -21,6 +22,7 @@ use scadles_worker_client::WorkerClient;
 
 use self::{
     crew::Crew,
+    history::HistoryFile,
     streams::{BrokerAccess, Producer, needs_checkpoint, offsets_now},
 };
 use crate::{
@@ -195,10 +197,12 @@ impl LocalBody {
 
     /// Runs the job to its end, whichever it is. No worker is left when this returns.
     pub fn run(mut self) -> Ended {
+        let mut history = HistoryFile::begin(&self.config, &self.memory.supervision);
         let outcome = loop {
             let now = self.clock.now();
             let seen = self.observe(now);
             let decision = decide(&self.config, &self.memory.supervision, &seen, now);
+            history.note(now, &seen, &decision);
             if let Some(outcome) = self.follow(decision, now) {
                 break outcome;
             }

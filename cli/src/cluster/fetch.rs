@@ -1,4 +1,4 @@
-//! `scadles fetch JOB`: model, journal and step table out of the job's claim, into a run folder. Shell around
+//! `scadles fetch JOB`: model, journal and step table out of the job's claim or bucket, into a run folder. Shell around
 //! [`source`], [`pod`] and [`unpack`].
 //!
 //! Guarantee: the pod is deleted however the command ends; where even that fails, it ends by itself.

@@ -1,8 +1,11 @@
 //! One module per command.
 
+pub mod compare;
 pub mod data;
 pub mod plan;
 pub mod produce;
 pub mod report;
+pub mod reproduce;
 pub mod run;
+pub mod simulate;
 pub mod trainer;

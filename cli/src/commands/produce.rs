@@ -7,7 +7,7 @@ use std::{
 };
 
 use scadles_api::ExitCode;
-use scadles_control::{Body, Plan, decide::BrokerState, plan};
+use scadles_control::{Body, Buckets, Plan, decide::BrokerState, plan};
 use scadles_kafka::{Error, StreamStatistics};
 
 use super::run::{load_source, plan_streams, topic};
@@ -84,6 +84,7 @@ fn plan_streaming(args: &ProduceArgs, loaded: &LoadedJob, venue: &Venue) -> Resu
         output_dir: PathBuf::new(),
         data_dir: surroundings::data_dir(args.surroundings.data.as_deref()),
         checkpoint_root: None,
+        buckets: Buckets::default(),
         token: String::new(),
         threads: 1,
         cores: surroundings::cores(),

@@ -1,25 +1,34 @@
-//! `scadles report`: the summary of a run.
+//! `scadles report`: the summary of a run, and its page.
 
-use scadles_api::{ExitCode, report::RunReport};
+use scadles_api::ExitCode;
 
+use super::compare::folder;
 use crate::{
     args::ReportArgs,
-    failure::{Failure, Result},
-    report::summary,
-    screen::say,
+    failure::Result,
+    report::{
+        html,
+        run::{Run, read_report},
+        summary,
+    },
+    run_folder::write_whole,
+    screen::{say, warn},
 };
 
-/// Prints the summary of a run.
+/// Name of the page in the run folder.
+pub const PAGE: &str = "report.html";
+
+/// Prints the summary of a run; with `--html` writes its page.
 pub fn show(args: &ReportArgs) -> Result<ExitCode> {
-    let path = if args.run.is_dir() { args.run.join("report.json") } else { args.run.clone() };
-    let wrong = |problem: String| {
-        Failure::configuration(
-            format!("{}: {problem}", path.display()),
-            "name the folder of a run that has ended; `scadles run JOB --resume RUN_DIR` goes on with one that has not",
-        )
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
-    let report: RunReport = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    say(summary(&report).trim_end());
+    if !args.html {
+        say(summary(&read_report(&args.run)?).trim_end());
+        return Ok(ExitCode::Completed);
+    }
+    let folder = folder(&args.run);
+    let run = Run::load(folder)?;
+    run.notices.iter().for_each(|notice| warn(format!("scadles: {notice}")));
+    let path = folder.join(PAGE);
+    write_whole(&path, html::page(&run).as_bytes(), 0o644)?;
+    say(path.display().to_string());
     Ok(ExitCode::Completed)
 }

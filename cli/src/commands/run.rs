@@ -13,7 +13,7 @@ use scadles_api::{
     CheckpointRef, ExitCode, ScadlesJob, WorkerConfig,
     worker::{DeviceConfig, JobConfig},
 };
-use scadles_control::{Body, Plan, TopicPlan, ValidatedJob, decide::Supervision, plan};
+use scadles_control::{Body, Buckets, Plan, TopicPlan, ValidatedJob, decide::Supervision, plan};
 use scadles_kafka::{
     DeviceStream, TopicSpec,
     dataset::{Dataset, DatasetError, DatasetSource, Split},
@@ -25,10 +25,14 @@ use crate::{
         Clock, Ended, LocalBody, Parts,
         streams::{BrokerAccess, MissingTopics, Producer, StreamsPlan, Topic, Venue},
     },
+    commands::report::PAGE,
     failure::{Failure, Result},
     job::{self, LoadedJob},
     memory::Memory,
-    report::{self, Ending},
+    report::{
+        self, Ending,
+        run::{REPORT, Run},
+    },
     resume::{self, Records},
     run_folder::{RunFolder, write_json},
     screen::{complain, say},
@@ -113,6 +117,7 @@ fn plan_run(
         output_dir: folder.path().to_owned(),
         data_dir: surroundings::data_dir(args.surroundings.data.as_deref()),
         checkpoint_root: None,
+        buckets: Buckets::default(),
         token: surroundings::random_text(16)?,
         threads: args.threads,
         cores: surroundings::cores(),
@@ -271,26 +276,27 @@ fn complete_checkpoints(config: &JobConfig) -> Vec<String> {
 fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCode> {
     let folder = &ended.folder;
     let devices: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
-    let steps = fs::read_to_string(folder.path().join("steps.csv")).unwrap_or_default();
     let report = report::build(&Ending {
         job,
         outcome: &ended.outcome,
         memory: &ended.memory,
         progress: ended.progress.as_ref(),
-        weights: report::mean_weights(&steps, &devices),
         devices,
         rates_asked: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
         rates_measured: ended.rates.clone(),
         parameter_hashes: ended.parameter_hashes.clone(),
         versions: versions(folder.path()),
     });
-    let written = folder.write_json("report.json", &report);
-    say(format!("\n{}", report::summary(&report)));
-    let there: Vec<&str> =
-        ["report.json", "steps.csv", "model.safetensors", "checkpoints", "journal", "logs"]
-            .into_iter()
-            .filter(|name| folder.path().join(name).exists())
-            .collect();
+    let mut run = Run::of(folder.path(), report);
+    run.report = report::with_weights(run.report, &run.curves.mean_weights);
+    let report = &run.report;
+    let written =
+        folder.write_json(REPORT, report).and_then(|()| folder.write_text(PAGE, &report::html::page(&run)));
+    say(format!("\n{}", report::summary(report)));
+    let there: Vec<&str> = [REPORT, PAGE, "steps.csv", "model.safetensors", "checkpoints", "journal", "logs"]
+        .into_iter()
+        .filter(|name| folder.path().join(name).exists())
+        .collect();
     say(format!("{}: {}", folder.path().display(), there.join(", ")));
     let code = ended.outcome.code;
     if code != ExitCode::Completed {

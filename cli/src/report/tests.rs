@@ -7,18 +7,6 @@ fn names() -> Vec<String> {
 }
 
 #[test]
-fn mean_weights_follow_the_surviving_history() {
-    let table = "step,seconds,local_batch.a,local_batch.b\n1,0.2,30,10\n2,0.5,10,10\n3,0.7,99,1\n2,0.9,20,20\n3,1.1,0,0\n4,1.";
-    assert_eq!(
-        mean_weights(table, &names()),
-        [0.625, 0.375],
-        "steps 1 and the second 2; no samples, no weight"
-    );
-    assert!(mean_weights("step,seconds\n1,2\n", &names()).is_empty());
-    assert!(mean_weights("", &names()).is_empty());
-}
-
-#[test]
 fn settling_counts_late_arrivals_as_buffered_and_keeps_the_balance() {
     let mut ledger = Ledger { arrived: 100, trained: 90, buffered: 10, ..Ledger::default() };
     let position = |partition, end| PartitionPosition { partition, start: 0, next: 45, end };
@@ -27,7 +15,7 @@ fn settling_counts_late_arrivals_as_buffered_and_keeps_the_balance() {
     assert!(ledger.is_balanced());
 }
 
-fn report() -> RunReport {
+pub(super) fn report() -> RunReport {
     let text = "apiVersion: scadles.io/v1alpha1\nkind: ScadlesJob\nmetadata: {name: two}\nspec:\n  \
                 model: {name: Mlp, numClasses: 10, inputShape: [1, 8, 8]}\n  devices: {count: 2}\n  \
                 completion: {maxSteps: 10}\n";
@@ -78,7 +66,7 @@ fn report() -> RunReport {
         devices: vec![device("a", 4000, 200), device("b", 1000, 20)],
         last_words: None,
     };
-    build(&Ending {
+    let report = build(&Ending {
         job: &job,
         outcome: &outcome,
         memory: &memory,
@@ -86,10 +74,10 @@ fn report() -> RunReport {
         devices: names(),
         rates_asked: vec![210.0, 50.0],
         rates_measured: vec![209.5, 50.5],
-        weights: vec![0.8, 0.2],
         parameter_hashes: vec!["cafe".to_owned(); 2],
         versions: BTreeMap::new(),
-    })
+    });
+    with_weights(report, &[0.8, 0.2])
 }
 
 #[test]

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary includes it and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod chromium;
+pub mod finished;
 pub mod learnable;
 pub mod running;
 

@@ -21,6 +21,8 @@ pub const DEFAULT_TOPIC_TEMPLATE: &str = "{namespace}.{job}.{device}";
 pub const ENDPOINT_PORT: u16 = 7200;
 /// Port of a trainer pod's control hub.
 pub const HUB_PORT: u16 = 7201;
+/// Where a pod finds the keys of the bucket of results.
+pub const OUTPUT_KEYS: &str = "/etc/scadles/storage/output";
 /// Labels of everything that the operator makes.
 pub mod labels {
     /// Job's name.

@@ -222,7 +222,7 @@ pub struct EvaluationStatus {
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ResultStatus {
-    /// Where the model is: `claim://NAME/PATH`.
+    /// Where the model is: `claim://NAME/PATH` or `s3://BUCKET/PATH`.
     pub uri: String,
     /// Of model.safetensors, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

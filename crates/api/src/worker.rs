@@ -74,6 +74,9 @@ pub struct JobConfig {
     pub limits: Limits,
     /// Folder of journal, steps.csv, model.safetensors.
     pub output_dir: PathBuf,
+    /// Where that folder is copied to with each checkpoint and in the end, if it does not outlive the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_bucket: Option<BucketConfig>,
     /// Folder of the data sets.
     pub data_dir: PathBuf,
     /// Compute threads per worker.
@@ -304,10 +307,41 @@ pub struct CompressionConfig {
 pub struct CheckpointConfig {
     /// Root folder; checkpoints lie under `<root>/<job uid>/`.
     pub root: PathBuf,
+    /// They lie there instead, under `<prefix>/<job uid>/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<BucketConfig>,
     /// Steps between checkpoints.
     pub every_steps: u64,
     /// Checkpoints kept.
     pub keep: u32,
+}
+
+/// A bucket of an object store that speaks the protocol of Amazon S3. Keys stay in files: what is written here may be read
+/// by anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BucketConfig {
+    /// Its name.
+    pub name: String,
+    /// Folder within it, without slashes at its ends; may be empty.
+    pub prefix: String,
+    /// Address of the server, `http://` or `https://`; `None`: Amazon's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: String,
+    /// Folder with the files `accessKeyId`, `secretAccessKey` and, where needed, `sessionToken`; `None`: the surroundings
+    /// say who we are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+}
+
+impl BucketConfig {
+    /// `s3://NAME/PREFIX`, without a slash at its end.
+    pub fn url(&self) -> String {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        format!("s3://{}{slash}{}", self.name, self.prefix)
+    }
 }
 
 /// Held-out evaluation.

@@ -1,13 +1,11 @@
-//! What a cluster asks of a job beyond [`validate()`]: addresses that pods can resolve, claims instead of folders, data that
-//! is mounted. No I/O.
+//! What a cluster asks of a job beyond [`validate()`]: addresses that pods can resolve, claims or buckets instead of folders,
+//! data that is mounted. No I/O.
 
 use std::net::IpAddr;
 
 use scadles_api::{
     ScadlesJob,
-    job::{
-        ClaimSpec, CleanPods, DataSpec, DatasetName, DatasetSpec, DeviceTemplate, ScadlesJobSpec, StorageSpec,
-    },
+    job::{CleanPods, DataSpec, DatasetName, DatasetSpec, DeviceTemplate, ScadlesJobSpec},
     names,
 };
 use twox_hash::XxHash64;
@@ -16,6 +14,11 @@ use crate::{
     mistake::{Findings, Mistakes},
     validate::{ValidatedJob, validate},
 };
+
+mod storage;
+
+pub use self::storage::{Bucket, Storage};
+use self::storage::{check_claim, storage};
 
 /// Folder of the data sets in a pod.
 pub const DATA_FOLDER: &str = "/data";
@@ -34,10 +37,10 @@ pub struct ClusterJob {
     pub bootstrap_servers: String,
     /// Where the data sets come from, if any are needed.
     pub data: Option<DataSpec>,
-    /// Claim of the checkpoints.
-    pub checkpoints: ClaimSpec,
-    /// Claim of the results.
-    pub output: ClaimSpec,
+    /// Place of the checkpoints.
+    pub checkpoints: Storage,
+    /// Place of the results.
+    pub output: Storage,
     /// What every trainer pod gets.
     pub template: DeviceTemplate,
     /// Image of the trainers, if the job names one.
@@ -60,35 +63,18 @@ pub fn validate_in_cluster(job: &ScadlesJob) -> Result<ClusterJob, Mistakes> {
     let namespace = job.metadata.namespace.as_deref().unwrap_or(names::DEFAULT_NAMESPACE);
     let bootstrap_servers = bootstrap_servers(&mut found, spec, namespace);
     check_data(&mut found, spec);
-    let checkpoints = claim(
-        &mut found,
-        "spec.checkpoint.storage",
-        spec.checkpoint.as_ref().and_then(|checkpoint| checkpoint.storage.as_ref()),
-    );
-    if checkpoints.is_none() {
-        found.add(
-            "spec.checkpoint.storage.persistentVolumeClaim",
-            "",
-            "is missing: without it a restart would find no checkpoint",
-            "give the name of a PersistentVolumeClaim in claimName; ReadWriteOnce is enough",
-        );
-    }
+    let checkpoints = spec.checkpoint.as_ref().and_then(|checkpoint| checkpoint.storage.as_ref());
+    let checkpoints = storage(&mut found, "spec.checkpoint.storage", checkpoints, true);
     let output = spec.output.as_ref().and_then(|output| output.storage.as_ref());
-    if let Some(storage) = output {
-        let members = [
-            ("path", storage.path.is_some()),
-            ("persistentVolumeClaim", storage.persistent_volume_claim.is_some()),
-        ];
-        found.exactly_one("spec.output.storage", &members);
-    }
-    let output = claim(&mut found, "spec.output.storage", output);
+    let output = storage(&mut found, "spec.output.storage", output, false);
     let template = spec.devices.template.clone().unwrap_or_default();
     check_template(&mut found, &template);
-    let validated = match validated {
-        Ok(validated) => validated,
-        Err(mistakes) => return Err(found.with(mistakes)),
+    let (validated, checkpoints) = match (validated, checkpoints) {
+        (Ok(validated), Some(checkpoints)) => (validated, checkpoints),
+        (Err(mistakes), _) => return Err(found.with(mistakes)),
+        // What is no place was found wrong.
+        (Ok(_), None) => return Err(found.into_mistakes()),
     };
-    let checkpoints = checkpoints.unwrap_or(ClaimSpec { claim_name: String::new(), sub_path: None });
     found.into_result(ClusterJob {
         job: with_patient_workers(validated, spec),
         bootstrap_servers,
@@ -175,31 +161,6 @@ fn check_data(found: &mut Findings, spec: &ScadlesJobSpec) {
     }
 }
 
-fn claim(found: &mut Findings, path: &str, storage: Option<&StorageSpec>) -> Option<ClaimSpec> {
-    let storage = storage?;
-    if let Some(folder) = &storage.path {
-        let problem = "a folder of a machine is for `scadles run` only; pods come and go between machines";
-        let remedy = format!("give {path}.persistentVolumeClaim.claimName instead");
-        found.add(format!("{path}.path"), folder, problem, remedy);
-    }
-    let claim = storage.persistent_volume_claim.as_ref();
-    check_claim(found, &format!("{path}.persistentVolumeClaim"), claim);
-    claim.cloned()
-}
-
-fn check_claim(found: &mut Findings, path: &str, claim: Option<&ClaimSpec>) {
-    let Some(claim) = claim else { return };
-    if !names::is_object_name(&claim.claim_name) {
-        let problem = "is no name of a claim: 1 to 253 of the characters a-z, 0-9, - and .";
-        found.add(format!("{path}.claimName"), &claim.claim_name, problem, "give the claim's name");
-    }
-    let folder = claim.sub_path.as_deref().unwrap_or_default();
-    if folder.starts_with('/') || folder.split('/').any(|step| step == "..") {
-        let remedy = "give a relative path without ..";
-        found.add(format!("{path}.subPath"), folder, "must stay within the volume", remedy);
-    }
-}
-
 fn check_template(found: &mut Findings, template: &DeviceTemplate) {
     let resources = template.resources.as_ref();
     let lists = [
@@ -245,6 +206,7 @@ pub(crate) fn fields_given(spec: &ScadlesJobSpec) -> Vec<&'static str> {
             "spec.checkpoint.storage.persistentVolumeClaim",
             storage.is_some_and(|storage| storage.persistent_volume_claim.is_some()),
         ),
+        ("spec.checkpoint.storage.s3", storage.is_some_and(|storage| storage.s3.is_some())),
         ("spec.output", spec.output.is_some()),
         (
             "spec.runPolicy.ttlSecondsAfterFinished",

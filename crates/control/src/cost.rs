@@ -1,11 +1,12 @@
 //! What a step costs, from documented constants: good for sizing and for comparing rules, not for promises. No I/O.
 
 use scadles_api::worker::{BatchBounds, BatchRule, ModelConfig, ModelName};
+use scadles_core::sim::NetworkModel;
+pub use scadles_core::{
+    batch::SHORTEST_WINDOW_SECONDS,
+    sim::exchange::{BYTES_PER_VALUE as BYTES_PER_PARAMETER, dense_bytes as bytes_sent_per_step},
+};
 
-/// Bytes of a parameter, gradient or momentum entry (f32).
-pub const BYTES_PER_PARAMETER: u64 = 4;
-/// T_min of `LineRate` (algorithms.md §1), in seconds.
-pub const SHORTEST_WINDOW_SECONDS: f64 = 0.25;
 /// Share of its time a device may be busy for a `LineRate` batch to settle; above it the batch runs into its bound.
 const HIGHEST_LOAD: f64 = 0.99;
 /// Bytes per second and rank that the exchange moves within one machine.
@@ -43,10 +44,17 @@ pub fn default_seconds_per_sample(model: &ModelConfig) -> f64 {
     seconds * (height * width / REFERENCE_PIXELS)
 }
 
-/// Bytes that one rank sends in a dense step: all-to-all of ranges and all-gather, 2(n−1)/n of the parameters.
-pub fn bytes_sent_per_step(parameters: u64, world_size: usize) -> u64 {
-    let ranks = world_size.max(1) as u64;
-    2 * (ranks - 1) * parameters * BYTES_PER_PARAMETER / ranks
+/// How many workers share a core, at least 1.
+fn crowding(world_size: usize, cores: u32) -> f64 {
+    (world_size as f64 / f64::from(cores.max(1))).max(1.0)
+}
+
+/// The line between workers that share one machine of so many cores.
+pub fn network_of_machine(world_size: usize, cores: u32) -> NetworkModel {
+    NetworkModel {
+        bytes_per_second: EXCHANGE_BYTES_PER_SECOND / crowding(world_size, cores),
+        latency_seconds: EXCHANGE_LATENCY_SECONDS,
+    }
 }
 
 /// Cost of a step on the machine at hand.
@@ -62,11 +70,11 @@ impl StepCost {
     /// `seconds_per_sample` on one core and undisturbed; `None` takes the default of the model. Workers share the cores.
     pub fn new(model: &ModelConfig, world_size: usize, cores: u32, seconds_per_sample: Option<f64>) -> Self {
         let alone = seconds_per_sample.unwrap_or_else(|| default_seconds_per_sample(model));
-        let crowding = (world_size as f64 / f64::from(cores.max(1))).max(1.0);
-        let bytes = bytes_sent_per_step(parameter_count(model), world_size) as f64;
-        let exchange = bytes / EXCHANGE_BYTES_PER_SECOND * crowding
-            + EXCHANGE_LATENCY_SECONDS * world_size.saturating_sub(1) as f64;
-        Self { seconds_per_sample: alone * crowding, exchange_seconds: exchange }
+        let bytes = bytes_sent_per_step(parameter_count(model), world_size);
+        Self {
+            seconds_per_sample: alone * crowding(world_size, cores),
+            exchange_seconds: network_of_machine(world_size, cores).exchange_seconds(bytes, world_size),
+        }
     }
 }
 

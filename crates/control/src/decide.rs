@@ -16,6 +16,7 @@
 //! - Workers are observed in the order of ranks, all with `made_for_attempt` of the attempt that they were started for.
 
 mod cause;
+pub mod history;
 mod situation;
 mod types;
 

@@ -12,7 +12,7 @@ use crate::{
     plan::Plan,
 };
 
-pub use table::render;
+pub use table::{columns, render, rule_name};
 
 /// Batch of conventional training (algorithms.md §1).
 pub const CONVENTIONAL_BATCH: u32 = 64;

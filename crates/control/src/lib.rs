@@ -33,5 +33,6 @@ pub use decide::decide;
 pub use estimate::{Estimate, Machine, conventional, estimate, render};
 pub use file::parse_job;
 pub use mistake::{Mistake, Mistakes};
-pub use plan::{Body, BrokerKind, Plan, ProducerPlan, SecretFiles, TopicPlan, plan};
+pub use plan::{Body, BrokerKind, Buckets, Plan, ProducerPlan, SecretFiles, TopicPlan, plan};
+pub use text::bytes as byte_text;
 pub use validate::{ValidatedJob, validate};

@@ -6,8 +6,8 @@ use scadles_api::{
     PROTOCOL_VERSION, WorkerConfig,
     job::TopicManagement,
     worker::{
-        BatchRule, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl, KafkaSecurity,
-        ProducerConfig, StreamPolicy,
+        BatchRule, BucketConfig, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl,
+        KafkaSecurity, ProducerConfig, StreamPolicy,
     },
 };
 
@@ -61,6 +61,8 @@ pub struct Body {
     pub data_dir: PathBuf,
     /// Root of checkpoints if the job names none; `None` is `checkpoints` in the output folder.
     pub checkpoint_root: Option<PathBuf>,
+    /// Buckets instead of those folders.
+    pub buckets: Buckets,
     /// Token of the workers' endpoints.
     pub token: String,
     /// Compute threads per worker.
@@ -71,6 +73,15 @@ pub struct Body {
     pub secrets: SecretFiles,
     /// Whether the parts of a job that only matter in a cluster are honoured; else the user is told that they are not.
     pub cluster: bool,
+}
+
+/// Buckets for what is to outlive the workers' machines; `None`: their folders outlive them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Buckets {
+    /// Of checkpoints.
+    pub checkpoints: Option<BucketConfig>,
+    /// Of results.
+    pub output: Option<BucketConfig>,
 }
 
 /// Where the files of Secrets lie.
@@ -394,6 +405,7 @@ fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>, kafka
         compression: job.compression,
         checkpoint: CheckpointConfig {
             root: root.unwrap_or_else(|| body.output_dir.join("checkpoints")),
+            bucket: body.buckets.checkpoints.clone(),
             every_steps: job.checkpoint.every_steps,
             keep: job.checkpoint.keep,
         },
@@ -401,6 +413,7 @@ fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>, kafka
         completion: job.completion,
         limits: job.limits,
         output_dir: body.output_dir.clone(),
+        output_bucket: body.buckets.output.clone(),
         data_dir: body.data_dir.clone(),
         threads: body.threads,
     }

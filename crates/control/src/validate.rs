@@ -9,6 +9,8 @@ mod run;
 mod streams;
 mod training;
 
+pub(crate) use run::one_kind_of_storage;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use scadles_api::{

@@ -47,7 +47,7 @@ const SECTIONS: [(&str, &str); 4] = [
     (
         "What a cluster asks besides",
         "- `spec.kafka` is needed, with names that every namespace can resolve (`kafka.demo.svc:9092`).\n\
-         - `spec.checkpoint.storage.persistentVolumeClaim` is needed; `path` is for `scadles run` alone.\n\
+         - `spec.checkpoint.storage` needs `persistentVolumeClaim` or `s3`; `path` is for `scadles run` alone.\n\
          - `spec.data` is needed where a data set is sent or evaluated; files are looked for below it.\n\
          - `spec.model`, the devices' names and `spec.managedBy` never change; `spec.kafka`, `spec.output` and the storage of\n\
          \x20 checkpoints only while `spec.suspend` is true; every other change replaces the running attempt after a checkpoint.\n\

@@ -236,7 +236,8 @@ pub fn agree(
     let reports = in_rank_order(settings, state, reports)?;
     let complete = reports.len() == settings.world_size;
     let evaluation = summed_evaluation(settings, &reports);
-    let window_seconds = agreed_window(settings, state, &reports);
+    let busy_seconds = reports.iter().map(|report| report.busy_seconds);
+    let window_seconds = next_window(settings.rule, state.window_seconds, busy_seconds);
     let settled = GlobalState { window_seconds, ..*state };
     let answer =
         |action, next| StepAgreement { action, window_seconds, next, evaluation: evaluation.clone() };
@@ -326,15 +327,15 @@ fn stop_reason(
     complete.then_some(StopReason::Completed)
 }
 
-/// T = max(T_min, max over ranks of EWMA(busy)), unchanged while that stays within the dead band.
-fn agreed_window(settings: &AgreeSettings, state: &GlobalState, reports: &[&StepReport]) -> f64 {
-    match settings.rule {
+/// T in seconds for the next window: max(T_min, max over ranks of EWMA(busy)), unchanged while that stays within the dead
+/// band around `current`.
+pub fn next_window(rule: BatchRule, current: f64, busy_seconds: impl Iterator<Item = f64>) -> f64 {
+    match rule {
         BatchRule::Fixed { .. } => 0.0,
         BatchRule::StreamRate { window_seconds } => window_seconds,
         BatchRule::LineRate => {
-            let busiest = reports.iter().map(|report| report.busy_seconds).filter(|busy| busy.is_finite());
-            let wanted = busiest.fold(SHORTEST_WINDOW_SECONDS, f64::max);
-            let current = state.window_seconds;
+            let finite = busy_seconds.filter(|busy| busy.is_finite());
+            let wanted = finite.fold(SHORTEST_WINDOW_SECONDS, f64::max);
             if (wanted - current).abs() <= WINDOW_DEAD_BAND * current { current } else { wanted }
         }
     }

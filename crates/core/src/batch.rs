@@ -196,7 +196,12 @@ impl BatchClock {
 
     /// Takes the group's decision in. After `Step` the reported batch is spent, after `Wait` nothing is.
     pub fn agreed(&mut self, agreement: &StepAgreement) {
-        if let Action::Step(_) = agreement.action {
+        self.settle(matches!(agreement.action, Action::Step(_)), agreement.window_seconds);
+    }
+
+    /// The decision in two facts: whether the group trains what was reported, and T of the next window, in seconds.
+    pub fn settle(&mut self, trains: bool, window_seconds: f64) {
+        if trains {
             let local_batch = self.pending.take().unwrap_or(0);
             self.skipped_steps = if local_batch == 0 { self.skipped_steps + 1 } else { 0 };
             // Bounded, so that a stream above b_max per window does not earn batches for hours to come.
@@ -204,7 +209,7 @@ impl BatchClock {
         }
         self.pending = None;
         if self.rule == BatchRule::LineRate {
-            self.window_seconds = agreement.window_seconds.max(SHORTEST_WINDOW_SECONDS);
+            self.window_seconds = window_seconds.max(SHORTEST_WINDOW_SECONDS);
         }
     }
 

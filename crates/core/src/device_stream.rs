@@ -105,6 +105,11 @@ pub struct Batch {
     pub slots: Vec<u32>,
 }
 
+/// Samples that `Truncation` keeps of a partition with this share of what arrives: ⌈S_i·share_p⌉, a second's worth.
+pub fn kept_by_truncation(stream_rate: f64, share: f64) -> u64 {
+    (stream_rate.max(0.0) * share).ceil() as u64
+}
+
 /// What a truncation did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Truncation {
@@ -336,7 +341,7 @@ impl DeviceStream {
         let mut truncation = Truncation::default();
         for (partition, (queue, arrived)) in self.queues.iter_mut().zip(arrived).enumerate() {
             let share = if total == 0 { 0.0 } else { arrived as f64 / total as f64 };
-            let kept = (stream_rate.max(0.0) * share).ceil() as u64;
+            let kept = kept_by_truncation(stream_rate, share);
             let target = queue.end().saturating_sub(kept);
             let (dropped, seek) = queue.drop_below(target, &mut truncation.freed);
             truncation.dropped += dropped;

@@ -19,7 +19,7 @@
 //! | [`exchange_plan`] | buckets, owner ranges, the order of addition |
 //! | [`evaluate`] | Top-k, per-class and prequential accuracy |
 //! | [`buffer_state`] | the word for a device's buffer |
-//! | [`sim`] | all of the above on a virtual clock |
+//! | [`sim`] | step times, waits, buffers and bytes on a virtual clock |
 // The tests ask for the same bits, not for about the same number: that is the claim.
 #![cfg_attr(test, allow(clippy::float_cmp))]
 

@@ -1,79 +1,42 @@
-//! The timing of the training loop on a virtual clock: the real batch clocks, rate estimators and step agreement, with
-//! streams and compute times that follow formulas. `scadles plan` asks it what to expect; the stability tests drive it.
-//! No I/O; the same settings give the same bits.
+//! The training loop's timing on a virtual clock: the real batch clocks, rate estimators, window rule, truncation and
+//! weights, with streams, compute and exchange that follow formulas. `scadles simulate` and `scadles reproduce` are made of
+//! it, the stability tests drive it. No I/O; the same settings give the same bits.
+//!
+//! A step costs a few operations per device, whatever it waits for: the moment of readiness is calculated, not sought.
+//! What is shared with the worker are the leaves (batch, rate, window, truncation, weights); `agree` itself, with its reports
+//! and checkpoints, is left out, and so are the samples: only their numbers are known here.
+//!
+//! # Assumptions
+//! Every device keeps its own time of compute, all wait for the slowest, then the exchange takes the same for all.
+//! Shared samples (injection) travel while the step before computes, and take no time of their own.
 
 use scadles_api::job::StreamPolicy;
+use serde::Serialize;
 
-use crate::agree::{Action, AgreeSettings, Completion, GlobalState, StepPlan, StepReport, agree};
+use crate::agree::next_window;
 use crate::batch::{BatchBounds, BatchClock, BatchRule, Readiness, StepTiming, StreamView};
-use crate::learning_rate::{LearningRatePlan, LearningRateScaling};
+use crate::device_stream::kept_by_truncation;
 use crate::random::RandomStream;
 use crate::rate::{POLL_SECONDS, RateEstimator};
-use crate::weights::Aggregation;
+use crate::weights::{Aggregation, Share, compute_weights};
 
-/// How often a device that waits for samples looks again, in seconds.
-const LOOK_SECONDS: f64 = 0.001;
-/// Rounds after which a simulation ends whatever its clock says.
-const MOST_ROUNDS: usize = 1_000_000;
+pub mod exchange;
+pub mod injection;
+pub mod stream;
+pub mod summary;
 
-/// How a stream's rate goes over time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum RateProfile {
-    /// Always the same, in samples per second.
-    Constant(f64),
-    /// One rate before, another after a moment.
-    Step {
-        /// Samples per second before.
-        before: f64,
-        /// Samples per second after.
-        after: f64,
-        /// The moment, in seconds.
-        at_seconds: f64,
-    },
-    /// mean·(1 + swing·sin(2πt/period)).
-    Sine {
-        /// Samples per second.
-        mean: f64,
-        /// In [0, 1].
-        swing: f64,
-        /// In seconds.
-        period_seconds: f64,
-    },
-}
+pub use exchange::{ExchangeModel, NetworkModel, SparseKind, SparseModel};
+pub use injection::{InjectionKind, InjectionModel};
+pub use stream::RateProfile;
+pub use summary::{DeviceSummary, SimSummary, Spread, Trace, TracePoint};
 
-impl RateProfile {
-    /// Samples that have arrived at `now` seconds.
-    pub fn arrived(&self, now: f64) -> u64 {
-        let samples = match *self {
-            Self::Constant(rate) => rate * now,
-            Self::Step { before, after, at_seconds } => {
-                before * now.min(at_seconds) + after * (now - at_seconds).max(0.0)
-            }
-            Self::Sine { mean, swing, period_seconds } => {
-                let turn = std::f64::consts::TAU / period_seconds;
-                mean * (now + swing / turn * (1.0 - (turn * now).cos()))
-            }
-        };
-        samples as u64
-    }
+use summary::Spreading;
 
-    /// The rate at `now` seconds, in samples per second.
-    pub fn rate(&self, now: f64) -> f64 {
-        match *self {
-            Self::Constant(rate) => rate,
-            Self::Step { before, after, at_seconds } => {
-                if now < at_seconds {
-                    before
-                } else {
-                    after
-                }
-            }
-            Self::Sine { mean, swing, period_seconds } => {
-                mean * (1.0 + swing * (std::f64::consts::TAU * now / period_seconds).sin())
-            }
-        }
-    }
-}
+/// Rounds without a sample anywhere after which the streams count as silent for good.
+const MOST_WAITS: u32 = 100_000;
+/// Polls of the end offset that are made one by one after a wait, two time constants of the rate; what lies before is
+/// one poll over the whole of it. Windows shorter than that see every poll.
+const MOST_POLLS: u64 = 8;
 
 /// One simulated device.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -82,6 +45,37 @@ pub struct SimDevice {
     pub stream: RateProfile,
     /// a_i: forward and backward of one sample, in seconds.
     pub seconds_per_sample: f64,
+}
+
+/// Where a simulation ends: at whichever comes first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SimLimits {
+    /// On the virtual clock.
+    pub seconds: f64,
+    /// Of the group.
+    pub steps: u64,
+    /// Trained by all devices together.
+    pub samples: u64,
+}
+
+impl SimLimits {
+    /// No end.
+    pub const NONE: Self = Self { seconds: f64::INFINITY, steps: u64::MAX, samples: u64::MAX };
+
+    /// So many seconds of virtual time.
+    pub const fn seconds(seconds: f64) -> Self {
+        Self { seconds, ..Self::NONE }
+    }
+
+    /// So many steps.
+    pub const fn steps(steps: u64) -> Self {
+        Self { steps, ..Self::NONE }
+    }
+
+    /// So many samples of all devices.
+    pub const fn samples(samples: u64) -> Self {
+        Self { samples, ..Self::NONE }
+    }
 }
 
 /// One simulated job.
@@ -93,14 +87,35 @@ pub struct SimSettings {
     pub bounds: BatchBounds,
     /// What becomes of samples that no batch took.
     pub policy: StreamPolicy,
-    /// Agreement, exchange and update of one step, in seconds.
-    pub overhead_seconds: f64,
+    /// How devices are weighed.
+    pub aggregation: Aggregation,
+    /// Agreement, exchange and update.
+    pub exchange: ExchangeModel,
+    /// Shared samples, if any.
+    pub injection: Option<InjectionModel>,
     /// Compute times vary evenly by ± this share, per device and step.
     pub compute_noise: f64,
-    /// Seed of that noise.
+    /// Seed of that noise and of the donors.
     pub seed: u64,
-    /// Length of the simulation.
-    pub duration_seconds: f64,
+    /// Where it ends.
+    pub limits: SimLimits,
+}
+
+/// Why a simulation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "camelCase")]
+pub enum SimEnd {
+    /// Not yet.
+    Running,
+    /// A limit was reached.
+    Complete,
+    /// A device waits for samples that never come.
+    Starved {
+        /// Its rank.
+        rank: usize,
+    },
+    /// No device gets samples any more.
+    Silent,
 }
 
 /// One device in one simulated step.
@@ -116,10 +131,12 @@ pub struct SimDeviceStep {
     pub stream_rate: f64,
     /// From the end of the last step to this device's readiness, in seconds.
     pub wait_seconds: f64,
+    /// Until the slowest was ready and had computed, in seconds.
+    pub group_wait_seconds: f64,
 }
 
 /// One simulated step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct SimStep {
     /// When the group had agreed, in seconds.
     pub agreed_seconds: f64,
@@ -140,21 +157,40 @@ impl SimStep {
     }
 }
 
+/// Sums of one device.
+#[derive(Debug, Clone, Copy, Default)]
+struct DeviceTotals {
+    trained: u64,
+    dropped: u64,
+    peak_buffered: u64,
+    aggregation_weights: f64,
+    stream_wait_seconds: f64,
+    group_wait_seconds: f64,
+}
+
+#[derive(Debug, Clone)]
 struct SimRank {
     device: SimDevice,
+    noise: RandomStream,
     clock: BatchClock,
     rate: RateEstimator,
     polls: u64,
+    /// Trained or dropped.
     consumed: u64,
     view: StreamView,
     ready_seconds: f64,
     local_batch: u64,
+    totals: DeviceTotals,
 }
 
+/// The stream will never bring what the batch rule waits for.
+struct Starved;
+
 impl SimRank {
-    fn new(settings: &SimSettings, device: SimDevice) -> Self {
+    fn new(settings: &SimSettings, device: SimDevice, noise: RandomStream) -> Self {
         Self {
             device,
+            noise,
             clock: BatchClock::new(settings.rule, settings.bounds),
             rate: RateEstimator::new(),
             polls: 0,
@@ -162,11 +198,14 @@ impl SimRank {
             view: StreamView { available: 0, arrived_total: 0, stream_rate: 0.0, buffered: 0 },
             ready_seconds: 0.0,
             local_batch: 0,
+            totals: DeviceTotals::default(),
         }
     }
 
     fn look(&mut self, now: f64) {
-        while self.polls as f64 * POLL_SECONDS <= now {
+        let due = (now / POLL_SECONDS) as u64 + 1;
+        self.polls = self.polls.max(due.saturating_sub(MOST_POLLS));
+        while self.polls < due {
             let at = self.polls as f64 * POLL_SECONDS;
             self.rate.poll(at, self.device.stream.arrived(at));
             self.polls += 1;
@@ -181,188 +220,294 @@ impl SimRank {
     }
 
     /// Waits from `now` until the batch is fixed, or the simulation is over.
-    fn become_ready(&mut self, now: f64, end: f64) {
+    fn become_ready(&mut self, now: f64, end: f64) -> Result<(), Starved> {
         self.ready_seconds = now;
         while self.ready_seconds < end {
             self.look(self.ready_seconds);
             match self.clock.poll(self.ready_seconds, &self.view) {
-                Readiness::NotBefore(at) => {
-                    self.ready_seconds = at.max(self.ready_seconds + LOOK_SECONDS * 0.1);
+                Readiness::NotBefore(at) => self.ready_seconds = at.max(self.ready_seconds.next_up()),
+                Readiness::NeedSamples { missing } => {
+                    let wanted = self.consumed + self.view.available + missing;
+                    let arrival = self.device.stream.time_of(wanted, self.ready_seconds).ok_or(Starved)?;
+                    self.ready_seconds = arrival.max(self.ready_seconds.next_up());
                 }
-                Readiness::NeedSamples { .. } => self.ready_seconds += LOOK_SECONDS,
                 Readiness::Ready { local_batch } => {
                     self.local_batch = local_batch;
-                    return;
+                    return Ok(());
                 }
             }
         }
+        Ok(())
     }
 
-    fn report(&self, rank: usize, step: u64) -> StepReport {
-        StepReport {
-            rank,
-            step,
-            ready: true,
-            local_batch: self.local_batch,
-            loss_mass: self.local_batch as f64,
-            busy_seconds: self.clock.busy_seconds(),
-            stream_rate: self.view.stream_rate,
-            buffered: self.view.buffered,
-            ranges: Vec::new(),
-            stream: None,
-            stop_requested: None,
-            stop_unsaved: false,
-            checkpoint_requested: false,
-            tuning_generation: 0,
-            parameter_hash: None,
-            compression: None,
-            evaluation: None,
+    fn compute_seconds(&self, trained: u64, compute_noise: f64, step: u64) -> f64 {
+        let seconds = self.device.seconds_per_sample * trained as f64;
+        if compute_noise == 0.0 {
+            return seconds;
         }
+        seconds * (1.0 + compute_noise * (2.0 * self.noise.unit(step) - 1.0))
     }
 
-    fn finish(&mut self, now: f64, policy: StreamPolicy, timing: &StepTiming) {
+    /// Commits the batch, notes what waits then, and acts on the policy. Returns what waited.
+    fn finish(&mut self, now: f64, policy: StreamPolicy, timing: &StepTiming) -> u64 {
         self.consumed += self.local_batch;
+        self.totals.trained += self.local_batch;
         self.clock.step_finished(timing);
+        let arrived = self.device.stream.arrived(now);
+        let buffered = arrived.saturating_sub(self.consumed);
+        self.totals.peak_buffered = self.totals.peak_buffered.max(buffered);
         if policy == StreamPolicy::Truncation {
-            let kept = self.view.stream_rate.ceil() as u64;
-            self.consumed = self.consumed.max(self.device.stream.arrived(now).saturating_sub(kept));
+            let kept = kept_by_truncation(self.view.stream_rate, 1.0);
+            let dropped = buffered.saturating_sub(kept);
+            self.consumed += dropped;
+            self.totals.dropped += dropped;
         }
+        buffered
     }
 }
 
-/// Runs the job for its duration and returns its steps.
-pub fn simulate(settings: &SimSettings, devices: &[SimDevice]) -> Vec<SimStep> {
-    let agree_settings = agree_settings(settings.rule, devices.len());
-    let noise = RandomStream::new(settings.seed, 0);
-    let mut ranks: Vec<SimRank> = devices.iter().map(|&device| SimRank::new(settings, device)).collect();
-    let mut state = GlobalState::default();
-    let mut steps = Vec::new();
-    let mut now = 0.0;
-    for _ in 0..MOST_ROUNDS {
-        for rank in &mut ranks {
-            rank.become_ready(now, settings.duration_seconds);
-        }
-        let agreed_seconds = ranks.iter().map(|rank| rank.ready_seconds).fold(now, f64::max);
-        if agreed_seconds >= settings.duration_seconds {
-            break;
-        }
-        let reports: Vec<StepReport> =
-            ranks.iter().enumerate().map(|(i, r)| r.report(i, state.step)).collect();
-        let Ok(agreement) = agree(&agree_settings, &state, &reports) else { break };
-        for rank in &mut ranks {
-            rank.clock.agreed(&agreement);
-        }
-        state = agreement.next;
-        let ended_before = now;
-        now = agreed_seconds;
-        let Action::Step(plan) = &agreement.action else { continue };
-        let compute: Vec<f64> = ranks
-            .iter()
-            .enumerate()
-            .map(|(i, rank)| {
-                let swing = settings.compute_noise * (2.0 * noise.substream(i as u64).unit(state.step) - 1.0);
-                rank.device.seconds_per_sample * rank.local_batch as f64 * (1.0 + swing)
-            })
-            .collect();
-        // The exchange ends for all when the slowest has computed.
-        let busy_seconds = compute.iter().copied().fold(0.0, f64::max) + settings.overhead_seconds;
-        now += busy_seconds;
-        steps.push(SimStep {
-            agreed_seconds,
-            busy_seconds,
-            step_seconds: now - ended_before,
-            window_seconds: agreement.window_seconds,
-            devices: recorded(&ranks, plan, ended_before),
-        });
-        for (rank, compute_seconds) in ranks.iter_mut().zip(compute) {
-            let timing = StepTiming { busy_seconds, compute_seconds, local_batch: rank.local_batch };
-            rank.finish(now, settings.policy, &timing);
-        }
-    }
-    steps
+/// A job on the virtual clock.
+#[derive(Debug, Clone)]
+pub struct Simulation {
+    settings: SimSettings,
+    ranks: Vec<SimRank>,
+    donors: RandomStream,
+    end: SimEnd,
+    /// Now, and when the last step ended.
+    now: f64,
+    ended: f64,
+    window_seconds: f64,
+    steps: u64,
+    samples: u64,
+    totals: GroupTotals,
+    step: SimStep,
+    // Kept from step to step, so that no step allocates them.
+    effective: Vec<u64>,
+    compute: Vec<f64>,
 }
 
-fn recorded(ranks: &[SimRank], plan: &StepPlan, ended_before: f64) -> Vec<SimDeviceStep> {
-    let pairs = ranks.iter().zip(&plan.aggregation_weights);
-    pairs
-        .map(|(rank, &aggregation_weight)| SimDeviceStep {
-            local_batch: rank.local_batch,
-            aggregation_weight,
-            buffered: rank.view.buffered,
-            stream_rate: rank.view.stream_rate,
-            wait_seconds: rank.ready_seconds - ended_before,
-        })
-        .collect()
+#[derive(Debug, Clone, Copy)]
+struct GroupTotals {
+    step_seconds: Spreading,
+    busy_seconds: f64,
+    buffered: u64,
+    peak_buffered: u64,
+    sparse_steps: u64,
+    exchange_bytes: u64,
+    dense_bytes: u64,
+    shared_samples: u64,
+    injection_bytes: u64,
 }
 
-fn agree_settings(rule: BatchRule, world_size: usize) -> AgreeSettings {
-    AgreeSettings {
-        world_size,
-        rule,
-        aggregation: Aggregation::Weighted,
-        learning_rate: LearningRatePlan {
-            base_learning_rate: 0.0,
-            scaling: LearningRateScaling::None,
-            base_global_batch: 1,
-            epoch_samples: 1,
-            milestone_epochs: Vec::new(),
-            gamma: 1.0,
-        },
-        compression: None,
-        completion: Completion::MaxSteps(u64::MAX),
-        checkpoint_every_steps: 0,
-        evaluate_every_steps: 0,
-    }
-}
-
-/// What one device can expect, on average.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct DeviceExpectation {
-    /// b_i.
-    pub local_batch: f64,
-    /// w_i.
-    pub aggregation_weight: f64,
-    /// Wait for samples or the window's end per step, in seconds.
-    pub wait_seconds: f64,
-    /// Growth of the backlog, in samples per second.
-    pub backlog_per_second: f64,
-}
-
-/// What a job can expect, on average after it has settled.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Expectation {
-    /// From step to step, in seconds.
-    pub step_seconds: f64,
-    /// Samples trained per second by all devices together.
-    pub samples_per_second: f64,
-    /// By rank.
-    pub devices: Vec<DeviceExpectation>,
-}
-
-/// Means over the second half of `steps`; `None` if there are too few to speak of.
-pub fn expectation(steps: &[SimStep]) -> Option<Expectation> {
-    let settled = &steps[steps.len() / 2..];
-    let (first, last) = (settled.first()?, settled.last()?);
-    let seconds = last.agreed_seconds - first.agreed_seconds;
-    if settled.len() < 2 || seconds <= 0.0 {
-        return None;
-    }
-    let n = settled.len() as f64;
-    let trained: u64 = settled[1..].iter().map(SimStep::global_batch).sum();
-    let device = |rank: usize| {
-        let mean =
-            |of: fn(&SimDeviceStep) -> f64| settled.iter().map(|s| of(&s.devices[rank])).sum::<f64>() / n;
-        DeviceExpectation {
-            local_batch: mean(|d| d.local_batch as f64),
-            aggregation_weight: mean(|d| d.aggregation_weight),
-            wait_seconds: mean(|d| d.wait_seconds),
-            backlog_per_second: (last.devices[rank].buffered as f64 - first.devices[rank].buffered as f64)
-                / seconds,
-        }
+impl GroupTotals {
+    const EMPTY: Self = Self {
+        step_seconds: Spreading::EMPTY,
+        busy_seconds: 0.0,
+        buffered: 0,
+        peak_buffered: 0,
+        sparse_steps: 0,
+        exchange_bytes: 0,
+        dense_bytes: 0,
+        shared_samples: 0,
+        injection_bytes: 0,
     };
-    Some(Expectation {
-        step_seconds: settled.iter().map(|step| step.step_seconds).sum::<f64>() / n,
-        samples_per_second: trained as f64 / seconds,
-        devices: (0..first.devices.len()).map(device).collect(),
-    })
 }
+
+impl Simulation {
+    /// A job before its first step. Without devices it is silent.
+    pub fn new(settings: SimSettings, devices: &[SimDevice]) -> Self {
+        let noise = RandomStream::new(settings.seed, 0);
+        let rank = |(rank, &device): (usize, &SimDevice)| {
+            SimRank::new(&settings, device, noise.substream(rank as u64))
+        };
+        Self {
+            settings,
+            ranks: devices.iter().enumerate().map(rank).collect(),
+            donors: RandomStream::new(settings.seed, 1),
+            end: if devices.is_empty() { SimEnd::Silent } else { SimEnd::Running },
+            now: 0.0,
+            ended: 0.0,
+            window_seconds: 0.0,
+            steps: 0,
+            samples: 0,
+            totals: GroupTotals::EMPTY,
+            step: SimStep::default(),
+            effective: Vec::new(),
+            compute: Vec::new(),
+        }
+    }
+
+    /// The next step; `None` when the simulation has ended.
+    pub fn advance(&mut self) -> Option<&SimStep> {
+        for _ in 0..MOST_WAITS {
+            if self.end != SimEnd::Running || !self.become_ready() {
+                return None;
+            }
+            let global_batch: u64 = self.ranks.iter().map(|rank| rank.local_batch).sum();
+            let busy = self.ranks.iter().map(|rank| rank.clock.busy_seconds());
+            self.window_seconds = next_window(self.settings.rule, self.window_seconds, busy);
+            for rank in &mut self.ranks {
+                rank.clock.settle(global_batch > 0, self.window_seconds);
+            }
+            if global_batch > 0 {
+                self.train(global_batch);
+                return Some(&self.step);
+            }
+        }
+        self.end = SimEnd::Silent;
+        None
+    }
+
+    /// Lets every device fix its batch; false when that is the end.
+    fn become_ready(&mut self) -> bool {
+        let limits = self.settings.limits;
+        if self.steps >= limits.steps || self.samples >= limits.samples {
+            self.end = SimEnd::Complete;
+            return false;
+        }
+        let mut agreed_seconds = self.now;
+        for (index, rank) in self.ranks.iter_mut().enumerate() {
+            if rank.become_ready(self.now, limits.seconds).is_err() {
+                self.end = SimEnd::Starved { rank: index };
+                return false;
+            }
+            agreed_seconds = agreed_seconds.max(rank.ready_seconds);
+        }
+        if agreed_seconds >= limits.seconds {
+            self.end = SimEnd::Complete;
+            return false;
+        }
+        self.now = agreed_seconds;
+        true
+    }
+
+    fn train(&mut self, global_batch: u64) {
+        let world_size = self.ranks.len();
+        self.effective.clear();
+        self.effective.extend(self.ranks.iter().map(|rank| rank.local_batch));
+        if let Some(injection) = self.settings.injection {
+            let volume = injection.share(self.donors.substream(self.steps), &mut self.effective);
+            self.totals.shared_samples += volume.shared_samples;
+            self.totals.injection_bytes += volume.sent_bytes;
+        }
+        let noise = self.settings.compute_noise;
+        self.compute.clear();
+        let pairs = self.ranks.iter().zip(&self.effective);
+        self.compute.extend(pairs.map(|(rank, &trained)| rank.compute_seconds(trained, noise, self.steps)));
+        let exchange = self.settings.exchange.of_step(self.steps, world_size);
+        let slowest = self.compute.iter().copied().fold(0.0, f64::max);
+        // The exchange ends for all when the slowest has computed.
+        let busy_seconds = slowest + exchange.seconds;
+        self.record(busy_seconds, slowest);
+        self.now = self.step.agreed_seconds + busy_seconds;
+        self.totals.buffered = 0;
+        for ((rank, &compute_seconds), &trained) in
+            self.ranks.iter_mut().zip(&self.compute).zip(&self.effective)
+        {
+            let timing = StepTiming { busy_seconds, compute_seconds, local_batch: trained };
+            self.totals.buffered += rank.finish(self.now, self.settings.policy, &timing);
+        }
+        let totals = &mut self.totals;
+        totals.step_seconds.add(self.step.step_seconds);
+        totals.busy_seconds += busy_seconds;
+        totals.peak_buffered = totals.peak_buffered.max(totals.buffered);
+        totals.sparse_steps += u64::from(exchange.sparse);
+        totals.exchange_bytes += exchange.bytes * world_size as u64;
+        let dense = exchange::dense_bytes(self.settings.exchange.parameters, world_size);
+        totals.dense_bytes += dense * world_size as u64;
+        self.ended = self.now;
+        self.steps += 1;
+        self.samples += global_batch;
+    }
+
+    /// Writes the step down as it looks when the group has agreed.
+    fn record(&mut self, busy_seconds: f64, slowest: f64) {
+        let share = |&trained: &u64| Share { local_batch: trained, loss_mass: trained as f64 };
+        let shares: Vec<Share> = self.effective.iter().map(share).collect();
+        let weights = compute_weights(self.settings.aggregation, &shares);
+        let agreed_seconds = self.now;
+        let step = &mut self.step;
+        step.agreed_seconds = agreed_seconds;
+        step.busy_seconds = busy_seconds;
+        step.step_seconds = agreed_seconds + busy_seconds - self.ended;
+        step.window_seconds = self.window_seconds;
+        step.devices.clear();
+        let ranks = self.ranks.iter_mut().zip(&self.compute).zip(weights.aggregation_weights);
+        for ((rank, compute_seconds), aggregation_weight) in ranks {
+            let device = SimDeviceStep {
+                local_batch: rank.local_batch,
+                aggregation_weight,
+                buffered: rank.view.buffered,
+                stream_rate: rank.view.stream_rate,
+                wait_seconds: rank.ready_seconds - self.ended,
+                group_wait_seconds: agreed_seconds - rank.ready_seconds + slowest - compute_seconds,
+            };
+            rank.totals.aggregation_weights += aggregation_weight;
+            rank.totals.stream_wait_seconds += device.wait_seconds;
+            rank.totals.group_wait_seconds += device.group_wait_seconds;
+            step.devices.push(device);
+        }
+    }
+
+    /// The last step, for a [`Trace`].
+    pub fn point(&self) -> TracePoint {
+        let waits = self.step.devices.iter().map(|device| device.wait_seconds + device.group_wait_seconds);
+        TracePoint {
+            step: self.steps,
+            seconds: self.ended,
+            step_seconds: self.step.step_seconds,
+            wait_seconds: waits.sum::<f64>() / self.ranks.len().max(1) as f64,
+            global_batch: self.step.global_batch(),
+            trained: self.samples,
+            buffered: self.totals.buffered,
+            dropped: self.ranks.iter().map(|rank| rank.totals.dropped).sum(),
+            bytes: self.totals.exchange_bytes + self.totals.injection_bytes,
+        }
+    }
+
+    /// What it has come to so far.
+    pub fn summary(&self) -> SimSummary {
+        let steps = self.steps.max(1) as f64;
+        let device = |rank: &SimRank| {
+            let arrived = rank.device.stream.arrived(self.ended);
+            let DeviceTotals { trained, dropped, peak_buffered, .. } = rank.totals;
+            DeviceSummary {
+                arrived,
+                trained,
+                dropped,
+                buffered: arrived.saturating_sub(trained + dropped),
+                peak_buffered,
+                local_batch: trained as f64 / steps,
+                aggregation_weight: rank.totals.aggregation_weights / steps,
+                stream_wait_seconds: rank.totals.stream_wait_seconds / steps,
+                group_wait_seconds: rank.totals.group_wait_seconds / steps,
+            }
+        };
+        let devices: Vec<DeviceSummary> = self.ranks.iter().map(device).collect();
+        let all = |of: fn(&DeviceSummary) -> u64| devices.iter().map(of).sum::<u64>();
+        let totals = &self.totals;
+        SimSummary {
+            end: self.end,
+            steps: self.steps,
+            simulated_seconds: self.ended,
+            step_seconds: totals.step_seconds.spread(),
+            busy_seconds: totals.busy_seconds / steps,
+            global_batch: self.samples as f64 / steps,
+            samples_per_second: if self.ended > 0.0 { self.samples as f64 / self.ended } else { 0.0 },
+            arrived: all(|device| device.arrived),
+            trained: all(|device| device.trained),
+            dropped: all(|device| device.dropped),
+            buffered: all(|device| device.buffered),
+            peak_buffered: totals.peak_buffered,
+            sparse_steps: totals.sparse_steps,
+            exchange_bytes: totals.exchange_bytes,
+            dense_bytes: totals.dense_bytes,
+            shared_samples: totals.shared_samples,
+            injection_bytes: totals.injection_bytes,
+            devices,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

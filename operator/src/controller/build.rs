@@ -8,7 +8,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{Resource, api::ObjectMeta};
-use scadles_api::names::labels;
+use scadles_api::{
+    names::{OUTPUT_KEYS, labels},
+    worker::BucketConfig,
+};
+use scadles_control::{ClusterJob, cluster::Storage, plan::Buckets};
 use sha2::Sha256;
 
 use super::{Prepared, names};
@@ -20,6 +24,8 @@ pub use network::network_policy;
 
 /// Where pods find the files of Kafka's Secrets: folders `ca` and `sasl` below it.
 pub const KAFKA_FOLDER: &str = "/etc/scadles/kafka";
+/// Where rank 0 finds the keys of the bucket of checkpoints.
+const CHECKPOINTS_KEYS: &str = "/etc/scadles/storage/checkpoints";
 /// User and group of all containers.
 const USER: i64 = 65532;
 /// Key of the resolved job in the ConfigMap.
@@ -101,9 +107,25 @@ pub fn producer(prepared: &Prepared) -> Pod {
     Pod { metadata, spec: Some(pod::producer(prepared)), ..Pod::default() }
 }
 
+/// The buckets that rank 0 talks to, and where it finds the keys.
+pub fn buckets(job: &ClusterJob) -> Buckets {
+    let config = |storage: &Storage, keys: &str| {
+        let bucket = storage.bucket()?;
+        let credentials = bucket.secret.as_ref().map(|_| keys.into());
+        Some(BucketConfig { credentials, ..bucket.config.clone() })
+    };
+    Buckets {
+        checkpoints: config(&job.checkpoints, CHECKPOINTS_KEYS),
+        output: config(&job.output, OUTPUT_KEYS),
+    }
+}
+
 /// Where the trained model lies.
 pub fn result_uri(prepared: &Prepared) -> String {
-    let claim = &prepared.job.output;
+    let claim = match &prepared.job.output {
+        Storage::Claim(claim) => claim,
+        Storage::Bucket(bucket) => return format!("{}/{}", bucket.config.url(), prepared.uid),
+    };
     let folder =
         claim.sub_path.as_deref().map_or_else(String::new, |path| format!("{}/", path.trim_matches('/')));
     format!("claim://{}/{folder}{}", claim.claim_name, prepared.uid)

@@ -42,22 +42,15 @@ pub async fn observe(prepared: &Prepared, memory: &mut Memory, context: &Context
     let (trainers, producer) = pods_of(prepared.namespace(), &prepared.uid, context);
     let supervision = supervision(prepared, &trainers, memory, (context.clock)());
     let now = (context.clock)().max(supervision.phase_since);
-    let newest = newest_per_device(prepared, &trainers);
+    let devices: Vec<&str> = prepared.job.job.devices.iter().map(|device| device.name.as_str()).collect();
+    let newest = newest_per_device(&devices, &trainers);
     poll(prepared, &supervision, &newest, memory, context).await;
     let started = supervision.attempt > 0;
     let settings = &prepared.job.settings_hash;
     let wanted = || prepared.topics(started);
     let broker =
         memory.topics.look(context.topics.as_ref(), wanted, settings, topics_were_ready(prepared), now).await;
-    let workers = newest
-        .iter()
-        .enumerate()
-        .map(|(rank, pod)| WorkerObservation {
-            made_for_attempt: pod.map_or(0, attempt_of),
-            process: pod.map_or(ProcessState::Absent, |pod| process(pod, &context.address)),
-            confirmed_attempt: memory.confirmed.get(rank).copied().unwrap_or(0),
-        })
-        .collect::<Vec<_>>();
+    let workers = workers(&newest, &memory.confirmed, &context.address);
     let last_words = match workers.first().map(|worker| &worker.process) {
         Some(ProcessState::Exited { last_words, .. }) => last_words.clone(),
         _ => None,
@@ -133,14 +126,24 @@ pub fn attempt_of(pod: &Pod) -> u32 {
 }
 
 /// In the order of ranks: each device's pod of its highest attempt.
-fn newest_per_device<'a>(prepared: &Prepared, trainers: &'a [Pod]) -> Vec<Option<&'a Pod>> {
+fn newest_per_device<'a>(devices: &[&str], trainers: &'a [Pod]) -> Vec<Option<&'a Pod>> {
     let of = |device: &str| {
         trainers
             .iter()
             .filter(|pod| pod.labels().get(labels::DEVICE).is_some_and(|name| name == device))
             .max_by_key(|pod| attempt_of(pod))
     };
-    prepared.job.job.devices.iter().map(|device| of(&device.name)).collect()
+    devices.iter().map(|device| of(device)).collect()
+}
+
+/// Pods, in the order of ranks, as workers.
+fn workers(newest: &[Option<&Pod>], confirmed: &[u32], address: &Address) -> Vec<WorkerObservation> {
+    let worker = |(rank, pod): (usize, Option<&Pod>)| WorkerObservation {
+        made_for_attempt: pod.map_or(0, attempt_of),
+        process: pod.map_or(ProcessState::Absent, |pod| process(pod, address)),
+        confirmed_attempt: confirmed.get(rank).copied().unwrap_or(0),
+    };
+    newest.iter().copied().enumerate().map(worker).collect()
 }
 
 /// A pod as a process.

@@ -61,7 +61,7 @@ fn the_quickstart_is_a_job_without_mistakes_whose_broker_claim_and_data_are_besi
         (&service["metadata"]["namespace"], &service["spec"]["ports"][0]["port"]),
         (&"demo".into(), &9092.into())
     );
-    objects.get("PersistentVolumeClaim", &job.checkpoints.claim_name);
+    objects.get("PersistentVolumeClaim", &job.checkpoints.claim().unwrap().claim_name);
     let image = concat!("ghcr.io/scadles/scadles-data:", env!("CARGO_PKG_VERSION"));
     assert_eq!(given["spec"]["data"]["image"], image);
     // Sizes of pods and claims of a machine with two cores.

@@ -1,12 +1,12 @@
-//! What can go wrong with saved state, and what to do about it.
+//! What can go wrong with saved state and with the copy of results, and what to do about it.
 
 use scadles_api::ExitCode;
 
-/// A failure of saved state. `place` is a folder or file of this machine.
+/// A failure of saved state. `place` is a folder or file of this machine, or the URL of an object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
     /// The root folder cannot be used.
-    #[error("failed to open the checkpoint folder {place}: {reason}")]
+    #[error("failed to open {place}: {reason}")]
     Open {
         /// The folder.
         place: String,
@@ -65,8 +65,14 @@ impl CheckpointError {
     }
 
     /// What to do about it; empty if nothing.
-    pub const fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> &'static str {
         match self {
+            Self::Open { place, .. } | Self::Write { place, .. } | Self::Read { place, .. }
+                if place.starts_with("s3://") =>
+            {
+                "check url, endpoint and secret of the storage's s3, that the bucket is there and may be read and written, and \
+                 that the pods may reach its server"
+            }
             Self::Open { .. } | Self::Write { .. } => {
                 "make room on that disk and check its permissions, or set spec.checkpoint.storage.path to another \
                  folder; then go on with --resume"

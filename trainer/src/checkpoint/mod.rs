@@ -13,7 +13,7 @@ pub mod store;
 pub mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::CheckpointError;
 pub use manifest::{DeviceState, DeviceTotals, FileEntry, Manifest};

@@ -1,4 +1,4 @@
-//! Where checkpoints lie: an object store (today: folders of this machine). Shell.
+//! Where checkpoints lie: folders of this machine, or a bucket. Shell.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -6,11 +6,13 @@ use std::sync::Arc;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use scadles_api::worker::CheckpointConfig;
 use scadles_api::{CheckpointRef, PROTOCOL_VERSION};
 use tokio::runtime::Runtime;
 
 use super::error::CheckpointError;
 use super::manifest::{FileEntry, Manifest};
+use crate::storage;
 
 /// The network's parameters.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -33,18 +35,33 @@ pub struct Snapshot {
     pub residuals: Vec<Vec<u8>>,
 }
 
-/// The checkpoints below one root folder.
+/// Where the root is.
+enum Root {
+    Folder(PathBuf),
+    /// Its URL.
+    Bucket(String),
+}
+
+/// The checkpoints below one root.
 ///
 /// Guarantees: a checkpoint that `list`, `latest` or `load` sees is complete and was durable (file contents and
-/// directory entries synced) before its manifest appeared; a manifest is never overwritten.
+/// directory entries synced; in a bucket: acknowledged) before its manifest appeared; a manifest is never overwritten.
 /// Caveat: calls block, and must not be made from within an async task.
 pub struct CheckpointStore {
-    root: PathBuf,
+    root: Root,
     store: Arc<dyn ObjectStore>,
     runtime: Runtime,
 }
 
 impl CheckpointStore {
+    /// Opens the store of a job.
+    pub fn of(config: &CheckpointConfig) -> Result<Self, CheckpointError> {
+        let Some(bucket) = &config.bucket else { return Self::open(&config.root) };
+        let (store, runtime) =
+            storage::open(bucket).map_err(|reason| CheckpointError::Open { place: bucket.url(), reason })?;
+        Ok(Self { root: Root::Bucket(bucket.url()), store, runtime })
+    }
+
     /// Opens the store at `root`, a folder that is made if it is missing.
     pub fn open(root: &FilePath) -> Result<Self, CheckpointError> {
         let failed = |reason: String| CheckpointError::Open { place: root.display().to_string(), reason };
@@ -54,17 +71,12 @@ impl CheckpointStore {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .map_err(|error| failed(format!("no runtime for file access: {error}")))?;
-        Ok(Self { root: root.to_owned(), store: Arc::new(store.with_fsync(true)), runtime })
+        Ok(Self { root: Root::Folder(root.to_owned()), store: Arc::new(store.with_fsync(true)), runtime })
     }
 
-    /// The root folder.
-    pub fn root(&self) -> &FilePath {
-        &self.root
-    }
-
-    /// The folder of one checkpoint on this machine.
-    pub fn folder(&self, reference: &CheckpointRef) -> PathBuf {
-        self.root.join(&reference.job_uid).join(&reference.name)
+    /// The root, for messages.
+    pub fn root(&self) -> String {
+        self.place_of(&[])
     }
 
     /// Writes all files of `snapshot`, the manifest last. A half-written folder of the same name is overwritten.
@@ -184,19 +196,23 @@ impl CheckpointStore {
 
     /// Removes one checkpoint, its manifest first, so that what is left over counts as half-written.
     fn remove(&self, job_uid: &str, name: &str) -> Result<(), CheckpointError> {
-        for file in [MANIFEST_FILE, MODEL_FILE, MOMENTUM_FILE] {
-            let path = Path::from_iter([job_uid, name, file]);
+        let folder = Path::from_iter([job_uid, name]);
+        let listed = self.runtime.block_on(self.store.list_with_delimiter(Some(&folder)));
+        let failed = |error: &object_store::Error| CheckpointError::Write {
+            place: self.place_of(&[job_uid, name]),
+            reason: storage::reason(error),
+        };
+        let others =
+            listed.map_err(|error| failed(&error))?.objects.into_iter().map(|object| object.location);
+        for path in std::iter::once(folder.clone().join(MANIFEST_FILE)).chain(others) {
             match self.runtime.block_on(self.store.delete(&path)) {
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    return Err(CheckpointError::Write {
-                        place: self.root.join(path.as_ref()).display().to_string(),
-                        reason: error.to_string(),
-                    });
-                }
+                Err(error) => return Err(failed(&error)),
             }
         }
-        let folder = self.root.join(job_uid).join(name);
+        // Only a folder can be left over.
+        let Root::Folder(root) = &self.root else { return Ok(()) };
+        let folder = root.join(job_uid).join(name);
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(CheckpointError::Write { place: folder.display().to_string(), reason: error.to_string() })
@@ -209,8 +225,8 @@ impl CheckpointStore {
         let prefix = Path::from(job_uid);
         let listed = self.runtime.block_on(self.store.list_with_delimiter(Some(&prefix)));
         let listed = listed.map_err(|error| CheckpointError::Read {
-            place: self.root.join(job_uid).display().to_string(),
-            reason: error.to_string(),
+            place: self.place_of(&[job_uid]),
+            reason: storage::reason(&error),
         })?;
         Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
     }
@@ -237,7 +253,7 @@ impl CheckpointStore {
         match self.runtime.block_on(self.store.put_opts(&path, bytes.into(), options)) {
             Ok(_) => Ok(()),
             Err(object_store::Error::AlreadyExists { .. }) => Err(CheckpointError::Exists { place }),
-            Err(error) => Err(CheckpointError::Write { place, reason: error.to_string() }),
+            Err(error) => Err(CheckpointError::Write { place, reason: storage::reason(&error) }),
         }
     }
 
@@ -250,14 +266,22 @@ impl CheckpointStore {
     fn unread(&self, reference: &CheckpointRef, name: &str, error: &object_store::Error) -> CheckpointError {
         match error {
             object_store::Error::NotFound { .. } => {
-                CheckpointError::Missing { place: self.folder(reference).display().to_string() }
+                CheckpointError::Missing { place: self.place_of(&[&reference.job_uid, &reference.name]) }
             }
-            _ => CheckpointError::Read { place: self.place(reference, name), reason: error.to_string() },
+            _ => CheckpointError::Read { place: self.place(reference, name), reason: storage::reason(error) },
         }
     }
 
     fn place(&self, reference: &CheckpointRef, name: &str) -> String {
-        self.folder(reference).join(name).display().to_string()
+        self.place_of(&[&reference.job_uid, &reference.name, name])
+    }
+
+    /// A place below the root, for messages.
+    fn place_of(&self, steps: &[&str]) -> String {
+        match &self.root {
+            Root::Folder(root) => root.join(steps.join("/")).display().to_string(),
+            Root::Bucket(url) => [&[url.as_str()], steps].concat().join("/"),
+        }
     }
 }
 

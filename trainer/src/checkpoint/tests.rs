@@ -8,7 +8,7 @@ use super::store::{MANIFEST_FILE, MODEL_FILE};
 use super::*;
 use crate::source::StreamCheckpoint;
 
-fn snapshot(attempt: u32, step: u64) -> Snapshot {
+pub(crate) fn snapshot(attempt: u32, step: u64) -> Snapshot {
     let stream =
         StreamCheckpoint { device: DeviceCheckpoint::starting_at(&[3, 5]), ..StreamCheckpoint::default() };
     let device = DeviceState {
@@ -86,7 +86,7 @@ fn a_file_of_another_length_than_the_manifest_says_is_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     let store = CheckpointStore::open(root.path()).unwrap();
     let reference = store.write(snapshot(1, 40)).unwrap();
-    fs::write(store.folder(&reference).join(MODEL_FILE), b"cut").unwrap();
+    fs::write(root.path().join("uid-1").join(&reference.name).join(MODEL_FILE), b"cut").unwrap();
     let error = store.load(&reference).unwrap_err();
     assert!(
         error.to_string().contains("model.safetensors") && error.to_string().contains("3 bytes"),
@@ -100,7 +100,7 @@ fn a_manifest_of_another_job_or_protocol_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let store = CheckpointStore::open(root.path()).unwrap();
     let reference = store.write(snapshot(1, 40)).unwrap();
-    let path = store.folder(&reference).join(MANIFEST_FILE);
+    let path = root.path().join("uid-1").join(&reference.name).join(MANIFEST_FILE);
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.replace("uid-1", "uid-2")).unwrap();
     assert!(matches!(store.load(&reference), Err(CheckpointError::Damaged { .. })));
@@ -131,7 +131,8 @@ fn pruning_keeps_checkpoint_0_and_the_newest_and_removes_older_half_written_ones
 #[test]
 fn the_writer_reports_in_order_and_prunes() {
     let root = tempfile::tempdir().unwrap();
-    let mut writer = CheckpointWriter::start(root.path(), 1, Vec::new).unwrap();
+    let mut writer =
+        CheckpointWriter::start(CheckpointStore::open(root.path()).unwrap(), None, 1, Vec::new).unwrap();
     let mut done = Vec::new();
     for step in [0, 40, 80, 120] {
         done.extend(writer.submit(snapshot(1, step)).unwrap());
@@ -150,7 +151,11 @@ fn the_checkpoint_that_a_supervisor_knows_is_not_pruned_before_it_knows_another(
     let root = tempfile::tempdir().unwrap();
     let known = std::sync::Arc::new(std::sync::Mutex::new(vec!["0001-00000040".to_owned()]));
     let spared = std::sync::Arc::clone(&known);
-    let mut writer = CheckpointWriter::start(root.path(), 1, move || spared.lock().unwrap().clone()).unwrap();
+    let mut writer =
+        CheckpointWriter::start(CheckpointStore::open(root.path()).unwrap(), None, 1, move || {
+            spared.lock().unwrap().clone()
+        })
+        .unwrap();
     let mut write = |step| {
         writer.submit(snapshot(1, step)).unwrap();
         writer.finish().unwrap();
@@ -168,7 +173,8 @@ fn a_folder_that_cannot_be_written_is_a_storage_failure_with_path_and_remedy() {
     let root = tempfile::tempdir().unwrap();
     // A file where the job's folder should be: fails for every user, also for root.
     fs::write(root.path().join("uid-1"), b"").unwrap();
-    let mut writer = CheckpointWriter::start(root.path(), 1, Vec::new).unwrap();
+    let mut writer =
+        CheckpointWriter::start(CheckpointStore::open(root.path()).unwrap(), None, 1, Vec::new).unwrap();
     writer.submit(snapshot(1, 0)).unwrap();
     let error = writer.finish().unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::StorageFailed);

@@ -1,6 +1,5 @@
 //! Writes checkpoints beside the training: one thread, one snapshot at a time. Shell.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
@@ -8,6 +7,7 @@ use scadles_api::CheckpointRef;
 
 use super::error::CheckpointError;
 use super::store::{CheckpointStore, Snapshot};
+use crate::storage::mirror::{Extent, SharedMirror, push};
 
 /// A background writer. At most one snapshot is being written and one waits; the training never waits for the disk
 /// unless it is a whole checkpoint ahead of it.
@@ -22,31 +22,31 @@ pub struct CheckpointWriter {
 const MAX_PENDING: usize = 2;
 
 impl CheckpointWriter {
-    /// Opens the store at `root` and starts the thread. After each write all but checkpoint 0, the newest `keep`
-    /// checkpoints of the same job and those named by `spared` are removed. `spared` is asked after each write: a
-    /// supervisor may start the next attempt from a checkpoint that it heard of some time ago.
+    /// Starts the thread. `mirror` is brought up to date before each write: what a checkpoint needs of the results is where
+    /// the checkpoint is. After each write all but checkpoint 0, the newest `keep` checkpoints of the same job and those
+    /// named by `spared` are removed. `spared` is asked after each write: a supervisor may start the next attempt from a
+    /// checkpoint that it heard of some time ago.
     pub fn start(
-        root: &Path,
+        store: CheckpointStore,
+        mirror: SharedMirror,
         keep: usize,
         spared: impl Fn() -> Vec<String> + Send + 'static,
     ) -> Result<Self, CheckpointError> {
-        let store = CheckpointStore::open(root)?;
+        let place = store.root();
         let (submit, snapshots) = channel::<Snapshot>();
         let (report, results) = channel();
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || {
                 for snapshot in snapshots {
-                    let result = write_and_prune(&store, snapshot, keep, &spared);
+                    let result = push(&mirror, Extent::Due)
+                        .and_then(|()| write_and_prune(&store, snapshot, keep, &spared));
                     if report.send(result).is_err() {
                         return;
                     }
                 }
             })
-            .map_err(|error| CheckpointError::Open {
-                place: root.display().to_string(),
-                reason: format!("no thread: {error}"),
-            })?;
+            .map_err(|error| CheckpointError::Open { place, reason: format!("no thread: {error}") })?;
         Ok(Self { submit: Some(submit), results, pending: 0, thread: Some(thread) })
     }
 

@@ -7,6 +7,10 @@ use std::path::Path;
 
 use super::JournalError;
 
+/// Columns that every device has. New ones go to the end: a file of an earlier version keeps its head when it is resumed.
+const COLUMNS: [&str; 6] =
+    ["local_batch", "stream_rate", "buffered", "wait_seconds", "compute_seconds", "exchange_seconds"];
+
 /// One step. Rolled-back steps stay in the file; the column `attempt` tells them apart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CsvRow {
@@ -47,6 +51,10 @@ pub struct CsvDevice {
     pub buffered: u64,
     /// Seconds of waiting within the step.
     pub wait_seconds: f64,
+    /// Seconds of forward and backward within the step.
+    pub compute_seconds: f64,
+    /// Seconds of exchanging gradients within the step.
+    pub exchange_seconds: f64,
 }
 
 /// The open file.
@@ -86,7 +94,7 @@ fn head(devices: &[String]) -> String {
     let mut head = "attempt,step,seconds,samples,loss,learning_rate,window_seconds,step_seconds,sparse,\
                     bytes_sent,dense_bytes"
         .to_owned();
-    for column in ["local_batch", "stream_rate", "buffered", "wait_seconds"] {
+    for column in COLUMNS {
         for device in devices {
             // Writing into a String cannot fail.
             let _ = write!(head, ",{column}.{device}");
@@ -126,6 +134,12 @@ fn push_row(line: &mut String, row: &CsvRow) {
     for device in &row.devices {
         let _ = write!(line, ",{:.4}", device.wait_seconds);
     }
+    for device in &row.devices {
+        let _ = write!(line, ",{:.4}", device.compute_seconds);
+    }
+    for device in &row.devices {
+        let _ = write!(line, ",{:.4}", device.exchange_seconds);
+    }
     line.push('\n');
 }
 
@@ -136,7 +150,14 @@ mod tests {
     #[test]
     fn every_row_has_the_columns_of_the_head() {
         let devices = ["a".to_owned(), "b".to_owned()];
-        let device = CsvDevice { local_batch: 3, stream_rate: 12.5, buffered: 7, wait_seconds: 0.25 };
+        let device = CsvDevice {
+            local_batch: 3,
+            stream_rate: 12.5,
+            buffered: 7,
+            wait_seconds: 0.25,
+            compute_seconds: 0.03,
+            exchange_seconds: 0.02,
+        };
         let row = CsvRow {
             attempt: 1,
             step: 9,
@@ -155,7 +176,7 @@ mod tests {
         push_row(&mut line, &row);
         assert_eq!(
             line,
-            "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,1,12,80,3,3,12.50,12.50,7,7,0.2500,0.2500\n"
+            "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,1,12,80,3,3,12.50,12.50,7,7,0.2500,0.2500,0.0300,0.0300,0.0200,0.0200\n"
         );
         assert_eq!(line.split(',').count(), head(&devices).split(',').count());
     }

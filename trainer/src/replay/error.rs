@@ -78,7 +78,7 @@ impl ReplayError {
     }
 
     /// What to do about it; empty if nothing.
-    pub const fn remedy(&self) -> &'static str {
+    pub fn remedy(&self) -> &'static str {
         match self {
             Self::NotARun { .. } => "name the folder of a run of `scadles run`",
             Self::NoCheckpoint { .. } => {

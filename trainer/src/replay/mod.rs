@@ -77,10 +77,8 @@ pub fn replay(run_dir: &Path, options: &ReplayOptions) -> Result<ReplayResult, R
     if let Some(servers) = &options.bootstrap_servers {
         run.job.kafka.bootstrap_servers.clone_from(servers);
     }
-    let (first, _) = run
-        .checkpoints
-        .first()
-        .ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root().display().to_string() })?;
+    let (first, _) =
+        run.checkpoints.first().ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root() })?;
     check_settings(&run, first.step)?;
     set_up_torch(run.job.threads).map_err(ReplayError::compute)?;
     let snapshot = run.store.load(first)?;
@@ -183,10 +181,8 @@ fn replay_end(run_dir: &Path, run: &Run, snapshot: &Snapshot) -> Result<End, Rep
         let expected_hash = hash_text(group.hash_of(&bytes)?);
         return Ok(End { step: last, compared_with: "model.safetensors".to_owned(), expected_hash });
     }
-    let (newest, hash) = run
-        .checkpoints
-        .last()
-        .ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root().display().to_string() })?;
+    let (newest, hash) =
+        run.checkpoints.last().ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root() })?;
     Ok(End {
         step: newest.step,
         compared_with: format!("checkpoint {}", newest.name),

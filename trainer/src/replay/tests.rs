@@ -65,7 +65,7 @@ fn job(run: &Path, world_size: usize) -> JobConfig {
             seed: 5,
         }),
         compression: None,
-        checkpoint: CheckpointConfig { root: run.join("checkpoints"), every_steps: 4, keep: 3 },
+        checkpoint: CheckpointConfig { root: run.join("checkpoints"), bucket: None, every_steps: 4, keep: 3 },
         evaluation: None,
         completion: Completion::MaxSteps(8),
         limits: Limits {
@@ -78,6 +78,7 @@ fn job(run: &Path, world_size: usize) -> JobConfig {
             orphan_seconds: 60.0,
         },
         output_dir: run.to_owned(),
+        output_bucket: None,
         data_dir: run.to_owned(),
         threads: 1,
     }

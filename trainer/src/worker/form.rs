@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, mpsc::channel},
+    sync::{Arc, Mutex, mpsc::channel},
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,7 @@ use crate::{
     exchange::{GradientExchange, rule},
     learner::Learner,
     source::{Source, SourceSettings},
+    storage::{Mirror, mirror::SharedMirror},
 };
 
 /// What rank 0 tells a member once the group is complete.
@@ -43,11 +44,21 @@ struct Greeting {
     resume: Option<ResumePoint>,
 }
 
+/// What earlier attempts left in the bucket of results, if they go to one.
+fn bring_results(job: &JobConfig) -> Result<SharedMirror, Failure> {
+    let Some(bucket) = &job.output_bucket else { return Ok(None) };
+    let mut mirror = Mirror::open(bucket, &job.uid, &job.output_dir)?;
+    let brought = mirror.pull()?;
+    tracing::debug!(brought, "results of earlier attempts");
+    Ok(Some(Arc::new(Mutex::new(mirror))))
+}
+
 /// Builds the rank that `attempt` describes. `hub` is the listener that this worker announced.
 pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Result<Rank, Failure> {
     let job = &context.config.job;
     let within = Duration::from_secs_f64(job.limits.start_deadline_seconds);
     let began = Instant::now();
+    let mirror = if attempt.rank == 0 { bring_results(job)? } else { None };
     let mut restored = Restored::load(job, attempt)?;
     let (store, rounds) = open_hub(context, attempt, hub, &restored, within)?;
     let member = join(context, attempt, within)?;
@@ -69,7 +80,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let Restored { manifest, learner, momentum, .. } = restored;
     let leader = match rounds {
         None => None,
-        Some(rounds) => Some(Leader::open(context, attempt, manifest.as_ref(), rounds)?),
+        Some(rounds) => Some(Leader::open(context, attempt, manifest.as_ref(), rounds, mirror)?),
     };
     let end = Arc::clone(&context.end);
     let watchdog = Watchdog::start(move |stuck| end(stuck.failure())).map_err(|error| {

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Context, Failure, form::base_checkpoint, hash_text, rank::Agreed, round::RankReport};
 use crate::{
-    checkpoint::{CheckpointWriter, DeviceState, Manifest, Snapshot},
+    checkpoint::{CheckpointStore, CheckpointWriter, DeviceState, Manifest, Snapshot},
     endpoint::Shared,
     journal::{
         CsvDevice, CsvRow, DeviceStep, JournalWriter, SegmentHeader, StepRecord, StepsCsv,
@@ -31,6 +31,7 @@ use crate::{
     },
     learner::Learner,
     optimizer::SgdState,
+    storage::mirror::{Extent, SharedMirror, push},
 };
 
 /// Share of the newest step in the shown samples per second.
@@ -52,6 +53,8 @@ pub(super) struct Leader {
     journal: JournalWriter,
     steps: StepsCsv,
     writer: CheckpointWriter,
+    /// Where results are copied to.
+    mirror: SharedMirror,
     pending: Vec<Pending>,
     /// Step of the last checkpoint handed to the writer.
     submitted: Option<u64>,
@@ -83,6 +86,7 @@ impl Leader {
         attempt: &Attempt,
         loaded: Option<&Manifest>,
         rounds: Receiver<Vec<RankReport>>,
+        mirror: SharedMirror,
     ) -> Result<Self, Failure> {
         let job = context.config.job.clone();
         let header = SegmentHeader {
@@ -105,7 +109,9 @@ impl Leader {
             none if none.is_empty() => base.iter().map(|reference| reference.name.clone()).collect(),
             known => known,
         };
-        let writer = CheckpointWriter::start(&job.checkpoint.root, job.checkpoint.keep as usize, in_use)?;
+        let store = CheckpointStore::of(&job.checkpoint)?;
+        let keep = job.checkpoint.keep as usize;
+        let writer = CheckpointWriter::start(store, mirror.clone(), keep, in_use)?;
         Ok(Self {
             attempt: attempt.number,
             shared: Arc::clone(&context.shared),
@@ -114,6 +120,7 @@ impl Leader {
             journal,
             steps,
             writer,
+            mirror,
             pending: Vec::new(),
             submitted: None,
             durable: attempt.checkpoint.clone(),
@@ -196,7 +203,10 @@ impl Leader {
             row.bytes_sent = steps().map(|step| step.bytes_sent).sum();
             row.dense_bytes = steps().map(|step| step.dense_bytes).sum();
             for (device, report) in row.devices.iter_mut().zip(&self.reports) {
-                device.wait_seconds = report.last_step.map_or(0.0, |step| step.wait_seconds);
+                let Some(last) = report.last_step else { continue };
+                device.wait_seconds = last.wait_seconds;
+                device.compute_seconds = last.compute_seconds;
+                device.exchange_seconds = last.exchange_seconds;
             }
             self.steps.append(&row)?;
         }
@@ -299,9 +309,10 @@ impl Leader {
         Ok(())
     }
 
-    /// Waits until all checkpoints are durable, and shows the last one.
+    /// Waits until all checkpoints and the results so far are durable, and shows the last checkpoint.
     pub(super) fn finish_checkpoints(&mut self) -> Result<(), Failure> {
-        self.collect_checkpoints(true)
+        self.collect_checkpoints(true)?;
+        Ok(push(&self.mirror, Extent::All)?)
     }
 
     fn note_durable(&mut self, finished: Option<CheckpointRef>) {
@@ -414,6 +425,8 @@ impl Leader {
             stream_rate: report.step.stream_rate,
             buffered: report.step.buffered,
             wait_seconds: 0.0,
+            compute_seconds: 0.0,
+            exchange_seconds: 0.0,
         };
         CsvRow {
             attempt: self.attempt,
@@ -453,6 +466,7 @@ impl Leader {
         self.journal.sync()?;
         let model = learner.encode(learner.parameters()?)?;
         write_result(&self.job.output_dir.join("model.safetensors"), &model)?;
+        push(&self.mirror, Extent::All)?;
         let evaluation = self.evaluations.last().cloned();
         let seconds = self.train_seconds();
         self.shared.update(|progress| {

@@ -102,6 +102,15 @@ enum Turn {
     Later(Instant),
 }
 
+/// Where the time of a step went.
+#[expect(clippy::struct_field_names, reason = "a unit is part of a name")]
+struct Spent {
+    wait_seconds: f64,
+    busy_seconds: f64,
+    compute_seconds: f64,
+    exchange_seconds: f64,
+}
+
 impl Rank {
     /// Reports until the group agrees: at once, with every heartbeat, when the batch is fixed, and on a request to stop.
     pub(super) fn agree(&mut self) -> Result<Agreed, Failure> {
@@ -291,6 +300,7 @@ impl Rank {
             plan.compression,
             plan.scaled_learning_rate,
         )?;
+        let exchange_seconds = agreed.at.elapsed().as_secs_f64() - compute_seconds;
         self.watch_own("update");
         self.apply(plan, &agreed.peeked)?;
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
@@ -304,7 +314,12 @@ impl Rank {
             compute_seconds,
             local_batch: statistics.samples,
         });
-        self.count(plan, &statistics, &exchanged, (wait_seconds, busy_seconds));
+        self.count(
+            plan,
+            &statistics,
+            &exchanged,
+            &Spent { wait_seconds, busy_seconds, compute_seconds, exchange_seconds },
+        );
         if !statistics.loss_sum.is_finite() {
             let message = format!("the loss of step {} is not a number", self.state.step);
             let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
@@ -319,13 +334,22 @@ impl Rank {
         plan: &StepPlan,
         statistics: &StepStatistics,
         exchanged: &ExchangeStatistics,
-        (wait_seconds, busy_seconds): (f64, f64),
+        spent: &Spent,
     ) {
         let (weight, bytes_sent) = (plan.aggregation_weights[self.position], exchanged.bytes_sent);
         let dense_bytes = self.exchange.compressed().map_or(0, CompressedExchange::dense_bytes);
         self.prequential.observe(statistics.samples, statistics.correct);
         let (loss_sum, local_batch) = (statistics.loss_sum, statistics.samples);
-        self.last_step = Some(LastStep { loss_sum, local_batch, wait_seconds, bytes_sent, dense_bytes });
+        let &Spent { wait_seconds, busy_seconds, compute_seconds, exchange_seconds } = spent;
+        self.last_step = Some(LastStep {
+            loss_sum,
+            local_batch,
+            wait_seconds,
+            bytes_sent,
+            dense_bytes,
+            compute_seconds,
+            exchange_seconds,
+        });
         self.last_share = (statistics.samples as u32, weight);
         self.totals.local_batches += statistics.samples;
         self.totals.aggregation_weights += weight;

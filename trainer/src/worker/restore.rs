@@ -58,7 +58,7 @@ impl Restored {
         let mut momentum = SgdState::new(learner.parameters()?.len());
         let (mut manifest, mut residuals) = (None, Vec::new());
         if let Some(reference) = attempt.checkpoint.as_ref().filter(|_| attempt.rank == 0) {
-            let snapshot = CheckpointStore::open(&job.checkpoint.root)?.load(reference)?;
+            let snapshot = CheckpointStore::of(&job.checkpoint)?.load(reference)?;
             learner.set_parameters(&snapshot.model)?;
             learner.decode(&snapshot.momentum, &mut momentum.momentum)?;
             check(&snapshot.manifest, attempt, learner.parameter_hash()?)?;

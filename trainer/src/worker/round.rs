@@ -49,6 +49,10 @@ pub(super) struct LastStep {
     pub bytes_sent: u64,
     /// Bytes that a dense step hands over; 0 in jobs without compression.
     pub dense_bytes: u64,
+    /// Forward and backward, from the agreement on.
+    pub compute_seconds: f64,
+    /// The sum of the gradients over the ranks, waiting for slower ranks in it.
+    pub exchange_seconds: f64,
 }
 
 /// What all ranks hear.

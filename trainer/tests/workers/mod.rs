@@ -36,6 +36,7 @@ pub fn resolve(job: &str, servers: &str, folder: &Path) -> JobConfig {
         output_dir: folder.join("output"),
         data_dir: folder.to_owned(),
         checkpoint_root: Some(folder.join("checkpoints")),
+        buckets: scadles_control::Buckets::default(),
         token: TOKEN.to_owned(),
         threads: 1,
         cores: 1,

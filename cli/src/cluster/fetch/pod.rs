@@ -1,25 +1,34 @@
-//! The pod that a fetch lives by: it mounts the claim, waits to be asked for `tar`, and ends by itself. Pure.
+//! The pod that a fetch lives by: it mounts the claim or brings the results out of their bucket, waits to be asked for `tar`,
+//! and ends by itself. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, Container, LocalObjectReference, NodeAffinity, NodeSelectorRequirement,
-        NodeSelectorTerm, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec,
-        PreferredSchedulingTerm, ResourceRequirements, SeccompProfile, SecurityContext, Toleration, Volume,
-        VolumeMount,
+        Affinity, Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, LocalObjectReference,
+        NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimVolumeSource, Pod,
+        PodSecurityContext, PodSpec, PreferredSchedulingTerm, ResourceRequirements, SeccompProfile,
+        SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 use kube::{Resource, ResourceExt, api::ObjectMeta};
-use scadles_api::{crd::ScadlesJobObject, job::TolerationOperator, names::labels};
+use scadles_api::{
+    crd::ScadlesJobObject,
+    job::TolerationOperator,
+    names::{OUTPUT_KEYS, labels},
+};
 
-use super::source::Source;
+use super::source::{Source, Volume as Held};
 
 /// The container's name.
 pub const CONTAINER: &str = "fetch";
-/// Where the claim is mounted.
-const MOUNT: &str = "/claim";
+/// The container that brings results out of a bucket.
+const PULL: &str = "pull";
+/// Where the results are mounted.
+const MOUNT: &str = "/results";
+/// Where the resolved job is mounted: it names the bucket.
+const JOB: &str = "/etc/scadles/job";
 /// The pod ends after so long, whatever became of the program that made it.
 const LIFE_SECONDS: i64 = 900;
 /// Everything that scadles runs has this user and group; the results are theirs.
@@ -68,16 +77,13 @@ pub fn tar_command(source: &Source) -> Vec<String> {
 fn spec(job: &ScadlesJobObject, source: &Source, node: Option<&str>) -> PodSpec {
     let template = job.spec.devices.template.clone().unwrap_or_default();
     PodSpec {
+        init_containers: matches!(source.volume, Held::Bucket(_)).then(|| vec![pull(source)]),
         containers: vec![container(source)],
-        volumes: Some(vec![Volume {
-            name: "claim".to_owned(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: source.claim.clone(),
-                // The mount is read-only. A volume that was only to be read could not be had while a trainer writes to it.
-                read_only: None,
-            }),
-            ..Volume::default()
-        }]),
+        volumes: Some(volumes(&job.name_any(), source)),
+        // In a bucket's case it may be who we are.
+        service_account_name: template
+            .service_account_name
+            .filter(|_| matches!(source.volume, Held::Bucket(_))),
         restart_policy: Some("Never".to_owned()),
         active_deadline_seconds: Some(LIFE_SECONDS),
         // There is nothing to save.
@@ -118,6 +124,54 @@ fn spec(job: &ScadlesJobObject, source: &Source, node: Option<&str>) -> PodSpec 
     }
 }
 
+fn volumes(job: &str, source: &Source) -> Vec<Volume> {
+    let volume = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
+    let secret = match &source.volume {
+        Held::Claim(claim) => {
+            let claim = PersistentVolumeClaimVolumeSource {
+                claim_name: claim.clone(),
+                // The mount is read-only. A volume that was only to be read could not be had while a trainer writes to it.
+                read_only: None,
+            };
+            return vec![Volume { persistent_volume_claim: Some(claim), ..volume("results") }];
+        }
+        Held::Bucket(secret) => secret,
+    };
+    let map = ConfigMapVolumeSource { name: format!("{job}-scadles"), ..ConfigMapVolumeSource::default() };
+    let keys = secret.as_ref().map(|secret| SecretVolumeSource {
+        secret_name: Some(secret.clone()),
+        default_mode: Some(0o440),
+        ..SecretVolumeSource::default()
+    });
+    let results = Volume { empty_dir: Some(EmptyDirVolumeSource::default()), ..volume("results") };
+    let keys = keys.map(|keys| Volume { secret: Some(keys), ..volume("keys") });
+    [results, Volume { config_map: Some(map), ..volume("job") }].into_iter().chain(keys).collect()
+}
+
+fn mounted(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(read_only),
+        ..VolumeMount::default()
+    }
+}
+
+/// Brings the results out of their bucket before the pod counts as up.
+fn pull(source: &Source) -> Container {
+    let command = ["scadles-trainer", "pull", "--job", &format!("{JOB}/job.json"), "--to"].map(str::to_owned);
+    let keys = matches!(source.volume, Held::Bucket(Some(_))).then(|| mounted("keys", OUTPUT_KEYS, true));
+    let mounts = [mounted("results", MOUNT, false), mounted("job", JOB, true)];
+    Container {
+        name: PULL.to_owned(),
+        command: Some(command.into_iter().chain([format!("{MOUNT}/{}", source.folder)]).collect()),
+        volume_mounts: Some(mounts.into_iter().chain(keys).collect()),
+        // Why it could not.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..container(source)
+    }
+}
+
 fn container(source: &Source) -> Container {
     let amount = |cpu: &str, memory: &str| {
         let of = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
@@ -134,12 +188,7 @@ fn container(source: &Source) -> Container {
             limits: amount("1", "128Mi"),
             ..ResourceRequirements::default()
         }),
-        volume_mounts: Some(vec![VolumeMount {
-            name: "claim".to_owned(),
-            mount_path: MOUNT.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some(vec![mounted("results", MOUNT, true)]),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

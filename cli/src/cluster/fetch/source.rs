@@ -11,15 +11,27 @@ use crate::{
     run_folder::RUNS,
 };
 
-/// Scheme of results on a claim.
+/// Schemes of results on a claim and in a bucket.
 const CLAIM: &str = "claim://";
+const BUCKET: &str = "s3://";
+
+/// What holds a job's results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// A claim of that name.
+    Claim(String),
+    /// A bucket, whose keys are in a Secret of that name.
+    Bucket(Option<String>),
+}
 
 /// Where a job's results lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Name of the claim.
-    pub claim: String,
-    /// Folder within its volume.
+    /// Their address.
+    pub uri: String,
+    /// What holds them.
+    pub volume: Volume,
+    /// Folder within it.
     pub folder: String,
     /// SHA-256 of the model, hexadecimal.
     pub sha256: Option<String>,
@@ -48,10 +60,10 @@ impl Source {
                 state.map_or("not looked at by any operator".to_owned(), |state| format!("{state:?}"));
             return Err(Failure::configuration(format!("{name} has no result: it is {state}"), remedy));
         };
-        let (claim, folder) = claim_and_folder(&result.uri).ok_or_else(|| {
+        let (volume, folder) = volume_and_folder(job, &result.uri).ok_or_else(|| {
             Failure::configuration(
                 format!("{name}: its result {} is at no place that scadles can fetch from", result.uri),
-                "fetched are results on a PersistentVolumeClaim, claim://CLAIM/FOLDER",
+                "fetched are results on a PersistentVolumeClaim, claim://CLAIM/FOLDER, and in a bucket, s3://BUCKET/FOLDER",
             )
         })?;
         let resolved =
@@ -59,13 +71,24 @@ impl Source {
         let image = resolved.or_else(|| job.spec.image.clone()).ok_or_else(|| {
             Failure::configuration(format!("{name}: its status names no image"), "give spec.image")
         })?;
-        Ok(Self { claim, folder, sha256: result.sha256.clone(), image })
+        let (uri, sha256) = (result.uri.clone(), result.sha256.clone());
+        Ok(Self { uri, volume, folder, sha256, image })
     }
 }
 
-/// The parts of `claim://CLAIM/FOLDER`. A folder that leads out of the volume is none.
-fn claim_and_folder(uri: &str) -> Option<(String, String)> {
-    let (claim, folder) = uri.strip_prefix(CLAIM)?.split_once('/')?;
+fn volume_and_folder(job: &ScadlesJobObject, uri: &str) -> Option<(Volume, String)> {
+    if let Some((claim, folder)) = place_and_folder(uri, CLAIM) {
+        return Some((Volume::Claim(claim), folder));
+    }
+    let (_, folder) = place_and_folder(uri, BUCKET)?;
+    let output = job.spec.output.as_ref().and_then(|output| output.storage.as_ref());
+    let storage = output.or_else(|| job.spec.checkpoint.as_ref()?.storage.as_ref());
+    Some((Volume::Bucket(storage?.s3.as_ref()?.secret.clone()), folder))
+}
+
+/// The parts of `SCHEME PLACE/FOLDER`. A folder that leads out of the volume is none.
+fn place_and_folder(uri: &str, scheme: &str) -> Option<(String, String)> {
+    let (claim, folder) = uri.strip_prefix(scheme)?.split_once('/')?;
     let steps: Vec<&str> = folder.split('/').filter(|step| !step.is_empty()).collect();
     let fine = !claim.is_empty() && !steps.is_empty() && !steps.iter().any(|step| [".", ".."].contains(step));
     fine.then(|| (claim.to_owned(), steps.join("/")))
@@ -91,8 +114,9 @@ mod tests {
     #[test]
     fn a_result_is_a_claim_and_a_folder_within_it() {
         let parts = |claim: &str, folder: &str| Some((claim.to_owned(), folder.to_owned()));
-        assert_eq!(claim_and_folder("claim://results/u-1"), parts("results", "u-1"));
-        assert_eq!(claim_and_folder("claim://results/team/u-1/"), parts("results", "team/u-1"));
+        assert_eq!(place_and_folder("claim://results/u-1", CLAIM), parts("results", "u-1"));
+        assert_eq!(place_and_folder("claim://results/team/u-1/", CLAIM), parts("results", "team/u-1"));
+        assert_eq!(place_and_folder("s3://results/team/u-1", BUCKET), parts("results", "team/u-1"));
         for bad in [
             "s3://bucket/u-1",
             "claim://results",
@@ -101,7 +125,7 @@ mod tests {
             "claim://r/../u",
             "claim://r/a/..",
         ] {
-            assert_eq!(claim_and_folder(bad), None, "{bad}");
+            assert_eq!(place_and_folder(bad, CLAIM), None, "{bad}");
         }
     }
 

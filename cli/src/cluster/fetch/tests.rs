@@ -53,6 +53,7 @@ fn job_json() -> String {
         output_dir: "/output/u-1".into(),
         data_dir: "/data".into(),
         checkpoint_root: Some("/checkpoints".into()),
+        buckets: scadles_control::Buckets::default(),
         token: String::new(),
         threads: 1,
         cores: 2,
@@ -201,7 +202,7 @@ fn the_pod_fits_the_restricted_level_and_touches_nothing() {
             "securityContext": {
                 "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true,
             },
-            "volumeMounts": [{"mountPath": "/claim", "name": "claim", "readOnly": true}],
+            "volumeMounts": [{"mountPath": "/results", "name": "results", "readOnly": true}],
         }],
         "enableServiceLinks": false,
         "imagePullSecrets": [{"name": "registry"}],
@@ -212,10 +213,37 @@ fn the_pod_fits_the_restricted_level_and_touches_nothing() {
         },
         "terminationGracePeriodSeconds": 0,
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
-        "volumes": [{"name": "claim", "persistentVolumeClaim": {"claimName": "results"}}],
+        "volumes": [{"name": "results", "persistentVolumeClaim": {"claimName": "results"}}],
     });
     assert_eq!(pod["spec"], expected);
-    assert_eq!(tar_command(&source())[..3], ["tar", "-C", "/claim/team/u-1"]);
+    assert_eq!(tar_command(&source())[..3], ["tar", "-C", "/results/team/u-1"]);
+}
+
+#[test]
+fn results_in_a_bucket_are_brought_before_the_pod_counts_as_up() {
+    let mut job = job();
+    let storage = json!({"s3": {"url": "s3://results/team", "secret": "keys"}});
+    job.spec.checkpoint = serde_json::from_value(json!({"storage": storage})).unwrap();
+    job.status.as_mut().unwrap().result.as_mut().unwrap().uri = "s3://results/team/u-1".to_owned();
+    let source = Source::of(&job).unwrap();
+    let pod = serde_json::to_value(fetch_pod(&job, &source, "0a1b2c", None)).unwrap();
+    let pull = &pod["spec"]["initContainers"][0];
+    let command =
+        ["scadles-trainer", "pull", "--job", "/etc/scadles/job/job.json", "--to", "/results/team/u-1"];
+    assert_eq!(pull["command"], json!(command));
+    let mounts = json!([
+        {"mountPath": "/results", "name": "results", "readOnly": false},
+        {"mountPath": "/etc/scadles/job", "name": "job", "readOnly": true},
+        {"mountPath": "/etc/scadles/storage/output", "name": "keys", "readOnly": true},
+    ]);
+    assert_eq!(pull["volumeMounts"], mounts);
+    let volumes = json!([
+        {"emptyDir": {}, "name": "results"},
+        {"configMap": {"name": "fashion-scadles"}, "name": "job"},
+        {"name": "keys", "secret": {"defaultMode": 0o440, "secretName": "keys"}},
+    ]);
+    assert_eq!(pod["spec"]["volumes"], volumes);
+    assert_eq!(tar_command(&source)[..3], ["tar", "-C", "/results/team/u-1"]);
 }
 
 /// A pod in this phase; its container runs if `running`.

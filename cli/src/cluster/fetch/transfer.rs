@@ -6,7 +6,10 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Status};
+use k8s_openapi::{
+    api::core::v1::{Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Status,
+};
 use kube::{
     Api, ResourceExt,
     api::{AttachParams, AttachedProcess, DeleteParams, PostParams},
@@ -92,9 +95,8 @@ async fn transfer(
     let command = tar_command(source);
     let process =
         cluster.ask(&format!("run tar in pod {name}"), "edit", pods.exec(name, command, &parameters)).await?;
-    let place = format!("claim://{}/{}", source.claim, source.folder);
-    let unpacked = receive(process, staging, meter, &place).await?;
-    check(&unpacked, source.sha256.as_deref(), &place)?;
+    let unpacked = receive(process, staging, meter, &source.uri).await?;
+    check(&unpacked, source.sha256.as_deref(), &source.uri)?;
     Ok(unpacked)
 }
 
@@ -114,7 +116,8 @@ async fn wait_until_up(cluster: &Cluster, pods: &Api<Pod>, name: &str, meter: &M
         }
         let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
         if matches!(phase, "Succeeded" | "Failed") {
-            let reason = status.and_then(|status| status.message.clone().or(status.reason.clone()));
+            let reason = status
+                .and_then(|status| init_message(status).or(status.message.clone()).or(status.reason.clone()));
             return Err(Failure::storage(
                 format!(
                     "pod {name} ended at once: {}",
@@ -140,6 +143,12 @@ async fn wait_until_up(cluster: &Cluster, pods: &Api<Pod>, name: &str, meter: &M
         ));
         sleep(PAUSE).await;
     }
+}
+
+/// Why the results could not be brought out of their bucket.
+fn init_message(status: &PodStatus) -> Option<String> {
+    let mut containers = status.init_container_statuses.iter().flatten();
+    containers.find_map(|it| it.state.as_ref()?.terminated.as_ref()?.message.clone())
 }
 
 /// What the cluster says against the pod.
@@ -229,7 +238,7 @@ fn finished(status: Option<Status>, complaints: &str, place: &str) -> Result<()>
     let message = words::one_line(&status.message.unwrap_or_default());
     Err(Failure::storage(
         format!("{place} cannot be read: tar said: {} ({message})", said(complaints)),
-        "see that the claim still holds the results",
+        "see that the results are still there",
     ))
 }
 

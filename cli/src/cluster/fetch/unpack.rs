@@ -72,7 +72,7 @@ pub fn check(unpacked: &Unpacked, expected: Option<&str>, place: &str) -> Result
     let Some(found) = &unpacked.model_sha256 else {
         return Err(Failure::storage(
             format!("{place} holds no {MODEL}"),
-            "somebody has removed it from the claim: the job's checkpoints may still have it",
+            "somebody has removed it: the job's checkpoints may still have it",
         ));
     };
     match expected {

@@ -99,6 +99,28 @@ pub struct StorageSpec {
     /// A claim (clusters only; `scadles run` writes into its run folder).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<ClaimSpec>,
+    /// A bucket of S3 or of a server that speaks its protocol (clusters only).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Spec>,
+}
+
+/// A bucket of Amazon S3, or of a server that speaks its protocol (MinIO, Ceph, R2, …).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct S3Spec {
+    /// `s3://BUCKET` or `s3://BUCKET/FOLDER`.
+    pub url: String,
+    /// Address of a server that is not Amazon's: `https://HOST:PORT`, or `http://` without encryption.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Region. Default: us-east-1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// A Secret of the job's namespace with the keys accessKeyId and secretAccessKey, and sessionToken where one is needed.
+    /// Default: the identity of the pods' service account.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
 }
 
 /// Where results go.

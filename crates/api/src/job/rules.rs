@@ -119,6 +119,6 @@ pub(super) const ONE_KIND_OF_DATA: RuleText = (
     "spec.data needs exactly one of image, persistentVolumeClaim",
 );
 pub(super) const ONE_KIND_OF_STORAGE: RuleText = (
-    "has(self.path) != has(self.persistentVolumeClaim)",
-    "storage needs exactly one of path (scadles run), persistentVolumeClaim (clusters)",
+    "(has(self.path) ? 1 : 0) + (has(self.persistentVolumeClaim) ? 1 : 0) + (has(self.s3) ? 1 : 0) == 1",
+    "storage needs exactly one of path (scadles run), persistentVolumeClaim, s3 (clusters)",
 );

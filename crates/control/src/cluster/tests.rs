@@ -15,6 +15,8 @@ spec:
   completion: {maxSamples: 60000}
 ";
 
+const CLAIM: &str = "persistentVolumeClaim: {claimName: results}";
+
 fn changed(from: &str, to: &str) -> Result<ClusterJob, Mistakes> {
     assert!(JOB.contains(from), "{from}");
     let text = JOB.replacen(from, to, 1);
@@ -25,10 +27,22 @@ fn changed(from: &str, to: &str) -> Result<ClusterJob, Mistakes> {
 fn a_job_that_fits_a_cluster_is_resolved() {
     let job = changed("count: 2", "count: 2").unwrap();
     assert_eq!(job.bootstrap_servers, "kafka.demo.svc:9092");
-    assert_eq!(job.checkpoints.claim_name, "results");
+    assert_eq!(job.checkpoints.claim().unwrap().claim_name, "results");
     assert_eq!(job.output, job.checkpoints, "results go beside the checkpoints unless told otherwise");
     assert_eq!((job.clean_pods, job.ttl_seconds, job.suspend), (CleanPods::Running, None, false));
     assert!((job.job.limits.orphan_seconds - ORPHAN_SECONDS).abs() < f64::EPSILON);
+}
+
+#[test]
+fn a_bucket_is_a_place_as_good_as_a_claim() {
+    let job = changed(CLAIM, "s3: {url: 's3://results/team-a', secret: keys}").unwrap();
+    let bucket = job.checkpoints.bucket().unwrap();
+    assert_eq!(
+        (bucket.config.url().as_str(), bucket.config.region.as_str()),
+        ("s3://results/team-a", "us-east-1")
+    );
+    assert_eq!((bucket.secret.as_deref(), bucket.port), (Some("keys"), 443));
+    assert_eq!(job.output, job.checkpoints);
 }
 
 #[test]
@@ -55,6 +69,15 @@ fn every_mistake_of_a_cluster_names_field_and_remedy() {
             "claimName: results, subPath: ../x",
             "spec.checkpoint.storage.persistentVolumeClaim.subPath",
         ),
+        (CLAIM, "s3: {url: results}", "spec.checkpoint.storage.s3.url"),
+        (CLAIM, "s3: {url: 's3://results', endpoint: minio}", "spec.checkpoint.storage.s3.endpoint"),
+        (CLAIM, "s3: {url: 's3://results', secret: A B}", "spec.checkpoint.storage.s3.secret"),
+        (
+            CLAIM,
+            "persistentVolumeClaim: {claimName: r}, s3: {url: 's3://results'}",
+            "spec.checkpoint.storage",
+        ),
+        (CLAIM, "path: /tmp", "spec.checkpoint.storage.path"),
         ("500m", "lots", "spec.devices.template.resources.requests[cpu]"),
         (
             "{name: FashionMnist}",

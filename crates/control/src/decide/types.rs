@@ -131,6 +131,23 @@ pub enum JobPhase {
     Done(Outcome),
 }
 
+impl JobPhase {
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Waiting => "Waiting",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Settling { .. } => "Settling",
+            Self::Completing { .. } => "Completing",
+            Self::Restarting { .. } => "Restarting",
+            Self::Stopping(_) => "Stopping",
+            Self::Suspended => "Suspended",
+            Self::Done(_) => "Done",
+        }
+    }
+}
+
 /// How the group is being stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -171,7 +188,8 @@ pub struct Outcome {
 }
 
 /// What the body sees of the world.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Observation {
     /// The broker and its topics.
     pub broker: BrokerState,
@@ -189,7 +207,8 @@ pub struct Observation {
 }
 
 /// The broker and its topics.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum BrokerState {
     /// Reachable, topics there.
     Ready,
@@ -203,7 +222,8 @@ pub enum BrokerState {
 }
 
 /// One worker as its body sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WorkerObservation {
     /// Attempt that the process (or pod) was started for; 0 if there was none.
     pub made_for_attempt: u32,
@@ -214,7 +234,8 @@ pub struct WorkerObservation {
 }
 
 /// A worker's process.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 // One per device and look: a box for the rarer kind would cost more words than it saves bytes.
 #[expect(clippy::large_enum_variant)]
 pub enum ProcessState {
@@ -246,7 +267,8 @@ impl ProcessState {
 }
 
 /// What the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum UserRequest {
     /// End the job at an agreed step, with a checkpoint (first Ctrl-C).
     Stop,
@@ -257,7 +279,8 @@ pub enum UserRequest {
 }
 
 /// What the body has to do. All of it idempotent, all of it repeated until seen done.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Action {
     /// Start the process of this rank for this attempt.
     StartWorker {

@@ -55,11 +55,11 @@ fn devices(out: &mut String, plan: &Plan, job: &JobConfig, estimate: &Estimate) 
     }
     match chosen {
         Some(rule) => {
-            let _ = writeln!(out, "\nDevices, with {}", name(rule.rule));
+            let _ = writeln!(out, "\nDevices, with {}", rule_name(rule.rule));
         }
         None => out.push_str("\nDevices\n"),
     }
-    table(out, &rows, 2);
+    columns(out, &rows, 2);
     if job.devices.len() > MOST_LINES {
         let _ = writeln!(out, "  … and {} more", job.devices.len() - MOST_LINES);
     }
@@ -72,7 +72,7 @@ fn rules(out: &mut String, estimate: &Estimate) {
     out.push_str("\nBatch rules with these streams (estimated; * = this job's)\n");
     let mut rows = vec![row(&["rule", "batch", "wait s", "step s", "samples/s", "backlogged"])];
     rows.extend(estimate.rules.iter().map(rule_row));
-    table(out, &rows, 1);
+    columns(out, &rows, 1);
 }
 
 fn rule_row(rule: &RuleEstimate) -> Vec<String> {
@@ -84,7 +84,7 @@ fn rule_row(rule: &RuleEstimate) -> Vec<String> {
         if least == most { least } else { format!("{least} … {most}") }
     };
     vec![
-        format!("{}{}", if rule.chosen { "* " } else { "  " }, name(rule.rule)),
+        format!("{}{}", if rule.chosen { "* " } else { "  " }, rule_name(rule.rule)),
         range(|device| device.local_batch, 1),
         range(|device| device.wait_seconds, 2),
         format!("{:.2}", rule.settled.step_seconds),
@@ -131,7 +131,8 @@ fn costs(out: &mut String, job: &JobConfig, estimate: &Estimate) {
     let _ = writeln!(out, "  total      {} beside the programs", text::bytes(estimate.total_bytes));
 }
 
-fn name(rule: BatchRule) -> String {
+/// A rule with its number: `Fixed 64`.
+pub fn rule_name(rule: BatchRule) -> String {
     match rule {
         BatchRule::Fixed { size } => format!("Fixed {size}"),
         BatchRule::StreamRate { window_seconds } => format!("StreamRate {window_seconds} s"),
@@ -148,9 +149,9 @@ fn row(cells: &[&str]) -> Vec<String> {
 }
 
 /// Columns as wide as their widest cell; the first `left` ones are set flush left, numbers flush right.
-fn table(out: &mut String, rows: &[Vec<String>], left: usize) {
-    let columns = rows.first().map_or(0, Vec::len);
-    let widths: Vec<usize> = (0..columns)
+pub fn columns(out: &mut String, rows: &[Vec<String>], left: usize) {
+    let count = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..count)
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     for row in rows {

@@ -73,3 +73,40 @@ fn the_plan_reads_as_a_tidy_table() {
     let plan = planned(&fixed);
     assert_golden("plan-fixed-40.txt", &render(&plan, &estimate(&plan, &TWO_CORES).unwrap()));
 }
+
+#[test]
+fn the_simulator_settles_to_what_the_plan_estimates() {
+    use scadles_core::sim::{
+        ExchangeModel, RateProfile, SimDevice, SimLimits, SimSettings, SimStep, Simulation,
+    };
+    let plan = planned(JOB);
+    let job = plan.job().unwrap();
+    let estimate = estimate(&plan, &TWO_CORES).unwrap();
+    for rule in &estimate.rules {
+        let settings = SimSettings {
+            rule: rule.rule,
+            bounds: job.stream.batch_bounds,
+            policy: job.stream.policy,
+            aggregation: job.training.aggregation,
+            exchange: ExchangeModel::constant(estimate.cost.exchange_seconds),
+            injection: None,
+            compute_noise: 0.0,
+            seed: 0,
+            limits: SimLimits::seconds(300.0),
+        };
+        let device = |&rate: &f64| SimDevice {
+            stream: RateProfile::Constant(rate),
+            seconds_per_sample: estimate.cost.seconds_per_sample,
+        };
+        let devices: Vec<SimDevice> = estimate.rates.iter().flatten().map(device).collect();
+        let steps = Simulation::new(settings, &devices).steps();
+        let late = &steps[steps.len() / 2..];
+        let seconds: f64 = late.iter().map(|step| step.step_seconds).sum();
+        let samples: u64 = late.iter().map(SimStep::global_batch).sum();
+        let settled = &rule.settled;
+        let step_seconds = seconds / late.len() as f64;
+        assert!((step_seconds / settled.step_seconds - 1.0).abs() < 0.01, "{rule:?}: {step_seconds} s");
+        let per_second = samples as f64 / seconds;
+        assert!((per_second / settled.samples_per_second - 1.0).abs() < 0.01, "{rule:?}: {per_second}/s");
+    }
+}

@@ -30,6 +30,7 @@ pub(crate) fn embedded(memory_bytes_of_machine: u64) -> Body {
         output_dir: "runs/s1".into(),
         data_dir: "data".into(),
         checkpoint_root: None,
+        buckets: Buckets::default(),
         token: "secret".to_owned(),
         threads: 1,
         cores: 2,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use scadles_api::{
-    job::{CheckpointSpec, CompletionSpec, RunPolicySpec},
+    job::{CheckpointSpec, CompletionSpec, RunPolicySpec, StorageSpec},
     worker::{Completion, EvaluationConfig, Limits},
 };
 
@@ -18,13 +18,7 @@ const LONGEST_SECONDS: f64 = 315_360_000.0;
 pub(super) fn checkpoint(found: &mut Findings, given: Option<&CheckpointSpec>) -> ValidatedCheckpoint {
     let storage = given.and_then(|it| it.storage.as_ref());
     if let Some(storage) = storage {
-        found.exactly_one(
-            "spec.checkpoint.storage",
-            &[
-                ("path", storage.path.is_some()),
-                ("persistentVolumeClaim", storage.persistent_volume_claim.is_some()),
-            ],
-        );
+        one_kind_of_storage(found, "spec.checkpoint.storage", storage);
     }
     let path = storage.and_then(|storage| storage.path.as_ref());
     found.require(
@@ -43,6 +37,16 @@ pub(super) fn checkpoint(found: &mut Findings, given: Option<&CheckpointSpec>) -
         keep: found.integer_32("spec.checkpoint.keep", given.and_then(|it| it.keep), 3, 1..=1000),
         path: path.map(PathBuf::from),
     }
+}
+
+/// Exactly one place.
+pub(crate) fn one_kind_of_storage(found: &mut Findings, path: &str, storage: &StorageSpec) {
+    let members = [
+        ("path", storage.path.is_some()),
+        ("persistentVolumeClaim", storage.persistent_volume_claim.is_some()),
+        ("s3", storage.s3.is_some()),
+    ];
+    found.exactly_one(path, &members);
 }
 
 pub(super) fn completion(

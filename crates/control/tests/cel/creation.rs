@@ -18,7 +18,7 @@ const ONE_COMPLETION: &str =
     "spec.completion needs exactly one of maxEpochs, maxSteps, maxSamples, targetAccuracy";
 const ONE_KIND_OF_DATA: &str = "spec.data needs exactly one of image, persistentVolumeClaim";
 const ONE_KIND_OF_STORAGE: &str =
-    "storage needs exactly one of path (scadles run), persistentVolumeClaim (clusters)";
+    "storage needs exactly one of path (scadles run), persistentVolumeClaim, s3 (clusters)";
 
 pub(super) fn cases() -> Vec<Case> {
     [job(), batches(), devices(), producer(), compression(), evaluation(), completion(), kafka(), storage()]
@@ -276,6 +276,10 @@ fn storage() -> Vec<Case> {
         data(json!({"image": "other:1"}), json!({"persistentVolumeClaim": claim()})),
         checkpoints(json!({"persistentVolumeClaim": claim()}), json!({"persistentVolumeClaim": null})),
         checkpoints(json!({"persistentVolumeClaim": claim()}), json!({"path": "checkpoints"})),
+        checkpoints(
+            json!({"persistentVolumeClaim": null, "s3": {"url": "s3://results"}}),
+            json!({"s3": {"url": "s3://results"}}),
+        ),
         output(json!({"persistentVolumeClaim": claim()}), json!({})),
         output(
             json!({"persistentVolumeClaim": claim()}),

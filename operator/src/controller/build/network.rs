@@ -1,4 +1,7 @@
-//! Who may talk to whom: a job's pods among themselves, the operator to them, they to DNS and the brokers. Pure.
+//! Who may talk to whom: a job's pods among themselves, the operator to them, they to DNS, the brokers and the buckets'
+//! servers. Pure.
+
+use std::collections::BTreeSet;
 
 use k8s_openapi::{
     api::networking::v1::{
@@ -14,7 +17,8 @@ use super::{Prepared, metadata, names};
 /// Port of DNS.
 const DNS: i32 = 53;
 
-/// The policy of a job. Brokers are known by their ports alone: their addresses come from the brokers themselves.
+/// The policy of a job. Brokers are known by their ports alone: their addresses come from the brokers themselves. So are
+/// the servers of buckets: their names stand for changing addresses.
 pub fn network_policy(prepared: &Prepared, operator_namespace: &str) -> NetworkPolicy {
     let own = selector(&[(labels::JOB_UID, &prepared.uid)]);
     let peers =
@@ -34,11 +38,14 @@ pub fn network_policy(prepared: &Prepared, operator_namespace: &str) -> NetworkP
             ports: Some(vec![port("TCP", ENDPOINT_PORT.into())]),
         },
     ];
-    let brokers = broker_ports(&prepared.job.bootstrap_servers).map(|number| port("TCP", number)).collect();
+    let buckets = [&prepared.job.checkpoints, &prepared.job.output];
+    let buckets = buckets.into_iter().filter_map(|storage| Some(i32::from(storage.bucket()?.port)));
+    let outside: BTreeSet<i32> = broker_ports(&prepared.job.bootstrap_servers).chain(buckets).collect();
+    let outside = outside.into_iter().map(|number| port("TCP", number)).collect();
     let egress = vec![
         NetworkPolicyEgressRule { to: Some(peers()), ports: None },
         NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", DNS), port("TCP", DNS)]) },
-        NetworkPolicyEgressRule { to: None, ports: Some(brokers) },
+        NetworkPolicyEgressRule { to: None, ports: Some(outside) },
     ];
     NetworkPolicy {
         metadata: metadata(prepared, names::shared(prepared.name())),
@@ -52,8 +59,7 @@ pub fn network_policy(prepared: &Prepared, operator_namespace: &str) -> NetworkP
 }
 
 fn broker_ports(servers: &str) -> impl Iterator<Item = i32> {
-    let ports = servers.split(',').filter_map(|server| server.trim().rsplit_once(':')?.1.parse().ok());
-    ports.collect::<std::collections::BTreeSet<i32>>().into_iter()
+    servers.split(',').filter_map(|server| server.trim().rsplit_once(':')?.1.parse().ok())
 }
 
 fn port(protocol: &str, number: i32) -> NetworkPolicyPort {

@@ -13,10 +13,12 @@ use k8s_openapi::{
 };
 use scadles_api::{
     job::{ClaimSpec, DeviceTemplate, ResourcesSpec, TolerationOperator},
-    names::{ENDPOINT_PORT, HUB_PORT},
+    names::{ENDPOINT_PORT, HUB_PORT, OUTPUT_KEYS},
 };
 
-use super::{KAFKA_FOLDER, Prepared, USER, names};
+use scadles_control::cluster::Storage;
+
+use super::{CHECKPOINTS_KEYS, KAFKA_FOLDER, Prepared, USER, names};
 
 /// `/dev/shm` if the job does not say.
 const SHARED_MEMORY_BYTES: u64 = 64 << 20;
@@ -25,23 +27,14 @@ const TMP_SIZE: &str = "64Mi";
 /// A worker that was asked to go has so much longer than `stopGraceSeconds` to write its checkpoint and last words.
 const LAST_WORDS_SECONDS: i64 = 10;
 
-/// Of a device's trainer. Rank 0 alone has the claims: it alone writes.
+/// Of a device's trainer. Rank 0 alone has the claims and the buckets' keys: it alone writes.
 pub(super) fn trainer(prepared: &Prepared, rank: usize) -> PodSpec {
     let device = &prepared.job.job.devices[rank].name;
-    let claims = (rank == 0).then_some((&prepared.job.output, &prepared.job.checkpoints));
     let mut volumes = vec![job_volume(prepared), token_volume(prepared)];
     let mut mounts = vec![mount("job", "/etc/scadles/job", true), mount("token", "/etc/scadles/token", true)];
-    let checkpoints_claim = claims.map(|(_, checkpoints)| checkpoints);
-    let (output, output_mount) = folder("output", "/output", claims.map(|(output, _)| output));
-    let (checkpoints, mut checkpoints_mount) = folder("checkpoints", "/checkpoints", checkpoints_claim);
-    // A kubelet waits for ever for a pod that has one claim as two volumes: then both folders are mounted from the first.
-    if claims.is_some_and(|(output, checkpoints)| output.claim_name == checkpoints.claim_name) {
-        checkpoints_mount.name.clone_from(&output_mount.name);
-    } else {
-        volumes.push(checkpoints);
-    }
-    volumes.push(output);
-    mounts.extend([output_mount, checkpoints_mount]);
+    let storage = (rank == 0).then_some([&prepared.job.output, &prepared.job.checkpoints]);
+    with_folders(storage, &mut volumes, &mut mounts);
+    with_keys(storage, &mut volumes, &mut mounts);
     let template = &prepared.job.template;
     let shared_memory = template.shared_memory.map_or(SHARED_MEMORY_BYTES, |size| size.0);
     volumes.push(memory("shm", shared_memory));
@@ -61,6 +54,32 @@ pub(super) fn trainer(prepared: &Prepared, rank: usize) -> PodSpec {
     let grace = prepared.job.job.limits.stop_grace_seconds.ceil() as i64 + LAST_WORDS_SECONDS;
     let spec = with_data(prepared, with_secrets(prepared, pod(template, container, volumes)));
     PodSpec { termination_grace_period_seconds: Some(grace), ..spec }
+}
+
+/// Folders of results and checkpoints: rank 0's claims, or folders that live and die with the pod.
+fn with_folders(storage: Option<[&Storage; 2]>, volumes: &mut Vec<Volume>, mounts: &mut Vec<VolumeMount>) {
+    let [output_claim, checkpoints_claim] = storage.map_or([None; 2], |both| both.map(Storage::claim));
+    let (output, output_mount) = folder("output", "/output", output_claim);
+    let (checkpoints, mut checkpoints_mount) = folder("checkpoints", "/checkpoints", checkpoints_claim);
+    let name = |claim: Option<&ClaimSpec>| claim.map(|claim| claim.claim_name.clone());
+    // A kubelet waits for ever for a pod that has one claim as two volumes: then both folders are mounted from the first.
+    if output_claim.is_some() && name(output_claim) == name(checkpoints_claim) {
+        checkpoints_mount.name.clone_from(&output_mount.name);
+    } else {
+        volumes.push(checkpoints);
+    }
+    volumes.push(output);
+    mounts.extend([output_mount, checkpoints_mount]);
+}
+
+/// The files of the buckets' Secrets.
+fn with_keys(storage: Option<[&Storage; 2]>, volumes: &mut Vec<Volume>, mounts: &mut Vec<VolumeMount>) {
+    let places = [("output-keys", OUTPUT_KEYS), ("checkpoints-keys", CHECKPOINTS_KEYS)];
+    for ((name, path), storage) in places.into_iter().zip(storage.into_iter().flatten()) {
+        let Some(secret) = storage.bucket().and_then(|bucket| bucket.secret.as_deref()) else { continue };
+        volumes.push(secret_volume(name, secret));
+        mounts.push(mount(name, path, true));
+    }
 }
 
 /// Of the simulated streams.

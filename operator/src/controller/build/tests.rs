@@ -85,6 +85,29 @@ fn rank_0_alone_mounts_the_claims() {
 }
 
 #[test]
+fn with_buckets_rank_0_alone_has_the_keys_and_the_way_to_their_servers() {
+    let bucket = "{s3: {url: 's3://results/team', endpoint: 'http://minio.store.svc:9000', secret: keys}}";
+    let output = "output: {storage: {s3: {url: 's3://models'}}}";
+    let text = JOB.replace("{persistentVolumeClaim: {claimName: results, subPath: a/b}}", bucket);
+    let text = text.replace("  completion:", &format!("  {output}\n  completion:"));
+    let prepared = prepare_for_tests(Arc::new(scadles_api::yaml::from_str(&text).unwrap()), "trainer:1");
+    let pods = [0, 1].map(|rank| serde_json::to_value(trainer(&prepared, rank, 1)).unwrap());
+    assert_eq!(volume(&pods[0], "checkpoints-keys")["secret"]["secretName"], json!("keys"));
+    assert!(volume(&pods[0], "output")["emptyDir"].is_object());
+    assert!(!pods[1].to_string().contains("checkpoints-keys"));
+    let job = prepared.config();
+    let checkpoints = job.checkpoint.bucket.as_ref().unwrap();
+    assert_eq!(checkpoints.url(), "s3://results/team");
+    assert_eq!(checkpoints.credentials.as_deref().and_then(std::path::Path::to_str), Some(CHECKPOINTS_KEYS));
+    assert_eq!(job.output_bucket.as_ref().unwrap().credentials, None, "the service account says who we are");
+    assert_eq!(result_uri(&prepared), format!("s3://models/{}", prepared.uid));
+    let policy = serde_json::to_string(&network_policy(&prepared, "scadles-system")).unwrap();
+    for port in ["443", "9000", "9092", "9094"] {
+        assert!(policy.contains(&format!("\"port\":{port}")), "{port}: {policy}");
+    }
+}
+
+#[test]
 fn secrets_are_mounted_and_never_written_into_the_configuration() {
     let pod = pod(0);
     assert_eq!(volume(&pod, "kafka-ca")["secret"]["secretName"], json!("ca"));

@@ -1,6 +1,7 @@
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use scadles_api::attempt::Listening;
+use scadles_control::decide::history::History;
 use serde_json::json;
 
 use super::*;
@@ -75,4 +76,74 @@ fn what_keeps_a_pod_from_running_is_told_in_the_clusters_words() {
         |reason: &str| trainer(&json!({"waiting": {"reason": reason, "message": "no such image"}}), false);
     assert_eq!(trouble("gate", &waiting("ImagePullBackOff")).unwrap().reason, "ImagePullBackOff");
     assert_eq!(trouble("gate", &waiting("ContainerCreating")), None);
+}
+
+/// What the runner of a machine saw of a worker, as the cluster shows it.
+fn pod_of(device: &str, seen: &WorkerObservation) -> Option<Pod> {
+    let (since, container) = match &seen.process {
+        ProcessState::Absent => return None,
+        ProcessState::Starting { since } => {
+            (*since, json!({"ready": false, "state": {"running": {"startedAt": null}}}))
+        }
+        ProcessState::Listening(_) => {
+            (0.0, json!({"ready": true, "state": {"running": {"startedAt": null}}}))
+        }
+        ProcessState::Exited { code, signal, last_words } => {
+            let exit_code = code.or(signal.map(|signal| SIGNAL_BASE + signal)).unwrap_or(1);
+            let message = last_words.as_ref().map(|words| serde_json::to_string(words).unwrap());
+            (
+                0.0,
+                json!({"ready": false, "state": {"terminated": {"exitCode": exit_code, "message": message}}}),
+            )
+        }
+    };
+    let mut container = container;
+    for (name, value) in
+        [("name", json!("trainer")), ("restartCount", json!(0)), ("image", json!("")), ("imageID", json!(""))]
+    {
+        container[name] = value;
+    }
+    let made = k8s_openapi::jiff::Timestamp::from_millisecond((since * 1000.0) as i64).unwrap();
+    let pod = json!({
+        "metadata": {
+            "name": device, "creationTimestamp": made.to_string(),
+            "labels": {labels::DEVICE: device, labels::ATTEMPT: seen.made_for_attempt.to_string()},
+        },
+        "status": {"phase": "Running", "containerStatuses": [container]},
+    });
+    Some(serde_json::from_value(pod).unwrap())
+}
+
+/// A history that `scadles run` recorded, a killed worker in it, is seen through pods, and what is to be done is the same.
+#[test]
+fn pods_lead_to_the_decisions_that_processes_led_to() {
+    let history = History::read(include_str!("../../../../crates/control/tests/history.jsonl")).unwrap();
+    let devices: Vec<&str> = history.origin.job.devices.iter().map(|device| device.name.as_str()).collect();
+    let again = history.decide_again(|look, _| {
+        let pods: Vec<Option<Pod>> =
+            devices.iter().zip(&look.seen.workers).map(|(device, seen)| pod_of(device, seen)).collect();
+        let listening: BTreeMap<String, Listening> = devices
+            .iter()
+            .zip(&look.seen.workers)
+            .filter_map(|(device, seen)| match &seen.process {
+                ProcessState::Listening(listening) => Some(((*device).to_owned(), listening.clone())),
+                _ => None,
+            })
+            .collect();
+        let address: Address = Arc::new(move |pod| listening.get(&pod.name_any()).cloned());
+        let trainers: Vec<Pod> = pods.into_iter().flatten().collect();
+        let confirmed: Vec<u32> = look.seen.workers.iter().map(|seen| seen.confirmed_attempt).collect();
+        let newest = newest_per_device(&devices, &trainers);
+        Observation { workers: workers(&newest, &confirmed, &address), ..look.seen.clone() }
+    });
+    assert_eq!(again.len(), history.looks.len());
+    for (look, decision) in history.looks.iter().zip(&again) {
+        assert_eq!(decision.actions, look.actions, "at {}", look.now);
+        assert_eq!(
+            (decision.next.attempt, &decision.next.phase),
+            (look.attempt, &look.phase),
+            "at {}",
+            look.now
+        );
+    }
 }
