@@ -443,8 +443,8 @@ fn a_topic_of_somebody_else() {
         World::waiting(&Kafka::TopicForeign { topic: "orders".to_owned(), prefix: "demo.".to_owned() });
     expect_wrong(
         &world.why(),
-        "topic orders is there already and is not this job's own; set spec.kafka.topics.adoption: Adopt to use it as it is, or \
-         give another name in spec.kafka.topics.nameTemplate",
+        "topic orders is not this job's own, whose names begin with demo.; set spec.kafka.topics.adoption: Adopt to use it as it \
+         is, or give another name in spec.kafka.topics.nameTemplate",
     );
 }
 

@@ -40,9 +40,10 @@ fn secret(facts: &Facts<'_>, problem: &str) -> Option<String> {
 
 fn foreign(problem: &str) -> Option<String> {
     let topic = between(problem, "topic \"", "\" is not this job's own")?;
+    let prefix = between(problem, "does not begin with \"", "\"")?;
     Some(format!(
-        "topic {topic} is there already and is not this job's own; set spec.kafka.topics.adoption: Adopt to use it as it is, \
-         or give another name in spec.kafka.topics.nameTemplate"
+        "topic {topic} is not this job's own, whose names begin with {prefix}; set spec.kafka.topics.adoption: Adopt to use it as \
+         it is, or give another name in spec.kafka.topics.nameTemplate"
     ))
 }
 
