@@ -29,7 +29,8 @@ pub fn one_line(text: &str) -> String {
 /// What the scheduler says, without what it says about pre-emption.
 pub fn scheduler(text: &str) -> String {
     let text = one_line(text);
-    let end = text.find(" preemption:").unwrap_or(text.len());
+    let thoughts = [" no new claims to deallocate", " preemption:"];
+    let end = thoughts.iter().filter_map(|thought| text.find(thought)).min().unwrap_or(text.len());
     one_line(&text[..end])
 }
 
@@ -113,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_scheduler_is_quoted_without_its_thoughts_on_preemption() {
-        let said = "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption \
+        let said = "0/2 nodes are available: 2 Insufficient cpu. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption \
                     victims found for incoming pod.";
         assert_eq!(scheduler(said), "0/2 nodes are available: 2 Insufficient cpu");
     }

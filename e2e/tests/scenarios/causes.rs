@@ -57,9 +57,9 @@ fn no_pods() -> Vec<Cause> {
         ),
         cause(
             "no-secret",
-            json!({"kafka": {"sasl": {"mechanism": "ScramSha512", "secret": "kafka-user"}, "topics": {"management": "External"}}}),
-            "Secret e2e-causes/kafka-user (spec.kafka.sasl.secret) is missing; make it: kubectl -n e2e-causes create secret \
-             generic kafka-user --from-literal=username=NAME --from-literal=password=PASSWORD",
+            json!({"checkpoint": {"storage": {"persistentVolumeClaim": null, "s3": {"url": "s3://results", "secret": "keys"}}}}),
+            "Secret e2e-causes/keys (spec.checkpoint.storage.s3.secret) is missing; make it: kubectl -n e2e-causes create secret \
+             generic keys --from-literal=accessKeyId=ID --from-literal=secretAccessKey=KEY",
         ),
         cause(
             "no-claim",

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, Event, Pod};
 use kube::ResourceExt;
-use scadles_api::{ScadlesJobStatus, names::labels};
+use scadles_api::{ScadlesJobStatus, job::StorageSpec, names::labels};
 
 use super::{Answer, Facts, denied};
 use crate::cluster::{time, words};
@@ -143,7 +143,7 @@ fn no_image(facts: &Facts<'_>, image: &str, why: &str, devices: &str) -> String 
 
 fn missing_claim(facts: &Facts<'_>, claim: &str) -> String {
     let spec = &facts.job.spec;
-    let named = |storage: Option<&scadles_api::job::StorageSpec>| {
+    let named = |storage: Option<&StorageSpec>| {
         storage
             .and_then(|storage| storage.persistent_volume_claim.as_ref())
             .is_some_and(|it| it.claim_name == claim)
@@ -170,10 +170,20 @@ pub(super) fn missing_secret(facts: &Facts<'_>, secret: &str) -> String {
     let kafka = facts.job.spec.kafka.as_ref();
     let ca = kafka.and_then(|kafka| kafka.tls.as_ref()?.ca_secret.as_deref());
     let sasl = kafka.and_then(|kafka| kafka.sasl.as_ref()).map(|sasl| sasl.secret.as_str());
+    let checkpoints = facts.job.spec.checkpoint.as_ref().and_then(|it| it.storage.as_ref());
+    let output = facts.job.spec.output.as_ref().and_then(|it| it.storage.as_ref());
+    let of_bucket = |storage: Option<&StorageSpec>| {
+        storage.and_then(|storage| storage.s3.as_ref()?.secret.as_deref()) == Some(secret)
+    };
+    let bucket_keys = "--from-literal=accessKeyId=ID --from-literal=secretAccessKey=KEY";
     let (field, keys) = if sasl == Some(secret) {
         (" (spec.kafka.sasl.secret)", "--from-literal=username=NAME --from-literal=password=PASSWORD")
     } else if ca == Some(secret) {
         (" (spec.kafka.tls.caSecret)", "--from-file=ca.crt=FILE")
+    } else if of_bucket(checkpoints) {
+        (" (spec.checkpoint.storage.s3.secret)", bucket_keys)
+    } else if of_bucket(output) {
+        (" (spec.output.storage.s3.secret)", bucket_keys)
     } else {
         return format!("Secret {namespace}/{secret} is missing");
     };

@@ -470,6 +470,14 @@ fn a_secret_that_is_missing() {
         "MountVolume.SetUp failed for volume \"sasl\" : secret \"kafka-user\" not found",
     )];
     expect_wrong(&world.why(), sentence);
+    world.job["spec"]["output"] = json!({"storage": {"s3": {"url": "s3://results", "secret": "keys"}}});
+    world.events[0].message =
+        Some("MountVolume.SetUp failed for volume \"output-keys\" : secret \"keys\" not found".to_owned());
+    expect_wrong(
+        &world.why(),
+        "Secret demo/keys (spec.output.storage.s3.secret) is missing; make it: kubectl -n demo create secret generic keys \
+         --from-literal=accessKeyId=ID --from-literal=secretAccessKey=KEY",
+    );
 }
 
 #[test]
