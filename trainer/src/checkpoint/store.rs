@@ -98,8 +98,17 @@ impl CheckpointStore {
         let place = self.place(&reference, MANIFEST_FILE);
         let text = serde_json::to_vec_pretty(&manifest)
             .map_err(|error| CheckpointError::Write { place, reason: error.to_string() })?;
-        self.put(&reference, MANIFEST_FILE, text, PutMode::Create)?;
+        self.put_manifest(&reference, text)?;
         Ok(reference)
+    }
+
+    /// Writes a manifest, unless another writer has: the store itself decides who was first.
+    pub(super) fn put_manifest(
+        &self,
+        reference: &CheckpointRef,
+        text: Vec<u8>,
+    ) -> Result<(), CheckpointError> {
+        self.put(reference, MANIFEST_FILE, text, PutMode::Create)
     }
 
     /// Loads one checkpoint and checks that it is whole and of the named job.

@@ -129,6 +129,24 @@ fn pruning_keeps_checkpoint_0_and_the_newest_and_removes_older_half_written_ones
 }
 
 #[test]
+fn of_two_writers_of_one_manifest_the_second_is_refused_by_the_store_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let bucket = crate::storage::testing::Bucket::new();
+    let config = scadles_api::worker::CheckpointConfig {
+        root: root.path().to_owned(),
+        bucket: Some(bucket.config.clone()),
+        every_steps: 4,
+        keep: 3,
+    };
+    let reference = snapshot(1, 40).manifest.reference();
+    for store in [CheckpointStore::open(root.path()).unwrap(), CheckpointStore::of(&config).unwrap()] {
+        store.put_manifest(&reference, b"first".to_vec()).unwrap();
+        let second = store.put_manifest(&reference, b"second".to_vec());
+        assert!(matches!(second, Err(CheckpointError::Exists { .. })), "{second:?}");
+    }
+}
+
+#[test]
 fn the_writer_reports_in_order_and_prunes() {
     let root = tempfile::tempdir().unwrap();
     let mut writer =

@@ -225,6 +225,15 @@ fn results_in_a_bucket_are_brought_before_the_pod_counts_as_up() {
     let storage = json!({"s3": {"url": "s3://results/team", "secret": "keys"}});
     job.spec.checkpoint = serde_json::from_value(json!({"storage": storage})).unwrap();
     job.status.as_mut().unwrap().result.as_mut().unwrap().uri = "s3://results/team/u-1".to_owned();
+    let mut elsewhere = job.clone();
+    let models = json!({"s3": {"url": "s3://models", "secret": "other-keys"}});
+    elsewhere.spec.output = serde_json::from_value(json!({"storage": models})).unwrap();
+    let volume = Source::of(&elsewhere).unwrap().volume;
+    assert_eq!(
+        volume,
+        source::Volume::Bucket(Some("other-keys".to_owned())),
+        "results have a place of their own"
+    );
     let source = Source::of(&job).unwrap();
     let pod = serde_json::to_value(fetch_pod(&job, &source, "0a1b2c", None)).unwrap();
     let pull = &pod["spec"]["initContainers"][0];

@@ -114,6 +114,12 @@ fn pod_of(device: &str, seen: &WorkerObservation) -> Option<Pod> {
     Some(serde_json::from_value(pod).unwrap())
 }
 
+/// The workers that have ended, and how.
+fn ends(workers: &[WorkerObservation]) -> Vec<(usize, &ProcessState)> {
+    let states = workers.iter().map(|worker| &worker.process).enumerate();
+    states.filter(|(_, process)| matches!(process, ProcessState::Exited { .. })).collect()
+}
+
 /// A history that `scadles run` recorded, a killed worker in it, is seen through pods, and what is to be done is the same.
 #[test]
 fn pods_lead_to_the_decisions_that_processes_led_to() {
@@ -134,7 +140,10 @@ fn pods_lead_to_the_decisions_that_processes_led_to() {
         let trainers: Vec<Pod> = pods.into_iter().flatten().collect();
         let confirmed: Vec<u32> = look.seen.workers.iter().map(|seen| seen.confirmed_attempt).collect();
         let newest = newest_per_device(&devices, &trainers);
-        Observation { workers: workers(&newest, &confirmed, &address), ..look.seen.clone() }
+        let seen = workers(&newest, &confirmed, &address);
+        // Kubernetes tells a signal as an exit code, and what was said as a text: both must come through whole.
+        assert_eq!(ends(&seen), ends(&look.seen.workers), "at {}", look.now);
+        Observation { workers: seen, ..look.seen.clone() }
     });
     assert_eq!(again.len(), history.looks.len());
     for (look, decision) in history.looks.iter().zip(&again) {
