@@ -176,6 +176,15 @@ mod tests {
     }
 
     #[test]
+    fn the_mean_follows_by_a_hundredth_a_rank() {
+        let state = CompressionState::default().observed(&[Some(found(0.5)), Some(found(0.5))]);
+        let later = state.observed(&[Some(found(1.5)), Some(found(1.5))]);
+        let mean = later.energy_loss.value().unwrap();
+        // Two ranks: the older ℓ counts 1 − 2/100 of the newer.
+        assert!((mean - (0.25 * 0.98 + 0.75) / 1.98).abs() < 1e-12, "{mean}");
+    }
+
+    #[test]
     fn the_sample_loses_what_is_not_among_its_largest() {
         let sample = [3.0_f32, -1.0, 2.0, 0.0];
         let half = EnergyStatistics::of_sample(sample.into_iter(), 0.5);
