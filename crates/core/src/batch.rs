@@ -84,6 +84,8 @@ pub struct BatchClock {
     window_arrived: f64,
     quota: f64,
     pending: Option<u64>,
+    short_since: Option<f64>,
+    short_seconds: f64,
     skipped_steps: u32,
     steps_settling: u64,
     recent_busy: LastThree,
@@ -107,6 +109,8 @@ impl BatchClock {
             window_arrived: 0.0,
             quota: 0.0,
             pending: None,
+            short_since: None,
+            short_seconds: 0.0,
             skipped_steps: 0,
             steps_settling: 0,
             recent_busy: LastThree::default(),
@@ -123,9 +127,13 @@ impl BatchClock {
         }
         if let BatchRule::Fixed { size } = self.rule {
             let size = u64::from(size);
+            let short_since = *self.short_since.get_or_insert(now);
+            self.short_seconds = self.short_seconds.max(now - short_since);
             if view.available < size {
                 return Readiness::NeedSamples { missing: size - view.available };
             }
+            self.short_seconds = now - short_since;
+            self.short_since = None;
             return self.ready(size);
         }
         let Some(started) = self.window_started else {
@@ -230,6 +238,12 @@ impl BatchClock {
             }
         }
         self.steps_settling += 1;
+    }
+
+    /// How long the step waits for samples of this device, or waited the last time if that was longer, in seconds. 0 for
+    /// rules that wait for the time alone.
+    pub fn short_seconds(&self) -> f64 {
+        self.short_seconds
     }
 
     /// EWMA of compute + exchange, in seconds: what goes into the report. 0 before the first step.

@@ -5,6 +5,8 @@ pub use scadles_api::BufferState;
 
 /// A state other than the current one must last so long before it is said, in seconds.
 pub const DWELL_SECONDS: f64 = 5.0;
+/// A step that waits so long for one device's samples, in seconds, waits for a stream that is too slow for its batch.
+const SLOW_STREAM_SECONDS: f64 = 10.0;
 /// Backlogged from so many windows' worth of samples on …
 const BACKLOG_ENTER_WINDOWS: f64 = 4.0;
 /// … until there are at most so many.
@@ -27,6 +29,8 @@ pub struct BufferView {
     pub window_seconds: f64,
     /// Seconds since a sample last arrived (or since the start).
     pub silent_seconds: f64,
+    /// Seconds that the step waits, or waited the last time, for samples of this device.
+    pub short_seconds: f64,
     /// How full the tightest limit on the backlog is (what the broker keeps, or the job's bound), in [0, 1]; 0 without one.
     pub limit_used: f64,
     /// Samples were lost since the last view.
@@ -73,7 +77,8 @@ fn classify(current: BufferState, stall_seconds: f64, view: &BufferView) -> Buff
     if view.losing || view.limit_used > overflow_share {
         return BufferState::Overflowing;
     }
-    if view.silent_seconds >= stall_seconds && view.buffered == 0 {
+    let silent = view.silent_seconds >= stall_seconds && view.buffered == 0;
+    if silent || view.short_seconds >= SLOW_STREAM_SECONDS {
         return BufferState::Starved;
     }
     let Some(stream_rate) = view.stream_rate else { return BufferState::Unknown };
@@ -96,6 +101,7 @@ mod tests {
             stream_rate: Some(100.0),
             window_seconds: 1.0,
             silent_seconds: 0.0,
+            short_seconds: 0.0,
             limit_used: 0.0,
             losing: false,
         }
@@ -123,6 +129,14 @@ mod tests {
             tracker.observe(f64::from(now), 30.0, &view(150));
         }
         assert_eq!(tracker.state(), BufferState::Healthy);
+    }
+
+    #[test]
+    fn a_step_that_waits_for_a_batch_starves_whatever_lies_in_the_buffer() {
+        let state = |view: BufferView| BufferStateTracker::default().observe(0.0, 30.0, &view);
+        let slow = BufferView { stream_rate: Some(1.0), ..view(40) };
+        assert_eq!(state(BufferView { short_seconds: 40.0, ..slow }), BufferState::Starved);
+        assert_eq!(state(BufferView { short_seconds: 5.3, ..slow }), BufferState::Healthy);
     }
 
     #[test]

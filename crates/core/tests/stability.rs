@@ -140,6 +140,7 @@ fn line_rate_saturates_and_says_so_when_the_stream_is_faster_than_the_device() {
                 stream_rate: Some(device.stream_rate),
                 window_seconds: step.window_seconds,
                 silent_seconds: 0.0,
+                short_seconds: 0.0,
                 limit_used: 0.0,
                 losing: false,
             };

@@ -114,10 +114,24 @@ fn no_attempt() -> Vec<Cause> {
     ]
 }
 
-/// A job to whose topics nobody sends.
-fn silence() -> Vec<Cause> {
-    let sentence = "no sample arrives on device-0 and device-1 since * (*); see that something sends to e2e-causes.silent.device-0*";
-    vec![cause("silent", json!({"producer": null}), sentence)]
+/// A job to whose topics nobody sends, and one that waits a minute for each batch of its slow stream.
+fn streams() -> Vec<Cause> {
+    vec![
+        cause(
+            "silent",
+            json!({"producer": null}),
+            "no sample arrives on device-0 and device-1 since * (*); see that something sends to e2e-causes.silent.device-0*",
+        ),
+        cause(
+            "slow",
+            json!({
+                "producer": {"rates": {"list": [40.0, 1.0]}},
+                "stream": {"batch": {"rule": "Fixed", "fixed": {"size": 64}}},
+            }),
+            "the group waits for the stream of device-1 (*/s), the fastest brings */s; send more there, or set \
+             spec.stream.batch.rule: LineRate, with which no device waits for another's stream",
+        ),
+    ]
 }
 
 #[test]
@@ -136,7 +150,7 @@ fn why_names_causes_that_were_made_for_real() {
             .await?;
         all_say(scenario, &servers, no_attempt()).await?;
         all_say(scenario, &servers, no_pods()).await?;
-        all_say(scenario, &servers, silence()).await?;
+        all_say(scenario, &servers, streams()).await?;
         killed(scenario, &servers).await
     });
 }

@@ -239,6 +239,7 @@ impl Rank {
             stream_rate: status.stream_rate,
             window_seconds: self.clock.window_seconds(),
             silent_seconds: status.silent_seconds,
+            short_seconds: self.clock.short_seconds(),
             limit_used: status.buffer_used,
             losing: status.ledger.lost > self.lost_seen,
         };

@@ -42,6 +42,21 @@ fn fixed_is_ready_when_the_batch_is_there_and_not_before() {
 }
 
 #[test]
+fn how_long_a_step_waits_for_a_batch_is_told_until_a_batch_comes_sooner() {
+    let mut clock = BatchClock::new(BatchRule::Fixed { size: 64 }, BOUNDS);
+    let mut short_after = |now: f64, available: u64| {
+        if let Readiness::Ready { .. } = clock.poll(now, &view(available, available, 1.0)) {
+            clock.agreed(&step(0.0));
+        }
+        clock.short_seconds()
+    };
+    assert_eq!([short_after(0.0, 2), short_after(50.0, 52), short_after(62.0, 64)], [0.0, 50.0, 62.0]);
+    // The next batch: that of the last one holds until this one is known to be quicker.
+    assert_eq!([short_after(63.0, 1), short_after(90.0, 28), short_after(93.0, 64)], [62.0, 62.0, 30.0]);
+    assert_eq!(short_after(94.0, 64), 0.0, "the batch was there when the step began");
+}
+
+#[test]
 fn a_batch_that_was_ready_once_does_not_change_until_the_group_agrees() {
     let mut clock = BatchClock::new(BatchRule::LineRate, BOUNDS);
     clock.poll(0.0, &view(0, 0, 0.0));
