@@ -17,7 +17,6 @@ use scadles_core::{
         kernel::{InstructionSet, Kept},
         layout::SparseLayout,
         select::select,
-        threshold::ThresholdState,
     },
     random::RandomStream,
 };
@@ -62,7 +61,6 @@ impl Distribution {
 struct Ours {
     layout: SparseLayout,
     residual: Vec<f32>,
-    thresholds: Vec<ThresholdState>,
     kept: Kept,
 }
 
@@ -70,17 +68,16 @@ impl Ours {
     fn new(len: usize, ratio: f64) -> Self {
         let offsets: Vec<usize> = (0..len).step_by(LAYER_ELEMENTS).collect();
         let layout = SparseLayout::new(&offsets, len, 2, ratio);
-        let thresholds = vec![ThresholdState::default(); layout.buckets.len()];
-        Self { layout, residual: vec![0.0; len], thresholds, kept: Kept::default() }
+        Self { layout, residual: vec![0.0; len], kept: Kept::default() }
     }
 
     /// Elements kept.
     fn step(&mut self, gradient: &[f32]) -> usize {
         let mut found = 0;
-        for (bucket, state) in self.layout.buckets.iter().zip(&mut self.thresholds) {
+        for bucket in &self.layout.buckets {
             let range = bucket.bucket.range.clone();
             let e = (&gradient[range.clone()], &mut self.residual[range]);
-            select(InstructionSet::widest(), bucket, e, 1.0, state, &mut self.kept);
+            select(InstructionSet::widest(), bucket, e, 1.0, &mut self.kept);
             found += self.kept.len();
         }
         found

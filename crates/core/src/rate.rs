@@ -2,16 +2,12 @@
 //!
 //! Never from what was fetched: after a pause or a restart that is the consumer's speed, not the stream's.
 
-use std::collections::VecDeque;
-
 use crate::ewma::Ewma;
 
 /// Time constant of the mean, in seconds.
 pub const TIME_CONSTANT_SECONDS: f64 = 1.0;
 /// How often the end offsets are polled, in seconds, also while fetching pauses.
 pub const POLL_SECONDS: f64 = 0.25;
-/// Polls kept for [`RateEstimator::arrived_at`]: 16 s at the usual interval.
-const HISTORY: usize = 64;
 
 /// Estimates the stream rate from polls of the sum of a device's end offsets.
 ///
@@ -21,11 +17,13 @@ const HISTORY: usize = 64;
 /// estimate; arrivals counted so far stay counted.
 #[derive(Debug, Clone, Default)]
 pub struct RateEstimator {
-    polls: VecDeque<(f64, u64)>,
+    last_poll_seconds: Option<f64>,
     last_end: u64,
     arrived: u64,
     rate: Ewma,
     last_arrival_seconds: Option<f64>,
+    /// The last interval and its gain: most are alike, and an exponential function costs more than all the rest.
+    last_gain: (f64, f64),
 }
 
 impl RateEstimator {
@@ -37,44 +35,33 @@ impl RateEstimator {
     /// Takes one poll in: at `now_seconds` the device's end offsets summed to `end_offset_total`. The first poll is the
     /// start. A poll that is not later than the one before only counts the arrivals.
     pub fn poll(&mut self, now_seconds: f64, end_offset_total: u64) {
-        let Some(&(before_seconds, _)) = self.polls.back() else {
-            self.restart(now_seconds, end_offset_total);
+        let Some(before_seconds) = self.last_poll_seconds.filter(|_| end_offset_total >= self.last_end)
+        else {
+            self.rate.reset();
+            self.last_end = end_offset_total;
+            self.last_poll_seconds = Some(now_seconds);
             return;
         };
-        if end_offset_total < self.last_end {
-            self.restart(now_seconds, end_offset_total);
-            return;
-        }
         let grown = end_offset_total - self.last_end;
         if grown > 0 {
             self.last_arrival_seconds = Some(now_seconds);
         }
-        let interval_seconds = now_seconds - before_seconds;
         self.arrived += grown;
         self.last_end = end_offset_total;
-        if interval_seconds <= 0.0 {
-            if let Some(last) = self.polls.back_mut() {
-                last.1 = self.arrived;
-            }
-            return;
+        let interval_seconds = now_seconds - before_seconds;
+        if interval_seconds > 0.0 {
+            let gain = self.gain(interval_seconds);
+            self.rate.update(grown as f64 / interval_seconds, gain);
+            self.last_poll_seconds = Some(now_seconds);
         }
-        let gain = 1.0 - (-interval_seconds / TIME_CONSTANT_SECONDS).exp();
-        self.rate.update(grown as f64 / interval_seconds, gain);
-        self.remember(now_seconds);
     }
 
-    fn restart(&mut self, now_seconds: f64, end_offset_total: u64) {
-        self.rate.reset();
-        self.polls.clear();
-        self.last_end = end_offset_total;
-        self.remember(now_seconds);
-    }
-
-    fn remember(&mut self, now_seconds: f64) {
-        if self.polls.len() == HISTORY {
-            self.polls.pop_front();
+    fn gain(&mut self, interval_seconds: f64) -> f64 {
+        if self.last_gain.0 != interval_seconds {
+            let gain = 1.0 - (-interval_seconds / TIME_CONSTANT_SECONDS).exp();
+            self.last_gain = (interval_seconds, gain);
         }
-        self.polls.push_back((now_seconds, self.arrived));
+        self.last_gain.1
     }
 
     /// S_i in samples per second; `None` before the second poll.
@@ -90,16 +77,6 @@ impl RateEstimator {
     /// When a poll last saw new samples, in seconds; `None` before the first.
     pub fn last_arrival_seconds(&self) -> Option<f64> {
         self.last_arrival_seconds
-    }
-
-    /// Samples that had arrived at `at_seconds`, interpolated between polls; held at the oldest and the newest poll kept.
-    pub fn arrived_at(&self, at_seconds: f64) -> f64 {
-        let after = self.polls.partition_point(|&(t, _)| t <= at_seconds);
-        let Some(&(t0, n0)) = self.polls.get(after.saturating_sub(1)) else { return 0.0 };
-        match self.polls.get(after) {
-            Some(&(t1, n1)) if after > 0 => n0 as f64 + (n1 - n0) as f64 * (at_seconds - t0) / (t1 - t0),
-            _ => n0 as f64,
-        }
     }
 }
 
@@ -161,18 +138,5 @@ mod tests {
         estimator.poll(6.5, 13);
         assert!((estimator.stream_rate().unwrap() - 20.0).abs() < 1e-9);
         assert_eq!(estimator.arrived_total(), 210);
-    }
-
-    #[test]
-    fn arrivals_are_interpolated_between_polls_and_held_outside() {
-        let mut estimator = RateEstimator::new();
-        for (now, end) in [(1.0, 10), (2.0, 30), (4.0, 40)] {
-            estimator.poll(now, end);
-        }
-        let at = |t| estimator.arrived_at(t);
-        assert_eq!(
-            [at(0.0), at(1.0), at(1.5), at(2.0), at(3.0), at(9.0)],
-            [0.0, 0.0, 10.0, 20.0, 25.0, 30.0]
-        );
     }
 }

@@ -90,7 +90,7 @@ impl CompressedExchange {
         Self { compressor, dense, dense_bytes, link: Link::default(), energy: None }
     }
 
-    /// This rank's residual and thresholds.
+    /// This rank's residual.
     pub fn compressor(&self) -> &Compressor {
         &self.compressor
     }
@@ -154,9 +154,7 @@ impl CompressedExchange {
         gradients: &mut [f32],
         learning_rate: f64,
     ) -> Result<EnergyStatistics, EngineError> {
-        let began = Instant::now();
-        let (own, energy) = self.compressor.compress_for_all(gradients, learning_rate);
-        self.selected(began, gradients.len());
+        let (own, energy) = self.select(gradients, learning_rate, Compressor::compress_for_all);
         let (parts, lengths) = self.gather(comm, &own)?;
         let parts = split(&parts, &lengths);
         deliver_from_all(self.compressor.layout(), &parts, gradients).map_err(|error| unreadable(&error))?;
@@ -169,9 +167,7 @@ impl CompressedExchange {
         gradients: &mut [f32],
         learning_rate: f64,
     ) -> Result<EnergyStatistics, EngineError> {
-        let began = Instant::now();
-        let (own, energy) = self.compressor.compress_for_owners(gradients, learning_rate);
-        self.selected(began, gradients.len());
+        let (own, energy) = self.select(gradients, learning_rate, Compressor::compress_for_owners);
         let counts: Vec<usize> = own.iter().map(Vec::len).collect();
         let each = vec![LENGTH_BYTES; comm.world_size()];
         let mut lengths = vec![0; LENGTH_BYTES * comm.world_size()];
@@ -225,9 +221,18 @@ impl CompressedExchange {
             .collect()
     }
 
-    fn selected(&mut self, began: Instant, elements: usize) {
-        let seconds = began.elapsed().as_secs_f64() / elements.max(1) as f64;
+    /// What `compress` makes of the gradients; its time goes into the cost model.
+    fn select<T>(
+        &mut self,
+        gradients: &[f32],
+        learning_rate: f64,
+        compress: impl FnOnce(&mut Compressor, &[f32], f64) -> T,
+    ) -> T {
+        let began = Instant::now();
+        let selection = compress(&mut self.compressor, gradients, learning_rate);
+        let seconds = began.elapsed().as_secs_f64() / gradients.len().max(1) as f64;
         self.link.select_seconds_per_element.update(seconds, LINK_GAIN);
+        selection
     }
 }
 

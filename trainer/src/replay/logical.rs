@@ -162,8 +162,8 @@ fn compressors(
     let residuals = decode_residuals(learner, &snapshot.residuals).map_err(ReplayError::compute)?;
     let devices = &snapshot.manifest.devices;
     for ((compressor, residual), device) in compressors.iter_mut().zip(&residuals).zip(devices) {
-        let state = device.compressor.clone().unwrap_or_default();
-        compressor.restore(residual, &state).map_err(ReplayError::compute)?;
+        let state = device.compressor.unwrap_or_default();
+        compressor.restore(residual, state).map_err(ReplayError::compute)?;
     }
     Ok(compressors)
 }

@@ -174,8 +174,8 @@ impl Live {
         self.learner.decode(&snapshot.momentum, &mut self.momentum.momentum).unwrap();
         if let GradientExchange::Compressed(exchange) = &mut self.exchange {
             let residuals = crate::worker::decode_residuals(&self.learner, &snapshot.residuals).unwrap();
-            let state = snapshot.manifest.devices[self.rank].compressor.clone().unwrap();
-            exchange.compressor_mut().restore(&residuals[self.rank], &state).unwrap();
+            let state = snapshot.manifest.devices[self.rank].compressor.unwrap();
+            exchange.compressor_mut().restore(&residuals[self.rank], state).unwrap();
         }
     }
 
@@ -218,7 +218,7 @@ impl Live {
             name: device.name.clone(),
             stream: StreamCheckpoint::default(),
             totals: DeviceTotals::default(),
-            compressor: self.exchange.compressed().map(|it| it.compressor().state().clone()),
+            compressor: self.exchange.compressed().map(|it| it.compressor().state()),
         };
         let manifest = Manifest {
             protocol: PROTOCOL_VERSION,

@@ -297,7 +297,7 @@ impl Leader {
                 name: report.device.name.clone(),
                 stream: report.stream.clone(),
                 totals: report.totals,
-                compressor: report.compressor.clone(),
+                compressor: report.compressor,
             })
             .collect()
     }

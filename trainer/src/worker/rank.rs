@@ -222,7 +222,7 @@ impl Rank {
             device,
             stream,
             totals: self.totals,
-            compressor: self.exchange.compressed().map(|exchange| exchange.compressor().state().clone()),
+            compressor: self.exchange.compressed().map(|exchange| exchange.compressor().state()),
             last_step: self.last_step,
             evaluation_loss_sum: self.evaluation.as_ref().map_or(0.0, |(_, loss_sum)| *loss_sum),
             closing: false,

@@ -90,7 +90,7 @@ impl Restored {
             stream: device.stream.clone(),
             totals: device.totals,
             compression: manifest.compression,
-            compressor: device.compressor.clone().filter(|_| !self.residuals.is_empty()),
+            compressor: device.compressor.filter(|_| !self.residuals.is_empty()),
             rolled_back,
         };
         Ok(manifest.devices.iter().zip(rolled_back).map(point).map(Some).collect())
@@ -103,7 +103,7 @@ impl Restored {
         resume: &ResumePoint,
         exchange: &mut CompressedExchange,
     ) -> Result<(), Failure> {
-        let Some(state) = &resume.compressor else { return Ok(()) };
+        let Some(state) = resume.compressor else { return Ok(()) };
         let mut own = vec![0.0; exchange.compressor().residual().len()];
         residuals::scatter(communicator, &self.residuals, &mut own)?;
         exchange.compressor_mut().restore(&own, state).map_err(|error| {

@@ -1,4 +1,4 @@
-//! One rank's side of compression: its residual, its thresholds, what it last learned by. No I/O.
+//! One rank's side of compression: its residual, and what it last learned by. No I/O.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,39 +7,28 @@ use super::{
     gate::{EnergyOf, EnergyStatistics},
     kernel::{InstructionSet, Kept},
     layout::SparseLayout,
-    select::{select, take_exactly},
-    threshold::{Compensated, ThresholdState, odd_stride},
+    select::{select, take_largest},
+    threshold::Compensated,
     wire::{ValueFormat, WireError, encode},
 };
-
-/// Elements that ℓ is estimated from.
-const ENERGY_SAMPLE: usize = 1 << 16;
+use crate::exchange_plan::Bucket;
 
 /// What a residual means nothing without.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompressorState {
     /// η of the step that left the residual; 0 before the first.
     pub learning_rate: f64,
-    /// Per bucket.
-    pub thresholds: Vec<ThresholdState>,
 }
 
-/// State of another job, or of another layout.
+/// A residual of another model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "failed to restore a residual: {elements} elements and {thresholds} thresholds, where the model has \
-     {expected_elements} and {expected_thresholds}"
-)]
+#[error("failed to restore a residual: it has {elements} elements, the model {expected_elements}")]
 pub struct StateError {
     /// Elements of the residual.
     pub elements: usize,
-    /// Buckets of the state.
-    pub thresholds: usize,
     /// Elements of the flat buffer.
     pub expected_elements: usize,
-    /// Its buckets.
-    pub expected_thresholds: usize,
 }
 
 /// One rank's compression. Nothing is committed before the decision: which function is called *is* the decision.
@@ -56,12 +45,15 @@ pub struct Compressor {
 impl Compressor {
     /// A rank that has kept nothing back yet.
     pub fn new(layout: SparseLayout, energy_of: EnergyOf, format: ValueFormat) -> Self {
-        let state = CompressorState {
-            learning_rate: 0.0,
-            thresholds: vec![ThresholdState::default(); layout.buckets.len()],
-        };
         let residual = vec![0.0; layout.total_elements];
-        Self { layout, energy_of, format, set: InstructionSet::widest(), residual, state }
+        Self {
+            layout,
+            energy_of,
+            format,
+            set: InstructionSet::widest(),
+            residual,
+            state: CompressorState::default(),
+        }
     }
 
     /// The same on another instruction set: for tests.
@@ -81,23 +73,17 @@ impl Compressor {
     }
 
     /// What belongs to the residual in a checkpoint.
-    pub fn state(&self) -> &CompressorState {
-        &self.state
+    pub fn state(&self) -> CompressorState {
+        self.state
     }
 
     /// Goes on from a checkpoint.
-    pub fn restore(&mut self, residual: &[f32], state: &CompressorState) -> Result<(), StateError> {
-        let error = StateError {
-            elements: residual.len(),
-            thresholds: state.thresholds.len(),
-            expected_elements: self.residual.len(),
-            expected_thresholds: self.state.thresholds.len(),
-        };
-        if (error.elements, error.thresholds) != (error.expected_elements, error.expected_thresholds) {
-            return Err(error);
+    pub fn restore(&mut self, residual: &[f32], state: CompressorState) -> Result<(), StateError> {
+        if residual.len() != self.residual.len() {
+            return Err(StateError { elements: residual.len(), expected_elements: self.residual.len() });
         }
         self.residual.copy_from_slice(residual);
-        self.state = state.clone();
+        self.state = state;
         Ok(())
     }
 
@@ -116,10 +102,9 @@ impl Compressor {
     /// The sparse path of an all-gather: one message per bucket, one after another, and what was lost.
     pub fn compress_for_all(&mut self, gradient: &[f32], learning_rate: f64) -> (Vec<u8>, EnergyStatistics) {
         let mut out = Vec::new();
-        let (format, layout) = (self.format, self.layout.clone());
+        let format = self.format;
         let energy = self.compress(gradient, learning_rate, |bucket, kept, residual| {
-            let range = layout.buckets[bucket].bucket.range.clone();
-            send(kept, format, &mut residual[range], &mut out);
+            send(kept, format, &mut residual[bucket.range.clone()], &mut out);
         });
         (out, energy)
     }
@@ -130,10 +115,9 @@ impl Compressor {
         gradient: &[f32],
         learning_rate: f64,
     ) -> (Vec<Vec<u8>>, EnergyStatistics) {
-        let (format, layout) = (self.format, self.layout.clone());
-        let mut out = vec![Vec::new(); layout.world_size];
+        let format = self.format;
+        let mut out = vec![Vec::new(); self.layout.world_size];
         let energy = self.compress(gradient, learning_rate, |bucket, kept, residual| {
-            let bucket = &layout.buckets[bucket].bucket;
             let mut from = 0;
             for (owner, out) in out.iter_mut().enumerate() {
                 let range = bucket.owned_range(owner);
@@ -164,10 +148,9 @@ impl Compressor {
                 add(&kept, &mut sum);
             }
             kept.clear();
-            let mut left = vec![0.0; range.len()];
-            take_exactly(self.layout.owner_most(range.len()), 0, &sum, &mut left, 1.0, &mut kept);
-            send(&mut kept, self.format, &mut left, &mut out);
-            for (r, left) in self.residual[range].iter_mut().zip(left) {
+            take_largest(self.set, self.layout.owner_most(range.len()), 0, &mut sum, &mut kept);
+            send(&mut kept, self.format, &mut sum, &mut out);
+            for (r, left) in self.residual[range].iter_mut().zip(sum) {
                 *r += left;
             }
         }
@@ -180,17 +163,17 @@ impl Compressor {
         &mut self,
         gradient: &[f32],
         learning_rate: f64,
-        mut emit: impl FnMut(usize, &mut Kept, &mut [f32]),
+        mut emit: impl FnMut(&Bucket, &mut Kept, &mut [f32]),
     ) -> EnergyStatistics {
         let of_gradient = self.energy_of_gradient(gradient);
         let rescale = self.rescale(learning_rate);
         let (mut energy, mut sent, mut kept) = (0.0, 0.0, Kept::default());
-        for (number, bucket) in self.layout.buckets.iter().enumerate() {
+        for bucket in &self.layout.buckets {
             let range = bucket.bucket.range.clone();
             let e = (&gradient[range.clone()], &mut self.residual[range]);
-            energy += select(self.set, bucket, e, rescale, &mut self.state.thresholds[number], &mut kept);
+            energy += select(self.set, bucket, e, rescale, &mut kept);
             sent += kept.energy();
-            emit(number, &mut kept, &mut self.residual);
+            emit(&bucket.bucket, &mut kept, &mut self.residual);
         }
         self.state.learning_rate = learning_rate;
         of_gradient.unwrap_or(EnergyStatistics { energy, lost: (energy - sent).max(0.0) })
@@ -209,7 +192,7 @@ impl Compressor {
 
     fn sampled(&self, values: &[f32]) -> EnergyStatistics {
         let e = Compensated { gradient: values, residual: values, rescale: 0.0 };
-        EnergyStatistics::of_sample(e.every(odd_stride(values.len(), ENERGY_SAMPLE)), self.layout.ratio)
+        EnergyStatistics::of_sample(e.sample(), self.layout.ratio)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The one pass: compensate, select, keep back, and the energy. No I/O.
 //!
-//! Written once in plain Rust over groups of 16 lanes and compiled for several instruction sets, so that all of them
-//! compute the same operations in the same order. Rust never fuses a multiplication with an addition by itself, so the
-//! outputs have the same bits.
-#![allow(unsafe_code)] // Calls of functions that need instructions of this CPU; each says why it has them.
+//! All instruction sets compute the same operations in the same order, over groups of 16 lanes. None fuses a
+//! multiplication with an addition, so the outputs have the same bits.
+#![allow(unsafe_code)] // Instructions of this CPU, and writing behind the end of a vector; each says why it may.
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// Elements treated alike side by side: one AVX-512 register, two AVX2 registers.
 const LANES: usize = 16;
@@ -13,7 +15,7 @@ const BLOCK_ELEMENTS: usize = 1024;
 /// What the kernel is compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstructionSet {
-    /// AVX-512 F, BW, DQ and VL.
+    /// AVX-512 F.
     Avx512,
     /// AVX2.
     Avx2,
@@ -30,7 +32,7 @@ impl InstructionSet {
             if has_avx512() {
                 sets.push(Self::Avx512);
             }
-            if std::arch::is_x86_feature_detected!("avx2") {
+            if has_avx2() {
                 sets.push(Self::Avx2);
             }
         }
@@ -46,10 +48,12 @@ impl InstructionSet {
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && std::arch::is_x86_feature_detected!("avx512dq")
-        && std::arch::is_x86_feature_detected!("avx512vl")
+    std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("popcnt")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("popcnt")
 }
 
 /// What was selected: indices ascending, one value each.
@@ -102,6 +106,9 @@ pub struct Pass {
     pub room: usize,
 }
 
+/// Full groups of at most [`BLOCK_ELEMENTS`], the first element of which has the given index: their squares per lane.
+type Block = fn(Pass, usize, &[[f32; LANES]], &mut [[f32; LANES]], &mut Kept) -> [f32; LANES];
+
 /// Replaces `residual` by e = gradient + rescale·residual, moves the elements of at least the threshold's magnitude to
 /// the end of `kept` (zero in the residual), and returns ‖e‖². Gradient and residual must be of one length.
 pub fn compensate_and_select(
@@ -111,65 +118,60 @@ pub fn compensate_and_select(
     residual: &mut [f32],
     kept: &mut Kept,
 ) -> f64 {
-    match set {
-        // SAFETY: the caller's choice is checked against this CPU.
+    let block: Block = match set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 if has_avx512() => unsafe { pass_avx512(pass, gradient, residual, kept) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 if std::arch::is_x86_feature_detected!("avx2") => unsafe {
-            pass_avx2(pass, gradient, residual, kept)
+        InstructionSet::Avx512 if has_avx512() => |pass, index, gradient, residual, kept| {
+            // SAFETY: this CPU has the instructions.
+            unsafe { x86::avx512_block(pass, index, gradient, residual, kept) }
         },
-        _ => pass_over(pass, gradient, residual, kept),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn pass_avx512(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
-    pass_over(pass, gradient, residual, kept)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn pass_avx2(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
-    pass_over(pass, gradient, residual, kept)
-}
-
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "it must be compiled with the instructions of its caller")]
-fn pass_over(pass: Pass, gradient: &[f32], residual: &mut [f32], kept: &mut Kept) -> f64 {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 if has_avx2() => |pass, index, gradient, residual, kept| {
+            // SAFETY: this CPU has the instructions.
+            unsafe { x86::avx2_block(pass, index, gradient, residual, kept) }
+        },
+        _ => plain_block,
+    };
     let mut energy = 0.0_f64;
     let mut index = pass.first_index;
     let blocks = gradient.chunks(BLOCK_ELEMENTS).zip(residual.chunks_mut(BLOCK_ELEMENTS));
     for (gradient, residual) in blocks {
-        let mut squares = [0.0_f32; LANES];
         let (gradient_groups, gradient_rest) = gradient.as_chunks::<LANES>();
         let (residual_groups, residual_rest) = residual.as_chunks_mut::<LANES>();
-        for (g, r) in gradient_groups.iter().zip(residual_groups) {
-            let mask = group(pass, g, r, &mut squares);
-            if mask != 0 {
-                take(pass, mask, index, r, kept);
-            }
-            index += LANES;
-        }
-        if !gradient_rest.is_empty() {
-            let mask = group(pass, gradient_rest, residual_rest, &mut squares);
-            take(pass, mask, index, residual_rest, kept);
-            index += gradient_rest.len();
-        }
+        let mut squares = block(pass, index, gradient_groups, residual_groups, kept);
+        let rest = index + gradient_groups.len() * LANES;
+        group(pass, rest, gradient_rest, residual_rest, &mut squares, kept);
+        index += gradient.len();
         // One order on every path, in double precision.
         energy += squares.iter().map(|&square| f64::from(square)).sum::<f64>();
     }
     energy
 }
 
-/// e of up to 16 elements into `residual`, their squares into the lanes; a bit for each that is large enough.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "see `pass_over`")]
-fn group(pass: Pass, gradient: &[f32], residual: &mut [f32], squares: &mut [f32; LANES]) -> u32 {
+fn plain_block(
+    pass: Pass,
+    first_index: usize,
+    gradient: &[[f32; LANES]],
+    residual: &mut [[f32; LANES]],
+    kept: &mut Kept,
+) -> [f32; LANES] {
+    let mut squares = [0.0; LANES];
+    for (number, (g, r)) in gradient.iter().zip(residual).enumerate() {
+        group(pass, first_index + number * LANES, g, r, &mut squares, kept);
+    }
+    squares
+}
+
+/// e of up to 16 elements, less those that are large enough and find room, into `residual`; their squares into the lanes.
+fn group(
+    pass: Pass,
+    index: usize,
+    gradient: &[f32],
+    residual: &mut [f32],
+    squares: &mut [f32; LANES],
+    kept: &mut Kept,
+) {
     let mut mask = 0_u32;
-    for (lane, ((g, r), square)) in gradient.iter().zip(residual).zip(squares).enumerate() {
+    for (lane, ((g, r), square)) in gradient.iter().zip(&mut *residual).zip(squares).enumerate() {
         let e = *g + pass.rescale * *r;
         *r = e;
         *square += e * e;
@@ -177,12 +179,10 @@ fn group(pass: Pass, gradient: &[f32], residual: &mut [f32], squares: &mut [f32;
         let is_small = e.abs() < pass.threshold;
         mask |= u32::from(!is_small) << lane;
     }
-    mask
+    take(pass, mask, index, residual, kept);
 }
 
 /// Moves the marked elements out of the residual while there is room.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "see `pass_over`")]
 fn take(pass: Pass, mask: u32, index: usize, residual: &mut [f32], kept: &mut Kept) {
     let mut left = mask;
     while left != 0 && kept.len() < pass.room {

@@ -15,7 +15,7 @@
 //! | [`threshold`] | the magnitude that about k elements reach |
 //! | [`select`] | selection within one bucket: floors of small layers, the bound k_max |
 //! | [`wire`] | indices and values as bytes |
-//! | [`compressor`] | one rank's residual, thresholds and statistics |
+//! | [`compressor`] | one rank's residual and statistics |
 //! | [`exchange`] | what ranks send, add and deliver, and how many bytes that takes at most |
 //! | [`cost`] | which exchange is the quickest |
 //! | [`gate`] | dense or sparse, from the energy that selection loses |
