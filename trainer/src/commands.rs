@@ -1,4 +1,4 @@
-//! `evaluate`, `replay` and `pull`: what is done with a finished run. Shell.
+//! `evaluate`, `replay` and `pull`: what is done with a finished run; and `simulate`. Shell.
 
 use std::{
     fmt::Write as _,
@@ -10,12 +10,14 @@ use scadles_api::{
     ExitCode,
     worker::{EvaluationConfig, JobConfig},
 };
-use scadles_kafka::dataset::{Dataset, Split};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    evaluate::{Evaluator, Shard, ShardResult},
+    evaluate::ShardResult,
+    held_out::HeldOut,
     learner::{Learner, set_up_torch},
     replay::{ReplayOptions, ReplayResult, replay as replay_run},
+    simulate::{CLOCK_FILE, simulate as simulate_job},
     storage::Mirror,
     worker::Failure,
 };
@@ -87,7 +89,7 @@ pub fn pull(job: &Path, folder: &Path) -> ExitCode {
             )
             .with_remedy("give spec.output.storage.s3 or spec.checkpoint.storage.s3")
         };
-        let config = read_config(job)?;
+        let config: JobConfig = read_json(job)?;
         let bucket = config.output_bucket.as_ref().ok_or_else(none)?;
         let count = Mirror::open(bucket, &config.uid, folder)?.pull()?;
         Ok(format!("{count} files in {}\n", folder.display()))
@@ -95,12 +97,24 @@ pub fn pull(job: &Path, folder: &Path) -> ExitCode {
     finish(pulled().map(|text| (text, ExitCode::Completed)))
 }
 
-/// Reads `job.json` of a run folder.
-pub fn read_job(run: &Path) -> Result<JobConfig, Failure> {
-    read_config(&run.join("job.json"))
+/// Trains the job in `run` on the virtual clock in it, and prints what came of it as JSON.
+pub fn simulate(run: &Path) -> ExitCode {
+    let simulated = || -> Result<String, Failure> {
+        let job = read_job(run)?;
+        let clock = read_json(&run.join(CLOCK_FILE))?;
+        let outcome = simulate_job(&job, &clock, &mut |line| eprintln!("{line}"))?;
+        serde_json::to_string(&outcome)
+            .map_err(|error| Failure::new(ExitCode::Internal, format!("the result is no JSON: {error}")))
+    };
+    finish(simulated().map(|text| (text, ExitCode::Completed)))
 }
 
-fn read_config(path: &Path) -> Result<JobConfig, Failure> {
+/// Reads `job.json` of a run folder.
+pub fn read_job(run: &Path) -> Result<JobConfig, Failure> {
+    read_json(&run.join("job.json"))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
     let wrong = |problem: String| {
         Failure::new(ExitCode::Configuration, format!("{}: {problem}", path.display()))
             .with_remedy("name the folder of a run of `scadles run`")
@@ -127,13 +141,8 @@ fn evaluate_model(path: &Path, data: Option<PathBuf>) -> Result<(EvaluationConfi
             .with_remedy("name a model of this job")
     })?;
     let data_dir = data.unwrap_or_else(|| job.data_dir.clone());
-    let dataset = Dataset::load(&settings.dataset, Split::Test, &data_dir, job.model.record_bytes())
-        .map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?;
-    let micro_batch = job.training.micro_batch as usize;
-    let mut evaluator = Evaluator::new(&job.model, &job.stream.transform, micro_batch, &settings.top_k)?;
-    let shard = Shard { rank: 0, world_size: 1, limit: u64::MAX };
-    let record = |index: u64| dataset.record(index as usize);
-    let result = evaluator.evaluate_shard(&learner, dataset.len() as u64, record, shard)?;
+    let mut held_out = HeldOut::open(&job, &settings, &data_dir)?;
+    let result = held_out.evaluate_alone(&learner, u64::MAX)?;
     Ok((settings, result))
 }
 

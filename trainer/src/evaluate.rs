@@ -1,6 +1,8 @@
 //! Held-out evaluation, shared between the ranks. No I/O: the records are given.
 
+use scadles_api::progress::{Evaluation, TopK};
 use scadles_api::worker::{ModelConfig, Transform};
+use scadles_core::agree::GlobalState;
 use scadles_core::evaluate::{EvaluationCounts, evaluation_shard};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
@@ -40,6 +42,23 @@ impl ShardResult {
     pub fn add(&mut self, other: &Self) {
         self.counts.add(&other.counts);
         self.loss_sum += other.loss_sum;
+    }
+}
+
+/// What progress and report say of an evaluation of all ranks after the step of `state`, `seconds` into the job.
+pub fn summary(counts: &EvaluationCounts, loss_sum: f64, state: &GlobalState, seconds: f64) -> Evaluation {
+    Evaluation {
+        step: state.step,
+        samples_trained: state.samples,
+        seconds,
+        pictures: counts.samples,
+        loss: loss_sum / counts.samples.max(1) as f64,
+        top_k: counts
+            .correct_at
+            .keys()
+            .filter_map(|&accuracy_k| Some(TopK { accuracy_k, share: counts.accuracy(accuracy_k)? }))
+            .collect(),
+        per_class: counts.class_accuracies().into_iter().map(|share| share.unwrap_or(0.0)).collect(),
     }
 }
 

@@ -39,6 +39,11 @@ enum Command {
         #[arg(long)]
         to: PathBuf,
     },
+    /// Train a job on the virtual clock: job.json and virtual-clock.json of a folder of `scadles simulate --train`.
+    Simulate {
+        /// The folder.
+        run: PathBuf,
+    },
     /// Take all steps of a run again, from its journal, and compare the parameters bit for bit.
     Replay {
         /// Folder of a run.
@@ -75,6 +80,7 @@ fn main() -> ProcessCode {
         Command::Worker(arguments) => process::worker(&arguments),
         Command::Evaluate { path, data, json } => commands::evaluate(&path, data, json),
         Command::Pull { job, to } => commands::pull(&job, &to),
+        Command::Simulate { run } => commands::simulate(&run),
         Command::Replay { run, data, kafka } => commands::replay(&run, data, kafka),
     };
     ProcessCode::from(code.code())

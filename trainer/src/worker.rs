@@ -21,6 +21,7 @@ use tokio::{net::TcpListener, runtime::Handle};
 use crate::endpoint::Shared;
 
 pub use failure::Failure;
+pub(crate) use form::agree_settings;
 use phase_times::StepPhase;
 pub(crate) use restore::decode_residuals;
 

@@ -237,9 +237,6 @@ fn same_job(folder: &RunFolder, config: &JobConfig, earlier: &Memory) -> Result<
             "raise spec.completion in the job file to train further, or start without --resume",
         ));
     }
-    let names = |config: &JobConfig| -> Vec<String> {
-        config.devices.iter().map(|device| device.name.clone()).collect()
-    };
     let changed = if begun.name != config.name {
         Some(("metadata.name", begun.name.clone()))
     } else if begun.model != config.model {
@@ -275,29 +272,20 @@ fn complete_checkpoints(config: &JobConfig) -> Vec<String> {
 /// Writes the report and prints its summary, however the run ended.
 fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCode> {
     let folder = &ended.folder;
-    let devices: Vec<String> = config.devices.iter().map(|device| device.name.clone()).collect();
-    let report = report::build(&Ending {
-        job,
-        outcome: &ended.outcome,
-        memory: &ended.memory,
-        progress: ended.progress.as_ref(),
-        devices,
-        rates_asked: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
-        rates_measured: ended.rates.clone(),
-        parameter_hashes: ended.parameter_hashes.clone(),
-        versions: versions(folder.path()),
-    });
-    let mut run = Run::of(folder.path(), report);
-    run.report = report::with_weights(run.report, &run.curves.mean_weights);
-    let report = &run.report;
-    let written =
-        folder.write_json(REPORT, report).and_then(|()| folder.write_text(PAGE, &report::html::page(&run)));
-    say(format!("\n{}", report::summary(report)));
-    let there: Vec<&str> = [REPORT, PAGE, "steps.csv", "model.safetensors", "checkpoints", "journal", "logs"]
-        .into_iter()
-        .filter(|name| folder.path().join(name).exists())
-        .collect();
-    say(format!("{}: {}", folder.path().display(), there.join(", ")));
+    let written = write_report(
+        folder,
+        &Ending {
+            job,
+            outcome: &ended.outcome,
+            memory: &ended.memory,
+            progress: ended.progress.as_ref(),
+            devices: names(config),
+            rates_asked: config.producer.as_ref().map(|producer| producer.rates.clone()).unwrap_or_default(),
+            rates_measured: ended.rates.clone(),
+            parameter_hashes: ended.parameter_hashes.clone(),
+            versions: versions(folder.path()),
+        },
+    );
     let code = ended.outcome.code;
     if code != ExitCode::Completed {
         complain(&Failure {
@@ -317,8 +305,29 @@ fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCod
     }
 }
 
+/// Writes report and page to the folder of a run, and says what came of it and where it lies.
+pub fn write_report(folder: &RunFolder, ending: &Ending<'_>) -> Result<()> {
+    let mut run = Run::of(folder.path(), report::build(ending));
+    run.report = report::with_weights(run.report, &run.curves.mean_weights);
+    let report = &run.report;
+    let written =
+        folder.write_json(REPORT, report).and_then(|()| folder.write_text(PAGE, &report::html::page(&run)));
+    say(format!("\n{}", report::summary(report)));
+    let there: Vec<&str> = [REPORT, PAGE, "steps.csv", "model.safetensors", "checkpoints", "journal", "logs"]
+        .into_iter()
+        .filter(|name| folder.path().join(name).exists())
+        .collect();
+    say(format!("{}: {}", folder.path().display(), there.join(", ")));
+    written
+}
+
+/// Names of the devices in the order of ranks.
+pub fn names(config: &JobConfig) -> Vec<String> {
+    config.devices.iter().map(|device| device.name.clone()).collect()
+}
+
 /// What took part. The worker notes libtorch's version in its journal: this program does not link it.
-fn versions(folder: &Path) -> BTreeMap<String, String> {
+pub fn versions(folder: &Path) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::from([("scadles".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]);
     let header = newest_journal_header(folder);
     let noted = |name: &str| header.as_ref()?.get(name)?.as_str().map(str::to_owned);

@@ -1,13 +1,15 @@
 //! `scadles simulate`: jobs and presets on the virtual clock.
 
+mod train;
+
 use std::path::Path;
 
-use scadles_api::ExitCode;
-use scadles_control::{BrokerKind, Machine, estimate, plan};
+use scadles_api::{ExitCode, worker::JobConfig};
+use scadles_control::{Body, BrokerKind, Machine, estimate, plan};
 
 use crate::{
     failure::{Failure, Result},
-    job,
+    job::{self, LoadedJob},
     screen::say,
     simulate::{
         Simulated,
@@ -26,6 +28,9 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode> {
     if args.list_presets {
         say(table::presets().trim_end());
         return Ok(ExitCode::Completed);
+    }
+    if args.training.train {
+        return train::run(args);
     }
     let devices = args.changes.devices.map(|devices| devices as usize);
     let first = match (&args.job, &args.preset) {
@@ -60,14 +65,23 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode> {
 fn of_job(path: &Path) -> Result<Scenario> {
     // Nothing is connected: the broker, and whether this machine's memory holds it, do not matter.
     let loaded = job::load(path, Some("embedded"))?;
-    let broker = BrokerKind::Servers("simulated:9092".to_owned());
-    let body = surroundings::planning_body(&loaded.validated, broker, None, None);
-    let plan = plan(&loaded.validated, &body)
+    let body = surroundings::planning_body(&loaded.validated, simulated_broker(), None, None);
+    Ok(planned(&loaded, &body)?.1)
+}
+
+/// A broker that nobody talks to.
+fn simulated_broker() -> BrokerKind {
+    BrokerKind::Servers("simulated:9092".to_owned())
+}
+
+/// A job as its workers would get it from this body, and as it is simulated.
+fn planned(loaded: &LoadedJob, body: &Body) -> Result<(JobConfig, Scenario)> {
+    let plan = plan(&loaded.validated, body)
         .map_err(|mistakes| Failure::configuration(mistakes.to_string().trim_end(), ""))?;
     let machine = Machine { cores: body.cores, seconds_per_sample: None };
     let estimate = estimate(&plan, &machine).ok_or_else(|| Failure::internal("a plan without workers"))?;
     let job = plan.job().ok_or_else(|| Failure::internal("a plan without workers"))?;
-    Ok(Scenario::of_job(job, &estimate, machine.cores))
+    Ok((job.clone(), Scenario::of_job(job, &estimate, machine.cores)))
 }
 
 fn of_preset(name: &str, devices: Option<usize>) -> Result<Scenario> {

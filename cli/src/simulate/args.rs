@@ -16,9 +16,10 @@ Examples:
   scadles simulate --preset adapcomp-vgg19                an entry point of the reference repository, full size
   scadles simulate --preset paper/s1-resnet152 --compare paper/s1-resnet152-ddl --plots plots
   scadles simulate --list-presets
+  scadles simulate job.yaml --train                       the model that a run would train, without its waiting; with a report
 
-Nothing is trained and no data is read: streams, compute and network follow the formulas of the options, batches, buffers
-and windows are decided by the code that decides them in a run. The same command prints the same numbers.
+Streams, compute and network follow the formulas of the options, batches, buffers and windows are decided by the code that
+decides them in a run. Without --train nothing is trained and no data is read. The same command prints the same numbers.
 
 Shapes of --stream, each times the rate of every device:
   constant                     as the job says
@@ -67,6 +68,9 @@ pub struct SimulateArgs {
     /// What is changed of the job.
     #[command(flatten)]
     pub changes: Changes,
+    /// Whether it is trained, too.
+    #[command(flatten)]
+    pub training: Training,
     /// Write everything that was computed to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub json: Option<PathBuf>,
@@ -76,6 +80,23 @@ pub struct SimulateArgs {
     /// Write plots over time to this folder, as SVG
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub plots: Option<PathBuf>,
+}
+
+/// Training on the virtual clock.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Training {
+    /// Train the job too: its simulated streams, agreement, gradients and evaluations are real, only the time is virtual
+    #[arg(long, conflicts_with_all = ["preset", "compare", "json", "csv", "plots", "devices", "rates", "injection"], help_heading = "Training")]
+    pub train: bool,
+    /// Folder for report and model [default: runs/<job>-<time>]
+    #[arg(long, value_name = "DIR", requires = "train", help_heading = "Training")]
+    pub out: Option<PathBuf>,
+    /// Folder of the data sets [default: SCADLES_DATA, or .cache/data]
+    #[arg(long, value_name = "DIR", requires = "train", help_heading = "Training")]
+    pub data: Option<PathBuf>,
+    /// Threads of the training [default: all cores]
+    #[arg(long, value_name = "N", requires = "train", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Training")]
+    pub threads: Option<u32>,
 }
 
 /// Everything that the command line puts in the place of what the job or preset says.

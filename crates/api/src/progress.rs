@@ -216,6 +216,16 @@ impl LastWords {
     }
 }
 
+/// What `scadles-trainer simulate` prints of a job that it has trained on the virtual clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualRun {
+    /// As rank 0 of a live run would tell it; with last words.
+    pub progress: Progress,
+    /// All evaluations, the last one included.
+    pub accuracy: Vec<Evaluation>,
+}
+
 /// What matters of an [`Evaluation`] when all is over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

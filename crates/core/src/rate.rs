@@ -57,7 +57,7 @@ impl RateEstimator {
     }
 
     fn gain(&mut self, interval_seconds: f64) -> f64 {
-        if self.last_gain.0 != interval_seconds {
+        if self.last_gain.0.to_bits() != interval_seconds.to_bits() {
             let gain = 1.0 - (-interval_seconds / TIME_CONSTANT_SECONDS).exp();
             self.last_gain = (interval_seconds, gain);
         }

@@ -11,35 +11,31 @@
 //! Shared samples (injection) travel while the step before computes, and take no time of their own.
 
 use scadles_api::job::StreamPolicy;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::agree::next_window;
-use crate::batch::{BatchBounds, BatchClock, BatchRule, Readiness, StepTiming, StreamView};
-use crate::device_stream::kept_by_truncation;
+use crate::batch::{BatchBounds, BatchRule, StepTiming};
 use crate::random::RandomStream;
-use crate::rate::{POLL_SECONDS, RateEstimator};
 use crate::weights::{Aggregation, Share, compute_weights};
 
 pub mod exchange;
 pub mod injection;
+mod rank;
 pub mod stream;
 pub mod summary;
 
-pub use exchange::{ExchangeModel, NetworkModel, SparseKind, SparseModel};
+pub use exchange::{ExchangeModel, NetworkModel, Sent, SparseKind, SparseModel};
 pub use injection::{InjectionKind, InjectionModel};
 pub use stream::RateProfile;
 pub use summary::{DeviceSummary, SimSummary, Spread, Trace, TracePoint};
 
+use rank::{DeviceTotals, SimRank};
 use summary::Spreading;
 
 /// Rounds without a sample anywhere after which the streams count as silent for good.
 const MOST_WAITS: u32 = 100_000;
-/// Polls of the end offset that are made one by one after a wait, two time constants of the rate; what lies before is
-/// one poll over the whole of it. Windows shorter than that see every poll.
-const MOST_POLLS: u64 = 8;
-
 /// One simulated device.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SimDevice {
     /// Its stream.
     pub stream: RateProfile,
@@ -48,9 +44,10 @@ pub struct SimDevice {
 }
 
 /// Where a simulation ends: at whichever comes first.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SimLimits {
     /// On the virtual clock.
+    #[serde(with = "or_infinite")]
     pub seconds: f64,
     /// Of the group.
     pub steps: u64,
@@ -79,7 +76,7 @@ impl SimLimits {
 }
 
 /// One simulated job.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SimSettings {
     /// Batch rule.
     pub rule: BatchRule,
@@ -101,6 +98,29 @@ pub struct SimSettings {
     pub limits: SimLimits,
 }
 
+/// A job's clock: all that its timing follows from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VirtualClock {
+    /// Of the group.
+    pub settings: SimSettings,
+    /// By rank.
+    pub devices: Vec<SimDevice>,
+}
+
+/// JSON has no word for infinity: `null`.
+mod or_infinite {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.is_finite().then_some(*value).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or(f64::INFINITY))
+    }
+}
+
 /// Why a simulation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "reason", rename_all = "camelCase")]
@@ -118,6 +138,21 @@ pub enum SimEnd {
     Silent,
 }
 
+/// What a device brings into a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SimBatch {
+    /// Number of its first sample, counted from the start of the stream; a batch has no gaps.
+    pub first_sample: u64,
+    /// b_i.
+    pub local_batch: u64,
+    /// S_i as estimated, samples per second.
+    pub stream_rate: f64,
+    /// Q_i, samples.
+    pub buffered: u64,
+    /// EWMA of compute + exchange, in seconds.
+    pub busy_seconds: f64,
+}
+
 /// One device in one simulated step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SimDeviceStep {
@@ -131,6 +166,8 @@ pub struct SimDeviceStep {
     pub stream_rate: f64,
     /// From the end of the last step to this device's readiness, in seconds.
     pub wait_seconds: f64,
+    /// Of its own forward and backward, in seconds.
+    pub compute_seconds: f64,
     /// Until the slowest was ready and had computed, in seconds.
     pub group_wait_seconds: f64,
 }
@@ -154,115 +191,6 @@ impl SimStep {
     /// Σb.
     pub fn global_batch(&self) -> u64 {
         self.devices.iter().map(|device| device.local_batch).sum()
-    }
-}
-
-/// Sums of one device.
-#[derive(Debug, Clone, Copy, Default)]
-struct DeviceTotals {
-    trained: u64,
-    dropped: u64,
-    peak_buffered: u64,
-    aggregation_weights: f64,
-    stream_wait_seconds: f64,
-    group_wait_seconds: f64,
-}
-
-#[derive(Debug, Clone)]
-struct SimRank {
-    device: SimDevice,
-    noise: RandomStream,
-    clock: BatchClock,
-    rate: RateEstimator,
-    polls: u64,
-    /// Trained or dropped.
-    consumed: u64,
-    view: StreamView,
-    ready_seconds: f64,
-    local_batch: u64,
-    totals: DeviceTotals,
-}
-
-/// The stream will never bring what the batch rule waits for.
-struct Starved;
-
-impl SimRank {
-    fn new(settings: &SimSettings, device: SimDevice, noise: RandomStream) -> Self {
-        Self {
-            device,
-            noise,
-            clock: BatchClock::new(settings.rule, settings.bounds),
-            rate: RateEstimator::new(),
-            polls: 0,
-            consumed: 0,
-            view: StreamView { available: 0, arrived_total: 0, stream_rate: 0.0, buffered: 0 },
-            ready_seconds: 0.0,
-            local_batch: 0,
-            totals: DeviceTotals::default(),
-        }
-    }
-
-    fn look(&mut self, now: f64) {
-        let due = (now / POLL_SECONDS) as u64 + 1;
-        self.polls = self.polls.max(due.saturating_sub(MOST_POLLS));
-        while self.polls < due {
-            let at = self.polls as f64 * POLL_SECONDS;
-            self.rate.poll(at, self.device.stream.arrived(at));
-            self.polls += 1;
-        }
-        let buffered = self.device.stream.arrived(now).saturating_sub(self.consumed);
-        self.view = StreamView {
-            available: buffered,
-            arrived_total: self.rate.arrived_total(),
-            stream_rate: self.rate.stream_rate().unwrap_or(0.0),
-            buffered,
-        };
-    }
-
-    /// Waits from `now` until the batch is fixed, or the simulation is over.
-    fn become_ready(&mut self, now: f64, end: f64) -> Result<(), Starved> {
-        self.ready_seconds = now;
-        while self.ready_seconds < end {
-            self.look(self.ready_seconds);
-            match self.clock.poll(self.ready_seconds, &self.view) {
-                Readiness::NotBefore(at) => self.ready_seconds = at.max(self.ready_seconds.next_up()),
-                Readiness::NeedSamples { missing } => {
-                    let wanted = self.consumed + self.view.available + missing;
-                    let arrival = self.device.stream.time_of(wanted, self.ready_seconds).ok_or(Starved)?;
-                    self.ready_seconds = arrival.max(self.ready_seconds.next_up());
-                }
-                Readiness::Ready { local_batch } => {
-                    self.local_batch = local_batch;
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn compute_seconds(&self, trained: u64, compute_noise: f64, step: u64) -> f64 {
-        let seconds = self.device.seconds_per_sample * trained as f64;
-        if compute_noise == 0.0 {
-            return seconds;
-        }
-        seconds * (1.0 + compute_noise * (2.0 * self.noise.unit(step) - 1.0))
-    }
-
-    /// Commits the batch, notes what waits then, and acts on the policy. Returns what waited.
-    fn finish(&mut self, now: f64, policy: StreamPolicy, timing: &StepTiming) -> u64 {
-        self.consumed += self.local_batch;
-        self.totals.trained += self.local_batch;
-        self.clock.step_finished(timing);
-        let arrived = self.device.stream.arrived(now);
-        let buffered = arrived.saturating_sub(self.consumed);
-        self.totals.peak_buffered = self.totals.peak_buffered.max(buffered);
-        if policy == StreamPolicy::Truncation {
-            let kept = kept_by_truncation(self.view.stream_rate, 1.0);
-            let dropped = buffered.saturating_sub(kept);
-            self.consumed += dropped;
-            self.totals.dropped += dropped;
-        }
-        buffered
     }
 }
 
@@ -339,9 +267,15 @@ impl Simulation {
 
     /// The next step; `None` when the simulation has ended.
     pub fn advance(&mut self) -> Option<&SimStep> {
+        self.cut().then(|| self.train(None))
+    }
+
+    /// The first half of a step: time goes on until the batches of all devices are fixed and one has samples. False when
+    /// the simulation has ended.
+    pub fn cut(&mut self) -> bool {
         for _ in 0..MOST_WAITS {
             if self.end != SimEnd::Running || !self.become_ready() {
-                return None;
+                return false;
             }
             let global_batch: u64 = self.ranks.iter().map(|rank| rank.local_batch).sum();
             let busy = self.ranks.iter().map(|rank| rank.clock.busy_seconds());
@@ -350,12 +284,22 @@ impl Simulation {
                 rank.clock.settle(global_batch > 0, self.window_seconds);
             }
             if global_batch > 0 {
-                self.train(global_batch);
-                return Some(&self.step);
+                return true;
             }
         }
         self.end = SimEnd::Silent;
-        None
+        false
+    }
+
+    /// The batches that [`cut`](Self::cut) has fixed, by rank.
+    pub fn batches(&self) -> impl Iterator<Item = SimBatch> {
+        self.ranks.iter().map(|rank| SimBatch {
+            first_sample: rank.consumed,
+            local_batch: rank.local_batch,
+            stream_rate: rank.view.stream_rate,
+            buffered: rank.view.buffered,
+            busy_seconds: rank.clock.busy_seconds(),
+        })
     }
 
     /// Lets every device fix its batch; false when that is the end.
@@ -381,7 +325,10 @@ impl Simulation {
         true
     }
 
-    fn train(&mut self, global_batch: u64) {
+    /// The second half: the batches that were cut are trained, and what they have learned is exchanged; `sent` where that
+    /// is known, or else as the model has it.
+    pub fn train(&mut self, sent: Option<Sent>) -> &SimStep {
+        let global_batch: u64 = self.ranks.iter().map(|rank| rank.local_batch).sum();
         let world_size = self.ranks.len();
         self.effective.clear();
         self.effective.extend(self.ranks.iter().map(|rank| rank.local_batch));
@@ -394,7 +341,11 @@ impl Simulation {
         self.compute.clear();
         let pairs = self.ranks.iter().zip(&self.effective);
         self.compute.extend(pairs.map(|(rank, &trained)| rank.compute_seconds(trained, noise, self.steps)));
-        let exchange = self.settings.exchange.of_step(self.steps, world_size);
+        let model = &self.settings.exchange;
+        let exchange = match sent {
+            None => model.of_step(self.steps, world_size),
+            Some(sent) => model.of_bytes(sent, world_size),
+        };
         let slowest = self.compute.iter().copied().fold(0.0, f64::max);
         // The exchange ends for all when the slowest has computed.
         let busy_seconds = slowest + exchange.seconds;
@@ -418,6 +369,17 @@ impl Simulation {
         self.ended = self.now;
         self.steps += 1;
         self.samples += global_batch;
+        &self.step
+    }
+
+    /// When the last step ended, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.ended
+    }
+
+    /// Why it has ended, if it has.
+    pub fn end(&self) -> SimEnd {
+        self.end
     }
 
     /// Writes the step down as it looks when the group has agreed.
@@ -440,6 +402,7 @@ impl Simulation {
                 buffered: rank.view.buffered,
                 stream_rate: rank.view.stream_rate,
                 wait_seconds: rank.ready_seconds - self.ended,
+                compute_seconds: *compute_seconds,
                 group_wait_seconds: agreed_seconds - rank.ready_seconds + slowest - compute_seconds,
             };
             rank.totals.aggregation_weights += aggregation_weight;

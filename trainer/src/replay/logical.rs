@@ -2,7 +2,7 @@
 
 use scadles_api::worker::JobConfig;
 use scadles_core::augment::{SampleIdentity, augmentation};
-use scadles_core::compress::{self, compressor::Compressor};
+use scadles_core::compress::{self, compressor::Compressor, exchange::LogicalStep};
 
 use super::ReplayError;
 use super::records::Records;
@@ -10,9 +10,18 @@ use crate::batch::{BatchAssembler, SampleRef};
 use crate::checkpoint::Snapshot;
 use crate::exchange::{combine_logical, compressor};
 use crate::journal::{DeviceStep, RecordRange, StepRecord};
-use crate::learner::Learner;
+use crate::learner::{Learner, StepStatistics};
 use crate::optimizer::{Sgd, SgdState};
 use crate::worker::decode_residuals;
+
+/// What a step was like.
+#[derive(Debug, Default)]
+pub struct LogicalOutcome {
+    /// By rank.
+    pub statistics: Vec<StepStatistics>,
+    /// What compression lost and would have sent; empty without it.
+    pub exchange: LogicalStep,
+}
 
 /// Model and optimizer, and the devices that train it in turn.
 pub struct LogicalGroup {
@@ -34,16 +43,25 @@ pub struct LogicalGroup {
 impl LogicalGroup {
     /// A group of the job's devices, `devices[rank]` being a position in `job.devices`, at the state of `snapshot`.
     pub fn start(job: &JobConfig, devices: Vec<usize>, snapshot: &Snapshot) -> Result<Self, ReplayError> {
-        let mut learner =
-            Learner::<f32>::new(&job.model, snapshot.manifest.learner_seed).map_err(ReplayError::compute)?;
-        let elements = learner.parameters().map_err(ReplayError::compute)?.len();
-        let mut momentum = SgdState::new(elements);
+        let mut group = Self::new(job, devices, snapshot.manifest.learner_seed)?;
+        let Self { learner, momentum, compressors, .. } = &mut group;
         learner.set_parameters(&snapshot.model).map_err(ReplayError::compute)?;
         learner.decode(&snapshot.momentum, &mut momentum.momentum).map_err(ReplayError::compute)?;
+        restore(compressors, learner, snapshot)?;
+        Ok(group)
+    }
+
+    /// The same before its first step, its parameters drawn from `seed`.
+    pub fn new(job: &JobConfig, devices: Vec<usize>, seed: u64) -> Result<Self, ReplayError> {
+        let learner = Learner::<f32>::new(&job.model, seed).map_err(ReplayError::compute)?;
+        let elements = learner.parameters().map_err(ReplayError::compute)?.len();
+        let momentum = SgdState::new(elements);
         let room = job.stream.batch_bounds.max as usize;
         let assembler =
             BatchAssembler::new(&job.model, &job.stream.transform, room).map_err(ReplayError::compute)?;
-        let compressors = compressors(job, &learner, devices.len(), snapshot)?;
+        let ranks = devices.len();
+        let compressors =
+            job.compression.map(|config| vec![compressor(learner.flat(), ranks, &config); ranks]);
         let contributions = vec![vec![0.0; elements]; devices.len()];
         Ok(Self {
             job: job.clone(),
@@ -54,25 +72,30 @@ impl LogicalGroup {
             room,
             contributions,
             payloads: Vec::new(),
-            compressors,
+            compressors: compressors.unwrap_or_default(),
         })
     }
 
     /// Takes one step as the ranks took it: contributions one after another, their sum in rank order, the update.
-    pub fn step(&mut self, record: &StepRecord, records: &mut dyn Records) -> Result<(), ReplayError> {
+    pub fn step(
+        &mut self,
+        record: &StepRecord,
+        records: &mut dyn Records,
+    ) -> Result<LogicalOutcome, ReplayError> {
         if record.devices.len() != self.devices.len() {
             let reason = format!("it has {} devices, the group {}", record.devices.len(), self.devices.len());
             return Err(ReplayError::Records { step: record.step, reason });
         }
+        let mut outcome = LogicalOutcome::default();
         for (rank, device) in record.devices.iter().enumerate() {
-            self.contribute(rank, record, device, records)?;
+            outcome.statistics.push(self.contribute(rank, record, device, records)?);
         }
         let gradients = self.learner.gradients_mut().map_err(ReplayError::compute)?;
         match record.compression {
             None => combine_logical(gradients, &self.contributions).map_err(ReplayError::compute)?,
             Some(decision) => {
                 let (ranks, gradients_of) = (&mut self.compressors, &mut self.contributions);
-                compress::exchange::combine_logical(
+                outcome.exchange = compress::exchange::combine_logical(
                     ranks,
                     gradients_of,
                     decision,
@@ -87,7 +110,8 @@ impl LogicalGroup {
         let (parameters, gradients) =
             self.learner.parameters_and_gradients_mut().map_err(ReplayError::compute)?;
         sgd.step(record.learning_rate, parameters, gradients, &mut self.momentum)
-            .map_err(ReplayError::compute)
+            .map_err(ReplayError::compute)?;
+        Ok(outcome)
     }
 
     fn contribute(
@@ -96,7 +120,7 @@ impl LogicalGroup {
         record: &StepRecord,
         device: &DeviceStep,
         records: &mut dyn Records,
-    ) -> Result<(), ReplayError> {
+    ) -> Result<StepStatistics, ReplayError> {
         let number = self.devices[rank];
         self.payloads.clear();
         for range in &device.ranges {
@@ -112,12 +136,13 @@ impl LogicalGroup {
             SampleRef { payload, augmentation: augmentation(job.training.seed, sample, padding, flip) }
         });
         let batch = self.assembler.assemble(samples).map_err(ReplayError::compute)?;
-        self.learner
+        let statistics = self
+            .learner
             .contribute(batch, device.loss_scale, record.micro_batch as usize)
             .map_err(ReplayError::compute)?;
         let gradients = self.learner.gradients().map_err(ReplayError::compute)?;
         self.contributions[rank].copy_from_slice(gradients);
-        Ok(())
+        Ok(statistics)
     }
 
     /// `Fixed` batches may be larger than the bounds of the other rules.
@@ -128,6 +153,11 @@ impl LogicalGroup {
             self.room = samples;
         }
         Ok(())
+    }
+
+    /// The model.
+    pub fn learner(&self) -> &Learner<f32> {
+        &self.learner
     }
 
     /// Hash of the parameters.
@@ -151,21 +181,18 @@ impl LogicalGroup {
 }
 
 /// The ranks' compression as the snapshot has it.
-fn compressors(
-    job: &JobConfig,
+fn restore(
+    compressors: &mut [Compressor],
     learner: &Learner<f32>,
-    ranks: usize,
     snapshot: &Snapshot,
-) -> Result<Vec<Compressor>, ReplayError> {
-    let Some(config) = &job.compression else { return Ok(Vec::new()) };
-    let mut compressors = vec![compressor(learner.flat(), ranks, config); ranks];
+) -> Result<(), ReplayError> {
     let residuals = decode_residuals(learner, &snapshot.residuals).map_err(ReplayError::compute)?;
     let devices = &snapshot.manifest.devices;
     for ((compressor, residual), device) in compressors.iter_mut().zip(&residuals).zip(devices) {
         let state = device.compressor.unwrap_or_default();
         compressor.restore(residual, state).map_err(ReplayError::compute)?;
     }
-    Ok(compressors)
+    Ok(())
 }
 
 /// (partition, offset) of the records of `ranges`, in training order. Pure.

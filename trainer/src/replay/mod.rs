@@ -10,7 +10,7 @@ pub mod logical;
 pub mod records;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ use crate::checkpoint::{CheckpointStore, Snapshot};
 use crate::journal::writer::{config_hash, cpu_kind, journal_dir};
 use crate::journal::{History, Segment, StepRecord, read_segments, surviving};
 use crate::learner::set_up_torch;
+use crate::worker::hash_text;
 
 pub use error::ReplayError;
 use logical::LogicalGroup;
@@ -218,9 +219,4 @@ fn device_numbers(run: &Run) -> Result<Vec<usize>, ReplayError> {
 fn other_cpu(segments: &[Segment]) -> Option<String> {
     let here = cpu_kind();
     segments.iter().map(|segment| &segment.header.cpu).find(|cpu| **cpu != here).cloned()
-}
-
-/// A parameter hash as it is written in files.
-fn hash_text(hash: u64) -> String {
-    format!("{hash:016x}")
 }

@@ -32,7 +32,8 @@ const RECORDS: usize = 240;
 const EPOCH_SAMPLES: u64 = 100;
 const DEADLINE: Duration = Duration::from_mins(1);
 
-fn job(run: &Path, world_size: usize) -> JobConfig {
+/// A small job of `world_size` devices whose results go to `run`.
+pub(crate) fn job(run: &Path, world_size: usize) -> JobConfig {
     let model = ModelConfig {
         name: ModelName::Cnn,
         normalization: Normalization::Group,

@@ -119,7 +119,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         last_step: None,
         last_share: (0, 0.0),
         evaluation: None,
-        evaluator: None,
+        held_out: None,
         fault: None,
         config: context.config.clone(),
         shared: Arc::clone(&context.shared),
@@ -170,7 +170,8 @@ fn open_hub(
     Ok((Some(store), Some(rounds)))
 }
 
-fn agree_settings(job: &JobConfig, learner: &Learner<f32>) -> AgreeSettings {
+/// What the ranks of `job` agree by.
+pub(crate) fn agree_settings(job: &JobConfig, learner: &Learner<f32>) -> AgreeSettings {
     let world_size = job.devices.len();
     AgreeSettings {
         world_size,

@@ -1,16 +1,13 @@
 //! Rank 0's duties beside its own steps: journal, steps.csv, checkpoints, progress, results. Shell.
 
 use std::{
-    fs::File,
-    io::Write,
-    path::Path,
     sync::{Arc, mpsc::Receiver},
     time::Instant,
 };
 
 use scadles_api::{
     Attempt, CheckpointRef, ExitCode, PartitionPosition,
-    progress::{CompressionProgress, Evaluation, TopK},
+    progress::{CompressionProgress, Evaluation},
     worker::JobConfig,
 };
 use scadles_core::{
@@ -19,18 +16,19 @@ use scadles_core::{
     evaluate::EvaluationCounts,
     ewma::Ewma,
 };
-use sha2::{Digest, Sha256};
 
 use super::{Context, Failure, form::base_checkpoint, hash_text, rank::Agreed, round::RankReport};
 use crate::{
     checkpoint::{CheckpointStore, CheckpointWriter, DeviceState, Manifest, Snapshot},
     endpoint::Shared,
+    evaluate::summary,
     journal::{
         CsvDevice, CsvRow, DeviceStep, JournalWriter, SegmentHeader, StepRecord, StepsCsv,
         writer::{config_hash, cpu_kind},
     },
     learner::Learner,
     optimizer::SgdState,
+    results::{sha256, write_result},
     storage::mirror::{Extent, SharedMirror, push},
 };
 
@@ -226,19 +224,7 @@ impl Leader {
                 state.step
             )));
         }
-        let evaluation = Evaluation {
-            step: state.step,
-            samples_trained: state.samples,
-            seconds: self.train_seconds(),
-            pictures: counts.samples,
-            loss: loss_sum / counts.samples.max(1) as f64,
-            top_k: counts
-                .correct_at
-                .keys()
-                .filter_map(|&accuracy_k| Some(TopK { accuracy_k, share: counts.accuracy(accuracy_k)? }))
-                .collect(),
-            per_class: counts.class_accuracies().into_iter().map(|share| share.unwrap_or(0.0)).collect(),
-        };
+        let evaluation = summary(counts, loss_sum, state, self.train_seconds());
         self.evaluations.push(evaluation);
         Ok(())
     }
@@ -491,10 +477,6 @@ pub(super) struct Results {
     pub(super) model_sha256: Option<String>,
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
-
 /// `evaluate` and `replay` look for the job beside its results. Where the runner has not written it, rank 0 does.
 fn write_job(job: &JobConfig) -> Result<(), Failure> {
     let path = job.output_dir.join("job.json");
@@ -506,21 +488,4 @@ fn write_job(job: &JobConfig) -> Result<(), Failure> {
         Failure::new(ExitCode::Internal, format!("failed to write the job as JSON: {error}"))
     })?;
     write_result(&path, &text)
-}
-
-/// Writes a file under another name first: whoever sees it sees all of it, also after a crash of the machine.
-fn write_result(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let part = path.with_extension("part");
-    let write = || {
-        let mut file = File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    write().map_err(|error| {
-        Failure::new(ExitCode::StorageFailed, format!("failed to write {}: {error}", path.display()))
-            .with_remedy(
-                "make room on that disk and check its permissions; then go on from the last checkpoint",
-            )
-    })
 }

@@ -5,17 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::{
-    DeviceProgress, ExitCode, LastWords, Phase, WorkerConfig,
-    worker::{BatchRule, EvaluationConfig},
-};
+use scadles_api::{DeviceProgress, ExitCode, LastWords, Phase, WorkerConfig, worker::BatchRule};
 use scadles_core::{
     agree::{GlobalState, StepAgreement, StepPlan, StepReport, StopReason},
     batch::{BatchClock, Readiness, StepTiming},
     buffer_state::{BufferStateTracker, BufferView},
     evaluate::{EvaluationCounts, PrequentialAccuracy},
 };
-use scadles_kafka::dataset::{Dataset, Split};
 
 use super::{
     Failure,
@@ -30,8 +26,9 @@ use crate::{
     decode_ahead::BatchBuffers,
     endpoint::Shared,
     engine::Communicator,
-    evaluate::{Evaluator, Shard},
+    evaluate::Shard,
     exchange::{CompressedExchange, ExchangeStatistics, GradientExchange, residuals},
+    held_out::HeldOut,
     learner::{Learner, StepStatistics},
     optimizer::{Sgd, SgdState},
     source::{Peeked, Source},
@@ -82,7 +79,7 @@ pub(super) struct Rank {
     pub(super) last_share: (u32, f64),
     /// This rank's part of an evaluation that the group has not summed yet.
     pub(super) evaluation: Option<(EvaluationCounts, f64)>,
-    pub(super) evaluator: Option<(Evaluator<f32>, Dataset)>,
+    pub(super) held_out: Option<HeldOut>,
     /// Why this rank asks the group to stop.
     pub(super) fault: Option<Failure>,
 }
@@ -387,25 +384,16 @@ impl Rank {
     pub(super) fn evaluate(&mut self, limit: u64) -> Result<(), Failure> {
         let Some(settings) = self.config.job.evaluation.clone() else { return Ok(()) };
         self.watchdog.arm(self.long_patience(), Watched::Own("evaluation"));
-        if self.evaluator.is_none() {
-            self.evaluator = Some(self.open_evaluator(&settings)?);
+        if self.held_out.is_none() {
+            self.held_out = Some(HeldOut::open(&self.config.job, &settings, &self.config.job.data_dir)?);
         }
-        if let Some((evaluator, dataset)) = &mut self.evaluator {
+        if let Some(held_out) = &mut self.held_out {
             let shard = Shard { rank: self.position, world_size: self.world_size, limit };
-            let record = |index: u64| dataset.record(index as usize);
-            let result = evaluator.evaluate_shard(&self.learner, dataset.len() as u64, record, shard)?;
+            let result = held_out.evaluate(&self.learner, shard)?;
             self.evaluation = Some((result.counts, result.loss_sum));
         }
         self.last_commit = Instant::now();
         Ok(())
-    }
-
-    fn open_evaluator(&self, settings: &EvaluationConfig) -> Result<(Evaluator<f32>, Dataset), Failure> {
-        let job = &self.config.job;
-        let dataset = Dataset::load(&settings.dataset, Split::Test, &job.data_dir, job.model.record_bytes())
-            .map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?;
-        let micro_batch = job.training.micro_batch as usize;
-        Ok((Evaluator::new(&job.model, &job.stream.transform, micro_batch, &settings.top_k)?, dataset))
     }
 
     /// How long a step may take from the agreement on.

@@ -1,5 +1,9 @@
 //! What an exchange of gradients moves and takes, from volumes and a line model (algorithms §4). No I/O.
 
+use serde::{Deserialize, Serialize};
+
+use super::or_infinite;
+
 /// Bytes of a value (f32).
 pub const BYTES_PER_VALUE: u64 = 4;
 /// Bytes per kept value of the sparse reduce-scatter, whatever n: values and indices go out once and come back once.
@@ -9,7 +13,7 @@ const REDUCE_SCATTER_BYTES: f64 = 24.0;
 const ROUNDING: f64 = 1e-6;
 
 /// How gradients travel when they are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SparseKind {
     /// Everybody gets everybody's values, each with an index of so many bytes.
     AllGather {
@@ -47,9 +51,10 @@ pub fn break_even_ratio(index_bytes: u32, world_size: usize) -> Option<f64> {
 }
 
 /// A line: what is moved takes its bytes over the bandwidth, and a latency for each other rank.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct NetworkModel {
     /// Bytes per second and rank.
+    #[serde(with = "or_infinite")]
     pub bytes_per_second: f64,
     /// Seconds per exchange and rank beyond the first, however little is moved.
     pub latency_seconds: f64,
@@ -66,7 +71,7 @@ impl NetworkModel {
 }
 
 /// Compression as a volume: the gate itself needs gradients, so the share of sparse steps is an argument.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SparseModel {
     /// How sparse steps travel.
     pub kind: SparseKind,
@@ -79,7 +84,7 @@ pub struct SparseModel {
 }
 
 /// What the exchange of a job moves and takes.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ExchangeModel {
     /// Values of the gradient.
     pub parameters: u64,
@@ -89,6 +94,15 @@ pub struct ExchangeModel {
     pub constant_seconds: f64,
     /// Compression, if any.
     pub sparse: Option<SparseModel>,
+}
+
+/// What a rank has sent in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of the rank that sends most.
+    pub bytes: u64,
+    /// Whether values were left out.
+    pub sparse: bool,
 }
 
 /// The exchange of one step.
@@ -118,10 +132,15 @@ impl ExchangeModel {
             Some(sparse) => sparse_bytes(sparse.kind, sparse.compression_ratio, self.parameters, world_size),
             None => dense_bytes(self.parameters, world_size),
         };
-        let select_seconds = sparse.map_or(0.0, |sparse| sparse.select_seconds);
+        self.of_bytes(Sent { bytes, sparse: sparse.is_some() }, world_size)
+    }
+
+    /// The exchange of a step in which `sent` is known.
+    pub(super) fn of_bytes(&self, Sent { bytes, sparse }: Sent, world_size: usize) -> StepExchange {
+        let select_seconds = self.sparse.filter(|_| sparse).map_or(0.0, |model| model.select_seconds);
         let seconds =
             self.constant_seconds + select_seconds + self.network.exchange_seconds(bytes, world_size);
-        StepExchange { bytes, seconds, sparse: sparse.is_some() }
+        StepExchange { bytes, seconds, sparse }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Data injection as volumes: how many samples a step shares, and who trains how many more (algorithms §5). No I/O.
 
+use serde::{Deserialize, Serialize};
+
 use crate::random::{Permutation, RandomStream};
 
 /// What becomes of a shared sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InjectionKind {
     /// The donor keeps it, and everybody else trains a copy (the paper's).
     Replicate,
@@ -12,7 +14,7 @@ pub enum InjectionKind {
 }
 
 /// How a job shares samples.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct InjectionModel {
     /// Copies or not.
     pub kind: InjectionKind,

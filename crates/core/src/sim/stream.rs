@@ -1,5 +1,9 @@
 //! Streams that follow a formula: how many samples have arrived, and when the next ones will have. No I/O.
 
+use serde::{Deserialize, Serialize};
+
+use super::or_infinite;
+
 /// No stream is looked at beyond this, in seconds: thirty years.
 const LONGEST_SECONDS: f64 = 1e9;
 /// How exactly the moment of an arrival is found where there is no formula for it, in seconds.
@@ -8,7 +12,7 @@ const ARRIVAL_SECONDS: f64 = 1e-6;
 const MOST_HALVINGS: u32 = 60;
 
 /// How a stream's rate goes over time.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum RateProfile {
     /// Always the same, in samples per second.
     Constant(f64),
@@ -48,6 +52,7 @@ pub enum RateProfile {
         /// Where the silence begins, in seconds.
         from_seconds: f64,
         /// Where it ends; infinite if the device does not come back.
+        #[serde(with = "or_infinite")]
         until_seconds: f64,
     },
 }

@@ -1,0 +1,407 @@
+//! `simulate`: a job trained on the virtual clock. Streams, waits, compute times and the network follow formulas
+//! ([`scadles_core::sim`]); the agreement, the samples, gradients, compression and evaluations are a worker's. Logical
+//! devices take turns on one model, so that the same job gives the same bits. Shell: reads the data set, writes results.
+
+use std::time::{Duration, Instant};
+
+use scadles_api::{
+    BufferState, DeviceProgress, ExitCode, LastWords, Ledger, Phase, Progress,
+    progress::{CompressionProgress, Evaluation, VirtualRun},
+    worker::{DeviceConfig, JobConfig},
+};
+use scadles_core::{
+    agree::{
+        Action, AgreeSettings, GlobalState, StepAgreement, StepPlan, StepReport, agree, observed_compression,
+    },
+    compress::{
+        cost::LinkCost,
+        gate::{CompressionDecision, CompressionReport, EnergyStatistics},
+    },
+    evaluate::{EvaluationCounts, PrequentialAccuracy},
+    sim::{DeviceSummary, Sent, SimBatch, SimEnd, Simulation, VirtualClock, exchange::dense_bytes},
+};
+
+use crate::{
+    held_out::HeldOut,
+    journal::{CsvDevice, CsvRow, DeviceStep, RecordRange, StepRecord, StepsCsv},
+    learner::{StepStatistics, set_up_torch},
+    replay::{
+        logical::LogicalGroup,
+        records::{self, Records},
+    },
+    results::{sha256, write_result},
+    worker::{Failure, agree_settings, hash_text},
+};
+
+/// The clock's settings in a run folder.
+pub const CLOCK_FILE: &str = "virtual-clock.json";
+/// How often a line is said, of real time.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// Trains `job` on `clock` until it is complete or its streams end; writes `steps.csv` and `model.safetensors` to its
+/// output folder. `say` is told now and then how far it is.
+pub fn simulate(
+    job: &JobConfig,
+    clock: &VirtualClock,
+    say: &mut dyn FnMut(&str),
+) -> Result<VirtualRun, Failure> {
+    check(job, clock)?;
+    set_up_torch(job.threads)?;
+    let mut run = Run::start(job, clock)?;
+    let mut said = Instant::now();
+    while run.step()? {
+        if said.elapsed() >= SAY_EVERY {
+            say(&run.line());
+            said = Instant::now();
+        }
+    }
+    run.finish()
+}
+
+/// Pure: what a clock without samples can do, and one with them cannot.
+fn check(job: &JobConfig, clock: &VirtualClock) -> Result<(), Failure> {
+    let wrong = |message: String, remedy: &str| {
+        Err(Failure::new(ExitCode::Configuration, message).with_remedy(remedy))
+    };
+    if job.producer.is_none() {
+        let remedy =
+            "add spec.producer: what is trained on the virtual clock are the samples of simulated streams";
+        return wrong("spec.producer: missing".to_owned(), remedy);
+    }
+    if clock.settings.injection.is_some() {
+        let remedy = "leave --injection out, or simulate without --train";
+        return wrong("--injection: shared samples are not trained on the virtual clock".to_owned(), remedy);
+    }
+    if clock.devices.len() != job.devices.len() {
+        let message = format!("the clock has {} devices, the job {}", clock.devices.len(), job.devices.len());
+        return wrong(message, "change spec.devices in the job's file");
+    }
+    Ok(())
+}
+
+/// A job between two steps.
+struct Run<'a> {
+    job: &'a JobConfig,
+    clock: Simulation,
+    group: LogicalGroup,
+    records: Box<dyn Records>,
+    settings: AgreeSettings,
+    state: GlobalState,
+    link: LinkCost,
+    /// Bytes that a rank sends in a dense step.
+    dense_bytes: u64,
+    held_out: Option<HeldOut>,
+    /// What the group has not yet looked at.
+    evaluation: Option<EvaluationCounts>,
+    accuracy: Vec<Evaluation>,
+    ranks: Vec<RankState>,
+    steps: StepsCsv,
+    loss: Option<f64>,
+    learning_rate: f64,
+}
+
+/// What a rank remembers beside its stream.
+#[derive(Clone, Copy, Default)]
+struct RankState {
+    energy: Option<EnergyStatistics>,
+    prequential: PrequentialAccuracy,
+    bytes_sent: u64,
+}
+
+impl<'a> Run<'a> {
+    fn start(job: &'a JobConfig, clock: &VirtualClock) -> Result<Self, Failure> {
+        let world_size = job.devices.len();
+        let group = LogicalGroup::new(job, (0..world_size).collect(), job.training.seed)?;
+        let open = |settings| HeldOut::open(job, settings, &job.data_dir);
+        let names: Vec<String> = job.devices.iter().map(|device| device.name.clone()).collect();
+        let network = clock.settings.exchange.network;
+        Ok(Self {
+            job,
+            settings: agree_settings(job, group.learner()),
+            group,
+            clock: Simulation::new(clock.settings, &clock.devices),
+            records: records::open(job)?,
+            state: GlobalState::default(),
+            link: LinkCost {
+                latency_seconds: network.latency_seconds,
+                seconds_per_byte: network.bytes_per_second.recip(),
+                select_seconds_per_element: 0.0,
+            },
+            dense_bytes: dense_bytes(clock.settings.exchange.parameters, world_size),
+            held_out: job.evaluation.as_ref().map(open).transpose()?,
+            evaluation: None,
+            accuracy: Vec::new(),
+            ranks: vec![RankState::default(); world_size],
+            steps: StepsCsv::open(&job.output_dir, &names)?,
+            loss: None,
+            learning_rate: 0.0,
+        })
+    }
+
+    /// One step; false at the end.
+    fn step(&mut self) -> Result<bool, Failure> {
+        // At once after a step, like every rank: the group may be complete.
+        let waiting = vec![None; self.ranks.len()];
+        if matches!(self.agree(&waiting)?.action, Action::Stop { .. }) || !self.clock.cut() {
+            return Ok(false);
+        }
+        let batches: Vec<SimBatch> = self.clock.batches().collect();
+        let ready: Vec<Option<SimBatch>> = batches.iter().copied().map(Some).collect();
+        let agreement = self.agree(&ready)?;
+        let Action::Step(plan) = &agreement.action else {
+            return Err(Failure::new(ExitCode::Internal, "devices have samples, and no step is agreed on"));
+        };
+        self.evaluation = None;
+        self.train(plan, &batches, agreement.next)?;
+        if plan.evaluate {
+            self.evaluate(self.job.evaluation.as_ref().map_or(0, |settings| settings.samples))?;
+        }
+        Ok(true)
+    }
+
+    /// What a group agrees on whose ranks have these batches, or are still waiting.
+    fn agree(&self, batches: &[Option<SimBatch>]) -> Result<StepAgreement, Failure> {
+        let reports: Vec<StepReport> =
+            batches.iter().enumerate().map(|(rank, batch)| self.report(rank, *batch)).collect();
+        agree(&self.settings, &self.state, &reports)
+            .map_err(|error| Failure::new(ExitCode::Internal, error.to_string()))
+    }
+
+    fn report(&self, rank: usize, batch: Option<SimBatch>) -> StepReport {
+        let local_batch = batch.map_or(0, |batch| batch.local_batch);
+        let energy = self.ranks[rank].energy;
+        // One rank has evaluated for all.
+        let evaluation = self.evaluation.as_ref().map(|counts| match rank {
+            0 => counts.clone(),
+            _ => EvaluationCounts::default(),
+        });
+        StepReport {
+            rank,
+            step: self.state.step,
+            ready: batch.is_some(),
+            local_batch,
+            loss_mass: local_batch as f64,
+            busy_seconds: batch.map_or(0.0, |batch| batch.busy_seconds),
+            stream_rate: batch.map_or(0.0, |batch| batch.stream_rate),
+            buffered: batch.map_or(0, |batch| batch.buffered),
+            ranges: Vec::new(),
+            stream: None,
+            stop_requested: None,
+            stop_unsaved: true,
+            checkpoint_requested: false,
+            tuning_generation: 0,
+            parameter_hash: None,
+            compression: self.job.compression.map(|_| CompressionReport { energy, link: self.link }),
+            evaluation,
+        }
+    }
+
+    fn train(&mut self, plan: &StepPlan, batches: &[SimBatch], next: GlobalState) -> Result<(), Failure> {
+        let record = self.record(plan, batches, next.step);
+        let outcome = self.group.step(&record, &mut *self.records)?;
+        let dense = vec![self.dense_bytes; self.ranks.len()];
+        let bytes_sent =
+            if outcome.exchange.bytes_sent.is_empty() { dense } else { outcome.exchange.bytes_sent };
+        let energies = outcome.exchange.energies.into_iter().map(Some).chain(std::iter::repeat(None));
+        for (((rank, energy), statistics), bytes) in
+            self.ranks.iter_mut().zip(energies).zip(&outcome.statistics).zip(&bytes_sent)
+        {
+            rank.energy = energy;
+            rank.prequential.observe(statistics.samples, statistics.correct);
+            rank.bytes_sent += bytes;
+        }
+        self.state = next;
+        self.learning_rate = plan.scaled_learning_rate;
+        let loss = mean_loss(&outcome.statistics);
+        self.loss = Some(loss);
+        if !loss.is_finite() {
+            let message = format!("the loss of step {} is not a number", next.step);
+            let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
+            return Err(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
+        }
+        self.write_down(plan, &bytes_sent)
+    }
+
+    fn record(&self, plan: &StepPlan, batches: &[SimBatch], step: u64) -> StepRecord {
+        let training = &self.job.training;
+        let partitions = |rank: usize| u64::from(self.job.devices[rank].partitions);
+        let devices =
+            batches.iter().zip(&plan.loss_scales).enumerate().map(|(rank, (batch, &loss_scale))| {
+                DeviceStep { loss_scale, ranges: ranges(batch, partitions(rank)) }
+            });
+        StepRecord {
+            attempt: 1,
+            step,
+            epoch: self.state.samples / training.epoch_samples.max(1),
+            learning_rate: plan.scaled_learning_rate,
+            window_seconds: 0.0,
+            global_batch: plan.global_batch,
+            micro_batch: training.micro_batch,
+            devices: devices.collect(),
+            compression: self.job.compression.map(|_| plan.compression),
+            parameter_hash: None,
+        }
+    }
+
+    /// Lets the clock take the step too, and appends its line to `steps.csv`.
+    fn write_down(&mut self, plan: &StepPlan, bytes_sent: &[u64]) -> Result<(), Failure> {
+        let sparse = plan.compression != CompressionDecision::Dense;
+        let before = self.clock.seconds();
+        let bytes = bytes_sent.iter().copied().max().unwrap_or(0);
+        let step = self.clock.train(Some(Sent { bytes, sparse })).clone();
+        let wait_seconds = step.agreed_seconds - before;
+        let devices = step.devices.iter().map(|device| CsvDevice {
+            local_batch: device.local_batch as u32,
+            stream_rate: device.stream_rate,
+            buffered: device.buffered,
+            wait_seconds,
+            compute_seconds: device.compute_seconds,
+            exchange_seconds: step.busy_seconds - device.compute_seconds,
+        });
+        self.steps.append(&CsvRow {
+            attempt: 1,
+            step: self.state.step,
+            seconds: self.clock.seconds(),
+            samples: self.state.samples,
+            loss: self.loss.unwrap_or(f64::NAN),
+            learning_rate: self.learning_rate,
+            window_seconds: step.window_seconds,
+            step_seconds: step.step_seconds,
+            sparse,
+            bytes_sent: bytes_sent.iter().sum(),
+            dense_bytes: self.job.compression.map_or(0, |_| self.dense_bytes * self.ranks.len() as u64),
+            devices: devices.collect(),
+        })?;
+        Ok(())
+    }
+
+    /// Looks at `limit` held-out pictures at most; the clock stands still meanwhile.
+    fn evaluate(&mut self, limit: u64) -> Result<(), Failure> {
+        let Some(held_out) = &mut self.held_out else { return Ok(()) };
+        let result = held_out.evaluate_alone(self.group.learner(), limit)?;
+        let seconds = self.clock.seconds();
+        self.accuracy.push(crate::evaluate::summary(&result.counts, result.loss_sum, &self.state, seconds));
+        self.evaluation = Some(result.counts);
+        Ok(())
+    }
+
+    /// The state in one line.
+    fn line(&self) -> String {
+        let top_1 = self.accuracy.last().and_then(Evaluation::top_1);
+        format!(
+            "step {}, {} samples, {:.0} s of virtual time, loss {:.3}{}",
+            self.state.step,
+            self.state.samples,
+            self.clock.seconds(),
+            self.loss.unwrap_or(f64::NAN),
+            top_1.map_or(String::new(), |top_1| format!(", Top-1 {:.2} %", 100.0 * top_1)),
+        )
+    }
+
+    fn finish(mut self) -> Result<VirtualRun, Failure> {
+        self.evaluate(u64::MAX)?;
+        let learner = self.group.learner();
+        let model = learner.encode(learner.parameters()?)?;
+        write_result(&self.job.output_dir.join("model.safetensors"), &model)?;
+        let mut words = self.words();
+        words.parameter_hash = Some(hash_text(learner.parameter_hash()?));
+        words.model_sha256 = Some(sha256(&model));
+        Ok(VirtualRun { progress: self.progress(words), accuracy: self.accuracy })
+    }
+
+    fn words(&self) -> LastWords {
+        let GlobalState { step, samples, .. } = self.state;
+        let so_far = format!("{step} steps, {samples} samples");
+        let words = match self.clock.end() {
+            SimEnd::Running => LastWords::new(ExitCode::Completed, format!("complete after {so_far}")),
+            SimEnd::Complete => LastWords::new(
+                ExitCode::Stopped,
+                format!("stopped where the simulation was to end, after {so_far}"),
+            ),
+            SimEnd::Starved { rank } => {
+                let device = &self.job.devices[rank].name;
+                let message = format!("device {device} waits for samples that never come, after {so_far}");
+                LastWords::new(ExitCode::StreamStalled, message)
+            }
+            SimEnd::Silent => LastWords::new(
+                ExitCode::StreamStalled,
+                format!("no device gets samples any more, after {so_far}"),
+            ),
+        };
+        LastWords { step, samples, ..words }
+    }
+
+    fn progress(&self, words: LastWords) -> Progress {
+        let summary = self.clock.summary();
+        let known = observed_compression(&self.state, &[]);
+        let steps = self.state.step as f64;
+        let devices = summary.devices.iter().zip(&self.ranks).zip(&self.job.devices);
+        let device = |((seen, rank), config): ((&DeviceSummary, &RankState), &DeviceConfig)| DeviceProgress {
+            name: config.name.clone(),
+            ledger: Ledger {
+                arrived: seen.arrived,
+                trained: seen.trained,
+                buffered: seen.buffered,
+                dropped: seen.dropped,
+                ..Ledger::default()
+            },
+            aggregation_weight: seen.aggregation_weight,
+            state: BufferState::Unknown,
+            prequential_accuracy: rank.prequential.recent(),
+            bytes_sent: rank.bytes_sent,
+            dense_bytes: self.job.compression.map_or(0, |_| self.dense_bytes * self.state.step),
+            wait_seconds: (seen.stream_wait_seconds + seen.group_wait_seconds) * steps,
+            busy_seconds: summary.busy_seconds * steps,
+            ..DeviceProgress::default()
+        };
+        Progress {
+            protocol: scadles_api::PROTOCOL_VERSION,
+            device: String::new(),
+            attempt: 1,
+            rank: 0,
+            phase: Phase::Ended,
+            step: self.state.step,
+            samples: self.state.samples,
+            epoch: self.settings.learning_rate.epoch(self.state.samples),
+            loss: self.loss,
+            learning_rate: self.learning_rate,
+            window_seconds: self.state.window_seconds,
+            step_seconds: summary.step_seconds.mean,
+            samples_per_second: summary.samples_per_second,
+            train_seconds: self.clock.seconds(),
+            compression: self.job.compression.map(|config| CompressionProgress {
+                ratio: config.ratio,
+                sparse_steps: known.sparse_steps,
+                vetoed_steps: known.vetoed_steps,
+                energy_loss: known.energy_loss.value(),
+            }),
+            evaluation: self.accuracy.last().cloned(),
+            checkpoint: None,
+            durable_positions: Vec::new(),
+            devices: devices.map(device).collect(),
+            last_words: Some(words),
+        }
+    }
+}
+
+fn mean_loss(statistics: &[StepStatistics]) -> f64 {
+    let samples: u64 = statistics.iter().map(|rank| rank.samples).sum();
+    statistics.iter().map(|rank| rank.loss_sum).sum::<f64>() / samples.max(1) as f64
+}
+
+/// The places of a batch: the producer deals the samples of a device to its partitions in turn.
+fn ranges(batch: &SimBatch, partitions: u64) -> Vec<RecordRange> {
+    let end = batch.first_sample + batch.local_batch;
+    // Samples before number `n` that went to partition `p`.
+    let before = |n: u64, p: u64| (n + partitions - 1 - p) / partitions;
+    (0..partitions)
+        .map(|p| {
+            let first = before(batch.first_sample, p);
+            RecordRange(p as u32, first, before(end, p) - first)
+        })
+        .filter(|RecordRange(_, _, count)| *count > 0)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+use scadles_api::{
+    job::{DatasetName, StreamPolicy},
+    worker::{BatchRule, Completion, CompressionConfig, DatasetConfig, EvaluationConfig},
+};
+use scadles_core::{
+    compress::gate::EnergyOf,
+    sim::{
+        ExchangeModel, InjectionKind, InjectionModel, NetworkModel, RateProfile, SimDevice, SimLimits,
+        SimSettings,
+    },
+};
+
+use super::*;
+use crate::replay::tests::job as small_job;
+
+const RATES: [f64; 3] = [20.0, 7.0, 3.0];
+
+/// A job of three devices that trains, with the clock that `scadles simulate` would give it.
+fn job(folder: &std::path::Path) -> (JobConfig, VirtualClock) {
+    let job = small_job(folder, RATES.len());
+    let dataset = DatasetConfig { name: DatasetName::Files, path: Some(folder.join("records")) };
+    let evaluation = EvaluationConfig { dataset, every_steps: 4, samples: 40, top_k: vec![1, 2] };
+    let job = JobConfig { evaluation: Some(evaluation), completion: Completion::MaxSteps(10), ..job };
+    let clock = clock(&job);
+    (job, clock)
+}
+
+fn clock(job: &JobConfig) -> VirtualClock {
+    let device = |&rate: &f64| SimDevice { stream: RateProfile::Constant(rate), seconds_per_sample: 0.01 };
+    let network = NetworkModel { bytes_per_second: 1e6, latency_seconds: 0.001 };
+    VirtualClock {
+        settings: SimSettings {
+            rule: job.stream.batch,
+            bounds: job.stream.batch_bounds,
+            policy: job.stream.policy,
+            aggregation: job.training.aggregation,
+            exchange: ExchangeModel { parameters: 10_000, network, constant_seconds: 0.0, sparse: None },
+            injection: None,
+            compute_noise: 0.1,
+            seed: 3,
+            limits: SimLimits::NONE,
+        },
+        devices: RATES.iter().map(device).collect(),
+    }
+}
+
+fn trained(job: &JobConfig, clock: &VirtualClock) -> VirtualRun {
+    let _ = std::fs::remove_file(job.output_dir.join("steps.csv"));
+    simulate(job, clock, &mut |_| ()).unwrap()
+}
+
+fn words(run: &VirtualRun) -> &LastWords {
+    run.progress.last_words.as_ref().unwrap()
+}
+
+#[test]
+fn the_same_job_gives_the_same_bits_and_another_seed_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, clock) = job(folder.path());
+    let first = trained(&job, &clock);
+    assert_eq!(first, trained(&job, &clock));
+    job.training.seed += 1;
+    assert_ne!(words(&first).parameter_hash, words(&trained(&job, &clock)).parameter_hash);
+}
+
+#[test]
+fn a_run_has_the_results_of_a_live_one_and_accounts_for_every_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, _) = job(folder.path());
+    job.stream.policy = StreamPolicy::Truncation;
+    let run = trained(&job, &clock(&job));
+    assert_eq!((words(&run).code, words(&run).step), (ExitCode::Completed, 10));
+    let steps: Vec<u64> = run.accuracy.iter().map(|evaluation| evaluation.step).collect();
+    assert_eq!(steps, [4, 8, 10]);
+    let pictures: Vec<u64> = run.accuracy.iter().map(|evaluation| evaluation.pictures).collect();
+    assert_eq!(pictures, [40, 40, 240], "all at the end");
+    assert!(run.accuracy.iter().all(|evaluation| evaluation.seconds <= run.progress.train_seconds));
+    let lines = std::fs::read_to_string(folder.path().join("steps.csv")).unwrap().lines().count();
+    assert_eq!(lines, 11, "a head and ten steps");
+    assert!(folder.path().join("model.safetensors").is_file());
+    let ledgers: Vec<Ledger> = run.progress.devices.iter().map(|device| device.ledger).collect();
+    assert!(ledgers.iter().all(Ledger::is_balanced), "{ledgers:?}");
+    let trained: u64 = ledgers.iter().map(|ledger| ledger.trained).sum();
+    assert_eq!(trained, run.progress.samples);
+    assert!(ledgers[0].trained > ledgers[2].trained, "the quicker stream trains more");
+}
+
+#[test]
+fn compression_follows_the_gate_and_shortens_the_exchange() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, _) = job(folder.path());
+    let dense = trained(&job, &clock(&job));
+    job.compression = Some(CompressionConfig { ratio: 0.02, delta: None, energy_of: EnergyOf::Compensated });
+    let sparse = trained(&job, &clock(&job));
+    let seen = sparse.progress.compression.unwrap();
+    assert_eq!((seen.sparse_steps, seen.vetoed_steps), (10, 0));
+    let bytes = |run: &VirtualRun| run.progress.devices.iter().map(|device| device.bytes_sent).sum::<u64>();
+    assert!(bytes(&sparse) * 5 < bytes(&dense), "{} of {}", bytes(&sparse), bytes(&dense));
+    // 53 ms of every dense step are the exchange's.
+    let busy = |run: &VirtualRun| run.progress.devices[0].busy_seconds;
+    assert!(busy(&sparse) < busy(&dense) - 0.3, "{} {}", busy(&sparse), busy(&dense));
+    // A gate that never opens: the dense run's bits.
+    job.compression =
+        Some(CompressionConfig { ratio: 0.02, delta: Some(0.0), energy_of: EnergyOf::Compensated });
+    let closed = trained(&job, &clock(&job));
+    assert_eq!(closed.progress.compression.unwrap().vetoed_steps, 9, "of the first nothing is known");
+    assert_eq!(words(&closed).parameter_hash, words(&dense).parameter_hash);
+}
+
+#[test]
+fn a_stream_that_ends_is_told_and_a_limit_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, mut clock) = job(folder.path());
+    clock.settings.limits = SimLimits::steps(3);
+    assert_eq!(
+        (words(&trained(&job, &clock)).code, words(&trained(&job, &clock)).step),
+        (ExitCode::Stopped, 3)
+    );
+    job.stream.batch = BatchRule::Fixed { size: 8 };
+    clock.settings.rule = job.stream.batch;
+    clock.settings.limits = SimLimits::NONE;
+    clock.devices[1].stream =
+        RateProfile::DropOut { rate: 7.0, from_seconds: 3.0, until_seconds: f64::INFINITY };
+    let run = trained(&job, &clock);
+    assert_eq!(words(&run).code, ExitCode::StreamStalled);
+    assert_eq!(
+        words(&run).message,
+        "device device-1 waits for samples that never come, after 2 steps, 48 samples"
+    );
+}
+
+#[test]
+fn what_cannot_be_trained_on_the_virtual_clock_is_refused_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (job, clock) = job(folder.path());
+    let refused = |job: &JobConfig, clock: &VirtualClock| {
+        let failure = simulate(job, clock, &mut |_| ()).unwrap_err();
+        assert!(failure.code == ExitCode::Configuration && !failure.remedy.is_empty());
+        failure.message
+    };
+    let without = JobConfig { producer: None, ..job.clone() };
+    assert_eq!(refused(&without, &clock), "spec.producer: missing");
+    let mut shared = clock.clone();
+    shared.settings.injection = Some(InjectionModel {
+        kind: InjectionKind::Move,
+        donor_fraction: 0.5,
+        shared_fraction: 0.5,
+        record_bytes: 1,
+    });
+    assert!(refused(&job, &shared).starts_with("--injection"));
+    let mut fewer = clock.clone();
+    fewer.devices.pop();
+    assert_eq!(refused(&job, &fewer), "the clock has 2 devices, the job 3");
+}
+
+#[test]
+fn a_clock_comes_back_from_its_file_endless_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, mut clock) = job(folder.path());
+    clock.devices[0].stream =
+        RateProfile::DropOut { rate: 7.0, from_seconds: 3.0, until_seconds: f64::INFINITY };
+    clock.settings.exchange = ExchangeModel::constant(1.0);
+    let text = serde_json::to_string(&clock).unwrap();
+    assert_eq!(serde_json::from_str::<VirtualClock>(&text).unwrap(), clock);
+}
+
+#[test]
+fn every_sample_of_a_stream_has_one_place_in_the_partitions() {
+    for partitions in 1..=4 {
+        let mut next = vec![0; partitions as usize];
+        let mut first_sample = 0;
+        for local_batch in [5, 0, 1, 2, 9, 4] {
+            let batch =
+                SimBatch { first_sample, local_batch, stream_rate: 1.0, buffered: 0, busy_seconds: 0.0 };
+            let ranges = ranges(&batch, partitions);
+            assert_eq!(ranges.iter().map(|range| range.2).sum::<u64>(), local_batch);
+            for RecordRange(partition, first, count) in ranges {
+                assert_eq!(first, next[partition as usize], "partition {partition} of {partitions}");
+                next[partition as usize] += count;
+            }
+            first_sample += local_batch;
+        }
+        // Dealt in turn: sample n went to partition n mod P.
+        let dealt: Vec<u64> =
+            (0..partitions).map(|p| (first_sample + partitions - 1 - p) / partitions).collect();
+        assert_eq!(next, dealt);
+    }
+}
