@@ -274,7 +274,9 @@ fn compressed(text: &mut String, report: &RunReport) {
 
 fn hashes(text: &mut String, report: &RunReport) {
     let Some(first) = report.parameter_hashes.first().filter(|hash| !hash.is_empty()) else { return };
-    let _ = if report.parameter_hashes.iter().all(|hash| hash == first) {
+    let _ = if report.parameter_hashes.len() == 1 {
+        writeln!(text, "hash of the parameters: {first}")
+    } else if report.parameter_hashes.iter().all(|hash| hash == first) {
         writeln!(
             text,
             "parameters are bit-identical on all {} ranks (hash {first})",

@@ -39,12 +39,16 @@ impl RunFolder {
                 ),
             ));
         }
-        let folder = Self::open(&path)?;
+        Self::open(&path)
+    }
+
+    /// The same with the folders that a group of workers writes to.
+    pub fn with_workers(self) -> Result<Self> {
         for sub in ["logs", "workers", "checkpoints", "journal"] {
-            let path = folder.path.join(sub);
+            let path = self.path.join(sub);
             fs::create_dir_all(&path).map_err(|error| Failure::write(&path, &error))?;
         }
-        Ok(folder)
+        Ok(self)
     }
 
     /// Opens the folder of an earlier run to go on with it.

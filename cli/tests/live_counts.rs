@@ -7,22 +7,14 @@ mod support;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use scadles_api::{ExitCode, report::RunReport};
 use support::{
     Scratch, assert_balanced, finish,
     learnable::{Settings, job},
-    report, scadles, text, trainer,
+    report, scadles, text, trainer, turn,
 };
-
-/// Runs train one after another: they would only take the processor from each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The rates of the paper's set S1: 12 samples per second on the slowest device.
 const RATES: [f64; 8] = [50.0, 38.0, 12.0, 36.0, 34.0, 13.0, 82.0, 40.0];

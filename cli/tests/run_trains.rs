@@ -7,7 +7,6 @@ mod support;
 use std::{
     path::Path,
     process::{Child, Command},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,15 +14,8 @@ use scadles_api::{ExitCode, report::RunReport};
 use support::{
     Scratch, assert_balanced, await_some, finish,
     learnable::{Settings, job},
-    memory, report, scadles, signal, text, trainer, workers,
+    memory, report, scadles, signal, text, trainer, turn, workers,
 };
-
-/// Runs train one after another: they would only take the processor from each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn run(job: &Path, folder: &Path) -> Command {
     let mut command = scadles(&trainer());

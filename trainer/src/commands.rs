@@ -7,7 +7,7 @@ use std::{
 };
 
 use scadles_api::{
-    ExitCode,
+    ExitCode, names,
     worker::{EvaluationConfig, JobConfig},
 };
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use crate::{
     held_out::HeldOut,
     learner::{Learner, set_up_torch},
     replay::{ReplayOptions, ReplayResult, replay as replay_run},
-    simulate::{CLOCK_FILE, simulate as simulate_job},
+    simulate::simulate as simulate_job,
     storage::Mirror,
     worker::Failure,
 };
@@ -101,7 +101,7 @@ pub fn pull(job: &Path, folder: &Path) -> ExitCode {
 pub fn simulate(run: &Path) -> ExitCode {
     let simulated = || -> Result<String, Failure> {
         let job = read_job(run)?;
-        let clock = read_json(&run.join(CLOCK_FILE))?;
+        let clock = read_json(&run.join(names::VIRTUAL_CLOCK))?;
         let outcome = simulate_job(&job, &clock, &mut |line| eprintln!("{line}"))?;
         serde_json::to_string(&outcome)
             .map_err(|error| Failure::new(ExitCode::Internal, format!("the result is no JSON: {error}")))

@@ -33,8 +33,6 @@ use crate::{
     worker::{Failure, agree_settings, hash_text},
 };
 
-/// The clock's settings in a run folder.
-pub const CLOCK_FILE: &str = "virtual-clock.json";
 /// How often a line is said, of real time.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -98,6 +96,8 @@ struct Run<'a> {
     steps: StepsCsv,
     loss: Option<f64>,
     learning_rate: f64,
+    /// Until the group had agreed, in all steps.
+    wait_seconds: f64,
 }
 
 /// What a rank remembers beside its stream.
@@ -135,6 +135,7 @@ impl<'a> Run<'a> {
             steps: StepsCsv::open(&job.output_dir, &names)?,
             loss: None,
             learning_rate: 0.0,
+            wait_seconds: 0.0,
         })
     }
 
@@ -250,6 +251,7 @@ impl<'a> Run<'a> {
         let bytes = bytes_sent.iter().copied().max().unwrap_or(0);
         let step = self.clock.train(Some(Sent { bytes, sparse })).clone();
         let wait_seconds = step.agreed_seconds - before;
+        self.wait_seconds += wait_seconds;
         let devices = step.devices.iter().map(|device| CsvDevice {
             local_batch: device.local_batch as u32,
             stream_rate: device.stream_rate,
@@ -350,7 +352,7 @@ impl<'a> Run<'a> {
             prequential_accuracy: rank.prequential.recent(),
             bytes_sent: rank.bytes_sent,
             dense_bytes: self.job.compression.map_or(0, |_| self.dense_bytes * self.state.step),
-            wait_seconds: (seen.stream_wait_seconds + seen.group_wait_seconds) * steps,
+            wait_seconds: self.wait_seconds,
             busy_seconds: summary.busy_seconds * steps,
             ..DeviceProgress::default()
         };

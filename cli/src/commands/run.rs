@@ -92,7 +92,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
 fn open_folder(args: &RunArgs, name: &str) -> Result<(RunFolder, Option<Memory>)> {
     let Some(asked) = &args.resume else {
-        return Ok((RunFolder::create(name, args.out.as_deref(), SystemTime::now())?, None));
+        let folder = RunFolder::create(name, args.out.as_deref(), SystemTime::now())?.with_workers()?;
+        return Ok((folder, None));
     };
     let path = match asked {
         Some(path) => path.clone(),

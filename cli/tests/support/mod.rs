@@ -11,7 +11,7 @@ pub mod running;
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,12 @@ use scadles_api::report::RunReport;
 
 /// Longer than anything here takes on a busy machine; a hang fails instead of blocking.
 pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Runs of a test program train one after another: they would only take the processor from each other.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A folder of this test alone, removed when the test passes.
 pub struct Scratch(PathBuf);

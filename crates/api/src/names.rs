@@ -21,6 +21,8 @@ pub const DEFAULT_TOPIC_TEMPLATE: &str = "{namespace}.{job}.{device}";
 pub const ENDPOINT_PORT: u16 = 7200;
 /// Port of a trainer pod's control hub.
 pub const HUB_PORT: u16 = 7201;
+/// File of a run folder with the settings of its virtual clock, where it has one.
+pub const VIRTUAL_CLOCK: &str = "virtual-clock.json";
 /// Where a pod finds the keys of the bucket of results.
 pub const OUTPUT_KEYS: &str = "/etc/scadles/storage/output";
 /// Labels of everything that the operator makes.

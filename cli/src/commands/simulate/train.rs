@@ -5,7 +5,9 @@ use std::{
     time::SystemTime,
 };
 
-use scadles_api::{ExitCode, progress::VirtualRun, report::AttemptReport, worker::JobConfig};
+use scadles_api::{
+    ExitCode, names::VIRTUAL_CLOCK, progress::VirtualRun, report::AttemptReport, worker::JobConfig,
+};
 use scadles_control::{
     Body,
     decide::{Outcome, Supervision},
@@ -26,9 +28,7 @@ use crate::{
 };
 
 /// What the report says where others name their broker.
-const BROKER: &str = "none: virtual clock";
-/// Where the trainer looks for the clock.
-const CLOCK_FILE: &str = "virtual-clock.json";
+const BROKER: &str = "a virtual clock";
 
 /// Trains the job on the virtual clock and writes its report.
 pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
@@ -46,7 +46,7 @@ pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
     folder.write_text("job.yaml", &loaded.text)?;
     folder.write_json("job.json", &config)?;
     let clock = VirtualClock { settings: scenario.settings, devices: scenario.sim_devices() };
-    folder.write_json(CLOCK_FILE, &clock)?;
+    folder.write_json(VIRTUAL_CLOCK, &clock)?;
     say(format!("{}: {}, on the virtual clock", scenario.name, scenario.title()));
     scenario.notes.iter().for_each(|note| say(format!("  {note}")));
     // It says itself how far it is, and why it cannot.

@@ -102,8 +102,6 @@ pub struct Pass {
     pub threshold: f32,
     /// Place of the first element within the bucket.
     pub first_index: usize,
-    /// At most so many elements are in `kept` afterwards; the excess stays in the residual.
-    pub room: usize,
 }
 
 /// Full groups of at most [`BLOCK_ELEMENTS`], the first element of which has the given index: their squares per lane.
@@ -161,7 +159,7 @@ fn plain_block(
     squares
 }
 
-/// e of up to 16 elements, less those that are large enough and find room, into `residual`; their squares into the lanes.
+/// e of up to 16 elements, less those that are large enough, into `residual`; their squares into the lanes.
 fn group(
     pass: Pass,
     index: usize,
@@ -179,15 +177,9 @@ fn group(
         let is_small = e.abs() < pass.threshold;
         mask |= u32::from(!is_small) << lane;
     }
-    take(pass, mask, index, residual, kept);
-}
-
-/// Moves the marked elements out of the residual while there is room.
-fn take(pass: Pass, mask: u32, index: usize, residual: &mut [f32], kept: &mut Kept) {
-    let mut left = mask;
-    while left != 0 && kept.len() < pass.room {
-        let lane = left.trailing_zeros() as usize;
-        left &= left - 1;
+    while mask != 0 {
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask - 1;
         kept.push(index + lane, residual[lane]);
         residual[lane] = 0.0;
     }
@@ -206,7 +198,7 @@ mod tests {
             *r = *g + pass.rescale * *r;
             energy += f64::from(*r) * f64::from(*r);
             let is_small = r.abs() < pass.threshold;
-            if !is_small && kept.len() < pass.room {
+            if !is_small {
                 kept.push(pass.first_index + i, *r);
                 *r = 0.0;
             }
@@ -233,9 +225,8 @@ mod tests {
             (gradient, residual) in (0_usize..3000).prop_flat_map(|len| (numbers(len), numbers(len))),
             rescale in 0.1_f32..3.0,
             threshold in 0.0_f32..20.0,
-            room in 0_usize..3000,
         ) {
-            let pass = Pass { rescale, threshold, first_index: 7, room };
+            let pass = Pass { rescale, threshold, first_index: 7 };
             let (mut expected_residual, mut expected) = (residual.clone(), Kept::default());
             let plain_energy = plainly(pass, &gradient, &mut expected_residual, &mut expected);
             let mut first_energy = None;
@@ -256,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_sent_and_not_kept_back() {
-        let pass = Pass { rescale: 1.0, threshold: 10.0, first_index: 0, room: 9 };
+        let pass = Pass { rescale: 1.0, threshold: 10.0, first_index: 0 };
         let (mut residual, mut kept) = (vec![1.0, 2.0], Kept::default());
         compensate_and_select(
             InstructionSet::widest(),

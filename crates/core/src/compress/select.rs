@@ -27,7 +27,7 @@ pub fn select(
     let (gradient, residual) = e;
     kept.clear();
     let threshold = reached_by(Compensated { gradient, residual, rescale }, bucket.wanted);
-    let pass = Pass { rescale, threshold, first_index: 0, room: usize::MAX };
+    let pass = Pass { rescale, threshold, first_index: 0 };
     let energy = compensate_and_select(set, pass, gradient, residual, kept);
     let found = kept.len() as f64;
     let wanted = bucket.wanted as f64;
@@ -59,7 +59,7 @@ pub fn take_largest(
 ) {
     let e = Compensated { gradient: residual, residual, rescale: 0.0 };
     let reached = if residual.len() <= SORTED_ELEMENTS { exactly_reached_by } else { surely_reached_by };
-    let mut pass = Pass { rescale: 1.0, threshold: reached(e, wanted), first_index, room: usize::MAX };
+    let mut pass = Pass { rescale: 1.0, threshold: reached(e, wanted), first_index };
     for part in residual.chunks_mut(ZEROS.len()) {
         compensate_and_select(set, pass, &ZEROS[..part.len()], part, kept);
         pass.first_index += part.len();

@@ -10,7 +10,7 @@ use std::arch::x86_64::{
     _mm512_storeu_si512,
 };
 
-use super::{Kept, LANES, Pass, take};
+use super::{Kept, LANES, Pass};
 
 /// Lanes of an AVX2 register.
 const HALF: usize = 8;
@@ -123,11 +123,9 @@ fn avx2_half<const IS_CROWDED: bool>(
     // "Not less than" holds of what is no number, too.
     let is_large = _mm256_cmp_ps::<_CMP_NLT_UQ>(magnitude, _mm256_set1_ps(pass.threshold));
     let mask = _mm256_movemask_ps(is_large) as u32;
-    let fits = kept.len() + HALF <= pass.room;
-    let stays = if fits { _mm256_andnot_ps(is_large, e) } else { e };
     // SAFETY: eight f32 are written to eight f32.
-    unsafe { _mm256_storeu_ps(residual.as_mut_ptr(), stays) };
-    if fits && (IS_CROWDED || mask != 0) {
+    unsafe { _mm256_storeu_ps(residual.as_mut_ptr(), _mm256_andnot_ps(is_large, e)) };
+    if IS_CROWDED || mask != 0 {
         let order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(SET_LANES[mask as usize] as i64));
         let values = _mm256_permutevar8x32_ps(e, order);
         let indices = _mm256_add_epi32(order, _mm256_set1_epi32(index as i32));
@@ -138,8 +136,6 @@ fn avx2_half<const IS_CROWDED: bool>(
             _mm256_storeu_ps(at_values, values);
             kept.grow(mask.count_ones() as usize);
         }
-    } else {
-        take(pass, mask, index, residual, kept);
     }
 }
 
@@ -178,23 +174,16 @@ fn avx512_group(
     let e = _mm512_add_ps(g, _mm512_mul_ps(_mm512_set1_ps(pass.rescale), r));
     *squares = _mm512_add_ps(*squares, _mm512_mul_ps(e, e));
     let mask = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(e), _mm512_set1_ps(pass.threshold));
-    let fits = kept.len() + LANES <= pass.room;
-    let stays = if fits { _mm512_maskz_mov_ps(!mask, e) } else { e };
     // SAFETY: sixteen f32 are written to sixteen f32.
-    unsafe { _mm512_storeu_ps(residual.as_mut_ptr(), stays) };
-    if fits {
-        let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        let indices = _mm512_add_epi32(lanes, _mm512_set1_epi32(index as i32));
-        let (indices, values) =
-            (_mm512_maskz_compress_epi32(mask, indices), _mm512_maskz_compress_ps(mask, e));
-        // SAFETY: sixteen elements each are written where there is room for sixteen, of which the marked are taken.
-        unsafe {
-            let (at_indices, at_values) = kept.behind::<LANES>();
-            _mm512_storeu_si512(at_indices.cast(), indices);
-            _mm512_storeu_ps(at_values, values);
-            kept.grow(mask.count_ones() as usize);
-        }
-    } else {
-        take(pass, u32::from(mask), index, residual, kept);
+    unsafe { _mm512_storeu_ps(residual.as_mut_ptr(), _mm512_maskz_mov_ps(!mask, e)) };
+    let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    let indices = _mm512_add_epi32(lanes, _mm512_set1_epi32(index as i32));
+    let (indices, values) = (_mm512_maskz_compress_epi32(mask, indices), _mm512_maskz_compress_ps(mask, e));
+    // SAFETY: sixteen elements each are written where there is room for sixteen, of which the marked are taken.
+    unsafe {
+        let (at_indices, at_values) = kept.behind::<LANES>();
+        _mm512_storeu_si512(at_indices.cast(), indices);
+        _mm512_storeu_ps(at_values, values);
+        kept.grow(mask.count_ones() as usize);
     }
 }
