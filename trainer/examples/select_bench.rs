@@ -118,6 +118,7 @@ fn measure(values: &[f32], len: usize, (distribution, ratio): (Distribution, f64
     let (mut ours, mut residual) =
         (Ours::new(len, ratio), Tensor::zeros([len as i64], (Kind::Float, tch::Device::Cpu)));
     let (mut our_times, mut their_times, mut kept) = (Vec::new(), Vec::new(), 0);
+    let (mut sum, mut additions) = (vec![0.0; len], Vec::new());
     for pair in 0..pairs {
         let gradient = &values[pair * SHIFT..pair * SHIFT + len];
         let tensor = Tensor::from_slice(gradient);
@@ -134,12 +135,21 @@ fn measure(values: &[f32], len: usize, (distribution, ratio): (Distribution, f64
         };
         turn(pair % 2 == 0);
         turn(pair % 2 != 0);
+        let began = Instant::now();
+        sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+        additions.push(began.elapsed().as_secs_f64() * 1e3);
     }
+    assert!(sum.iter().all(|sum| sum.is_finite()));
     let mut ratios: Vec<f64> =
         their_times.iter().zip(&our_times).map(|(theirs, ours)| theirs / ours).collect();
     let what = format!("{:.1} M floats, {distribution:?}, CR {ratio}", len as f64 / 1e6);
     let off = (kept as f64 / pairs as f64 / k as f64 - 1.0).abs();
-    println!("       {what}: ours {} ms, torch {} ms", spread(&mut our_times), spread(&mut their_times));
+    println!(
+        "       {what}: ours {} ms, torch {} ms; a plain addition {} ms",
+        spread(&mut our_times),
+        spread(&mut their_times),
+        spread(&mut additions)
+    );
     let share = 1.0 / quantile(&mut ratios, 0.5);
     let faster = check(
         &format!("{what}: our share of torch's time"),

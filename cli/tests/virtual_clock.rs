@@ -1,0 +1,116 @@
+//! `scadles simulate JOB --train` beside `scadles run JOB`: what is virtual is the time alone.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+
+use scadles_api::{ExitCode, report::RunReport};
+use support::{
+    Scratch, assert_balanced, finish,
+    learnable::{Settings, job},
+    report, scadles, text, trainer, turn,
+};
+
+const LIVE: &[&str] = &["run", "--plain", "--threads", "1"];
+const VIRTUAL: &[&str] = &["simulate", "--train", "--threads", "1"];
+
+/// Trains the job; the report of its folder.
+fn train(command: &[&str], file: &Path, folder: &Path) -> RunReport {
+    let child = scadles(&trainer()).args(command).arg(file).arg("--out").arg(folder).spawn().unwrap();
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report = report(folder);
+    assert_eq!(report.outcome, ExitCode::Completed);
+    assert_balanced(&report);
+    report
+}
+
+/// The column `seconds` of `steps.csv`.
+fn seconds(folder: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(folder.join("steps.csv")).unwrap();
+    let place = text.lines().next().unwrap().split(',').position(|name| name == "seconds").unwrap();
+    text.lines().skip(1).map(|line| line.split(',').nth(place).unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn with_batches_that_do_not_depend_on_time_the_model_is_the_live_one_bit_for_bit() {
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-bits");
+    let rule = "{rule: Fixed, fixed: {size: 16}}";
+    let file = job(scratch.path(), &Settings { name: "bits", rule, steps: 12, ..Settings::default() });
+    let live = train(LIVE, &file, &scratch.path().join("live"));
+    let simulated = train(VIRTUAL, &file, &scratch.path().join("virtual"));
+    assert_eq!(simulated.parameter_hashes, live.parameter_hashes[..1]);
+    assert_eq!((simulated.steps, simulated.samples), (live.steps, live.samples));
+    let top_1 = |report: &RunReport| report.accuracy.last().unwrap().top_1();
+    assert_eq!(top_1(&simulated), top_1(&live));
+    for (own, other) in simulated.devices.iter().zip(&live.devices) {
+        assert_eq!((own.trained, own.batch_mean), (other.trained, other.batch_mean), "{own:?} {other:?}");
+    }
+    for name in ["report.html", "steps.csv", "model.safetensors", "job.yaml", "job.json"] {
+        assert!(scratch.path().join("virtual").join(name).is_file(), "{name}");
+    }
+}
+
+#[test]
+fn a_live_run_that_waits_for_its_streams_takes_the_steps_of_the_virtual_one() {
+    const STEPS: u64 = 15;
+    const WINDOW_SECONDS: f64 = 1.0;
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-steps");
+    let settings = Settings { name: "steps", rule: "StreamRate", steps: STEPS, ..Settings::default() };
+    let file = job(scratch.path(), &settings);
+    let live = train(LIVE, &file, &scratch.path().join("live"));
+    let simulated = train(VIRTUAL, &file, &scratch.path().join("virtual"));
+    let [own, other] = ["virtual", "live"].map(|name| seconds(&scratch.path().join(name)));
+    assert_eq!((own.len(), other.len()), (STEPS as usize, STEPS as usize));
+    // A busy machine closes windows late; such time is known, and is not the clock's.
+    let late: f64 = other.windows(2).map(|pair| (pair[1] - pair[0] - WINDOW_SECONDS).max(0.0)).sum();
+    let [own, other] = [own, other].map(|seconds| seconds[STEPS as usize - 1] - seconds[0]);
+    assert!(
+        (own - other).abs() <= 0.03 * own + late,
+        "{own} s on the virtual clock, {other} s live, {late} s late"
+    );
+    for (own, other) in simulated.devices.iter().zip(&live.devices) {
+        let window = own.rate_asked.unwrap() * (WINDOW_SECONDS + late) + 2.0;
+        assert!(own.buffered.abs_diff(other.buffered) as f64 <= window, "{own:?} {other:?}");
+        assert!(own.trained.abs_diff(other.trained) as f64 <= window, "{own:?} {other:?}");
+    }
+    // The spread of seeds.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let top_1 = |report: &RunReport| report.accuracy.last().unwrap().top_1().unwrap();
+    let mut shares = vec![top_1(&simulated)];
+    for seed in [1, 2] {
+        let other =
+            scratch.file("seed.yaml", &text.replace("training: {", &format!("training: {{seed: {seed}, ")));
+        shares.push(top_1(&train(VIRTUAL, &other, &scratch.path().join(format!("seed-{seed}")))));
+    }
+    let (least, most) =
+        shares.iter().fold((1.0_f64, 0.0_f64), |(a, b), share| (a.min(*share), b.max(*share)));
+    let spread = (most - least).max(0.05);
+    let found = top_1(&live);
+    assert!(found >= least - spread && found <= most + spread, "live {found}, virtual {shares:?}");
+}
+
+#[test]
+fn what_a_job_file_must_say_is_not_taken_from_the_command_line() {
+    let scratch = Scratch::new("virtual-refused");
+    let file = job(scratch.path(), &Settings::default());
+    let refused = |file: &Path, more: &[&str]| {
+        let folder = scratch.path().join("refused");
+        let child = scadles(&trainer()).args(VIRTUAL).arg(file).args(more).arg("--out").arg(folder).spawn();
+        let output = finish(child.unwrap());
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        text(&output)
+    };
+    let said = refused(&file, &["--devices", "2"]);
+    assert!(said.contains("--train") && said.contains("--devices"), "{said}");
+    let job = std::fs::read_to_string(&file).unwrap();
+    let (head, tail) = job.split_once("  producer:").unwrap();
+    let tail = tail.split_once("  evaluation:").unwrap().1;
+    let without = scratch.file("without.yaml", &format!("{head}  evaluation:{tail}"));
+    let said = refused(&without, &[]);
+    assert!(said.contains("spec.producer: missing") && said.contains("remedy:"), "{said}");
+}
