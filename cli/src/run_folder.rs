@@ -31,12 +31,11 @@ impl RunFolder {
             None => Path::new(RUNS).join(format!("{job}-{}", time_stamp(now))),
         };
         if holds_a_run(&path) {
+            let resumable = format!(", or go on with that run: scadles run JOB --resume {}", path.display());
+            let resumable = if is_resumable(&path) { resumable.as_str() } else { "" };
             return Err(Failure::configuration(
                 format!("--out {}: the folder already holds a run", path.display()),
-                format!(
-                    "choose another folder, or go on with that run: scadles run JOB --resume {}",
-                    path.display()
-                ),
+                format!("choose another folder{resumable}"),
             ));
         }
         Self::open(&path)
@@ -59,7 +58,7 @@ impl RunFolder {
                 "name the folder of a run, such as runs/<job>-<time>",
             ));
         }
-        if !holds_a_run(path) {
+        if !is_resumable(path) {
             return Err(Failure::configuration(
                 format!("--resume {}: the folder holds no run (no supervision.json)", path.display()),
                 "name the folder of a run, such as runs/<job>-<time>, or start without --resume",
@@ -76,7 +75,7 @@ impl RunFolder {
             .into_iter()
             .flatten()
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| of_this_job(name) && holds_a_run(&Path::new(RUNS).join(name)))
+            .filter(|name| of_this_job(name) && is_resumable(&Path::new(RUNS).join(name)))
             .collect();
         names.sort();
         names.pop().map(|name| Path::new(RUNS).join(name)).ok_or_else(|| {
@@ -131,6 +130,11 @@ impl RunFolder {
     pub fn write_text(&self, name: &str, text: &str) -> Result<()> {
         write_whole(&self.path.join(name), text.as_bytes(), 0o644)
     }
+}
+
+/// Whether a runner has left in the folder what its successor must know.
+fn is_resumable(path: &Path) -> bool {
+    path.join("supervision.json").exists()
 }
 
 /// Whether a run has begun in the folder.

@@ -99,6 +99,11 @@ pub fn pull(job: &Path, folder: &Path) -> ExitCode {
 
 /// Trains the job in `run` on the virtual clock in it, and prints what came of it as JSON.
 pub fn simulate(run: &Path) -> ExitCode {
+    // Whoever started us holds the other end of standard input: nobody waits for the result when that is gone.
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(i32::from(ExitCode::Orphaned.code()));
+    });
     let simulated = || -> Result<String, Failure> {
         let job = read_job(run)?;
         let clock = read_json(&run.join(names::VIRTUAL_CLOCK))?;

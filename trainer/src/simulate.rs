@@ -47,13 +47,19 @@ pub fn simulate(
     set_up_torch(job.threads)?;
     let mut run = Run::start(job, clock)?;
     let mut said = Instant::now();
-    while run.step()? {
+    let failure = loop {
+        match run.step() {
+            Ok(true) => {}
+            Ok(false) => break run.leave_results().err(),
+            Err(failure) => break Some(failure),
+        }
         if said.elapsed() >= SAY_EVERY {
             say(&run.line());
             said = Instant::now();
         }
-    }
-    run.finish()
+    };
+    // What was found until then is told however it ended.
+    run.end(failure)
 }
 
 /// Pure: what a clock without samples can do, and one with them cannot.
@@ -69,6 +75,9 @@ fn check(job: &JobConfig, clock: &VirtualClock) -> Result<(), Failure> {
     if clock.settings.injection.is_some() {
         let remedy = "leave --injection out, or simulate without --train";
         return wrong("--injection: shared samples are not trained on the virtual clock".to_owned(), remedy);
+    }
+    if job.devices.iter().any(|device| device.partitions != 1) {
+        return wrong("a device has several partitions".to_owned(), "the virtual clock has one per device");
     }
     if clock.devices.len() != job.devices.len() {
         let message = format!("the clock has {} devices, the job {}", clock.devices.len(), job.devices.len());
@@ -98,6 +107,7 @@ struct Run<'a> {
     learning_rate: f64,
     /// Until the group had agreed, in all steps.
     wait_seconds: f64,
+    model_sha256: Option<String>,
 }
 
 /// What a rank remembers beside its stream.
@@ -114,7 +124,9 @@ impl<'a> Run<'a> {
         let group = LogicalGroup::new(job, (0..world_size).collect(), job.training.seed)?;
         let open = |settings| HeldOut::open(job, settings, &job.data_dir);
         let names: Vec<String> = job.devices.iter().map(|device| device.name.clone()).collect();
-        let network = clock.settings.exchange.network;
+        let exchange = &clock.settings.exchange;
+        let network = exchange.network;
+        let select_seconds = exchange.sparse.map_or(0.0, |sparse| sparse.select_seconds);
         Ok(Self {
             job,
             settings: agree_settings(job, group.learner()),
@@ -125,7 +137,7 @@ impl<'a> Run<'a> {
             link: LinkCost {
                 latency_seconds: network.latency_seconds,
                 seconds_per_byte: network.bytes_per_second.recip(),
-                select_seconds_per_element: 0.0,
+                select_seconds_per_element: select_seconds / exchange.parameters.max(1) as f64,
             },
             dense_bytes: dense_bytes(clock.settings.exchange.parameters, world_size),
             held_out: job.evaluation.as_ref().map(open).transpose()?,
@@ -136,6 +148,7 @@ impl<'a> Run<'a> {
             loss: None,
             learning_rate: 0.0,
             wait_seconds: 0.0,
+            model_sha256: None,
         })
     }
 
@@ -216,20 +229,18 @@ impl<'a> Run<'a> {
         let loss = mean_loss(&outcome.statistics);
         self.loss = Some(loss);
         if !loss.is_finite() {
-            let message = format!("the loss of step {} is not a number", next.step);
-            let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
-            return Err(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
+            self.loss = None;
+            return Err(diverged(&format!("the loss of step {}", next.step)));
         }
         self.write_down(plan, &bytes_sent)
     }
 
     fn record(&self, plan: &StepPlan, batches: &[SimBatch], step: u64) -> StepRecord {
         let training = &self.job.training;
-        let partitions = |rank: usize| u64::from(self.job.devices[rank].partitions);
-        let devices =
-            batches.iter().zip(&plan.loss_scales).enumerate().map(|(rank, (batch, &loss_scale))| {
-                DeviceStep { loss_scale, ranges: ranges(batch, partitions(rank)) }
-            });
+        let device = |(batch, &loss_scale): (&SimBatch, &f64)| DeviceStep {
+            loss_scale,
+            ranges: vec![RecordRange(0, batch.first_sample, batch.local_batch)],
+        };
         StepRecord {
             attempt: 1,
             step,
@@ -238,7 +249,7 @@ impl<'a> Run<'a> {
             window_seconds: 0.0,
             global_batch: plan.global_batch,
             micro_batch: training.micro_batch,
-            devices: devices.collect(),
+            devices: batches.iter().zip(&plan.loss_scales).map(device).collect(),
             compression: self.job.compression.map(|_| plan.compression),
             parameter_hash: None,
         }
@@ -281,6 +292,9 @@ impl<'a> Run<'a> {
     fn evaluate(&mut self, limit: u64) -> Result<(), Failure> {
         let Some(held_out) = &mut self.held_out else { return Ok(()) };
         let result = held_out.evaluate_alone(self.group.learner(), limit)?;
+        if !result.loss_sum.is_finite() {
+            return Err(diverged(&format!("the loss of the evaluation after step {}", self.state.step)));
+        }
         let seconds = self.clock.seconds();
         self.accuracy.push(crate::evaluate::summary(&result.counts, result.loss_sum, &self.state, seconds));
         self.evaluation = Some(result.counts);
@@ -300,21 +314,35 @@ impl<'a> Run<'a> {
         )
     }
 
-    fn finish(mut self) -> Result<VirtualRun, Failure> {
+    /// The last evaluation, and the model.
+    fn leave_results(&mut self) -> Result<(), Failure> {
         self.evaluate(u64::MAX)?;
         let learner = self.group.learner();
         let model = learner.encode(learner.parameters()?)?;
         write_result(&self.job.output_dir.join("model.safetensors"), &model)?;
-        let mut words = self.words();
-        words.parameter_hash = Some(hash_text(learner.parameter_hash()?));
-        words.model_sha256 = Some(sha256(&model));
+        self.model_sha256 = Some(sha256(&model));
+        Ok(())
+    }
+
+    fn end(self, failure: Option<Failure>) -> Result<VirtualRun, Failure> {
+        let words = match failure {
+            None => self.words(),
+            Some(Failure { code, message, remedy }) => LastWords { remedy, ..LastWords::new(code, message) },
+        };
+        let words = LastWords {
+            step: self.state.step,
+            samples: self.state.samples,
+            parameter_hash: Some(hash_text(self.group.parameter_hash()?)),
+            model_sha256: self.model_sha256.clone(),
+            ..words
+        };
         Ok(VirtualRun { progress: self.progress(words), accuracy: self.accuracy })
     }
 
     fn words(&self) -> LastWords {
         let GlobalState { step, samples, .. } = self.state;
         let so_far = format!("{step} steps, {samples} samples");
-        let words = match self.clock.end() {
+        match self.clock.end() {
             SimEnd::Running => LastWords::new(ExitCode::Completed, format!("complete after {so_far}")),
             SimEnd::Complete => LastWords::new(
                 ExitCode::Stopped,
@@ -329,8 +357,7 @@ impl<'a> Run<'a> {
                 ExitCode::StreamStalled,
                 format!("no device gets samples any more, after {so_far}"),
             ),
-        };
-        LastWords { step, samples, ..words }
+        }
     }
 
     fn progress(&self, words: LastWords) -> Progress {
@@ -386,23 +413,14 @@ impl<'a> Run<'a> {
     }
 }
 
+fn diverged(what: &str) -> Failure {
+    Failure::new(ExitCode::Diverged, format!("{what} is not a number"))
+        .with_remedy("lower spec.training.optimizer.learningRate, or look at the data")
+}
+
 fn mean_loss(statistics: &[StepStatistics]) -> f64 {
     let samples: u64 = statistics.iter().map(|rank| rank.samples).sum();
     statistics.iter().map(|rank| rank.loss_sum).sum::<f64>() / samples.max(1) as f64
-}
-
-/// The places of a batch: the producer deals the samples of a device to its partitions in turn.
-fn ranges(batch: &SimBatch, partitions: u64) -> Vec<RecordRange> {
-    let end = batch.first_sample + batch.local_batch;
-    // Samples before number `n` that went to partition `p`.
-    let before = |n: u64, p: u64| (n + partitions - 1 - p) / partitions;
-    (0..partitions)
-        .map(|p| {
-            let first = before(batch.first_sample, p);
-            RecordRange(p as u32, first, before(end, p) - first)
-        })
-        .filter(|RecordRange(_, _, count)| *count > 0)
-        .collect()
 }
 
 #[cfg(test)]

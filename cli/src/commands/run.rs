@@ -172,7 +172,7 @@ pub fn plan_streams(plan: &Plan, source: DatasetSource) -> Option<StreamsPlan> {
 }
 
 /// Finds a missing evaluation set now, and not after the first hundred steps.
-fn check_held_out_data(job: &ValidatedJob, data_dir: &Path) -> Result<()> {
+pub fn check_held_out_data(job: &ValidatedJob, data_dir: &Path) -> Result<()> {
     let Some(evaluation) = &job.evaluation else { return Ok(()) };
     Dataset::load(&evaluation.dataset, Split::Test, data_dir, job.model.record_bytes())
         .map(drop)

@@ -85,8 +85,9 @@ pub struct SimulateArgs {
 /// Training on the virtual clock.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Training {
-    /// Train the job too: its simulated streams, agreement, gradients and evaluations are real, only the time is virtual
-    #[arg(long, conflicts_with_all = ["preset", "compare", "json", "csv", "plots", "devices", "rates", "injection"], help_heading = "Training")]
+    /// Train the job too, to its completion at the latest: its simulated streams, agreement, gradients and evaluations are
+    /// real, only the time is virtual
+    #[arg(long, conflicts_with_all = ["preset", "compare", "json", "csv", "plots", "devices", "rates", "injection", "compression_ratio", "exchange", "sparse_share"], help_heading = "Training")]
     pub train: bool,
     /// Folder for report and model [default: runs/<job>-<time>]
     #[arg(long, value_name = "DIR", requires = "train", help_heading = "Training")]
@@ -94,9 +95,9 @@ pub struct Training {
     /// Folder of the data sets [default: SCADLES_DATA, or .cache/data]
     #[arg(long, value_name = "DIR", requires = "train", help_heading = "Training")]
     pub data: Option<PathBuf>,
-    /// Threads of the training [default: all cores]
-    #[arg(long, value_name = "N", requires = "train", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Training")]
-    pub threads: Option<u32>,
+    /// Threads of the training; another number gives other last bits
+    #[arg(long, value_name = "N", requires = "train", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256), help_heading = "Training")]
+    pub threads: u32,
 }
 
 /// Everything that the command line puts in the place of what the job or preset says.

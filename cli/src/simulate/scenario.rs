@@ -194,7 +194,8 @@ impl Scenario {
     }
 }
 
-fn sparse_of(given: Compression, parameters: u64) -> SparseModel {
+/// A step of this compression, as the reference repository sends it.
+pub fn sparse_of(given: Compression, parameters: u64) -> SparseModel {
     SparseModel {
         kind: SparseKind::AllGather { index_bytes: 8 },
         compression_ratio: given.ratio,

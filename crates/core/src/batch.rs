@@ -127,13 +127,15 @@ impl BatchClock {
         }
         if let BatchRule::Fixed { size } = self.rule {
             let size = u64::from(size);
-            let short_since = *self.short_since.get_or_insert(now);
-            self.short_seconds = self.short_seconds.max(now - short_since);
             if view.available < size {
+                // What has arrived and is not here yet is not the stream's delay.
+                if view.buffered < size {
+                    let short_since = *self.short_since.get_or_insert(now);
+                    self.short_seconds = self.short_seconds.max(now - short_since);
+                }
                 return Readiness::NeedSamples { missing: size - view.available };
             }
-            self.short_seconds = now - short_since;
-            self.short_since = None;
+            self.short_seconds = self.short_since.take().map_or(0.0, |since| now - since);
             return self.ready(size);
         }
         let Some(started) = self.window_started else {

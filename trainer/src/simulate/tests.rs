@@ -17,7 +17,8 @@ const RATES: [f64; 3] = [20.0, 7.0, 3.0];
 
 /// A job of three devices that trains, with the clock that `scadles simulate` would give it.
 fn job(folder: &std::path::Path) -> (JobConfig, VirtualClock) {
-    let job = small_job(folder, RATES.len());
+    let mut job = small_job(folder, RATES.len());
+    job.devices.iter_mut().for_each(|device| device.partitions = 1);
     let dataset = DatasetConfig { name: DatasetName::Files, path: Some(folder.join("records")) };
     let evaluation = EvaluationConfig { dataset, every_steps: 4, samples: 40, top_k: vec![1, 2] };
     let job = JobConfig { evaluation: Some(evaluation), completion: Completion::MaxSteps(10), ..job };
@@ -165,24 +166,14 @@ fn a_clock_comes_back_from_its_file_endless_as_it_was() {
 }
 
 #[test]
-fn every_sample_of_a_stream_has_one_place_in_the_partitions() {
-    for partitions in 1..=4 {
-        let mut next = vec![0; partitions as usize];
-        let mut first_sample = 0;
-        for local_batch in [5, 0, 1, 2, 9, 4] {
-            let batch =
-                SimBatch { first_sample, local_batch, stream_rate: 1.0, buffered: 0, busy_seconds: 0.0 };
-            let ranges = ranges(&batch, partitions);
-            assert_eq!(ranges.iter().map(|range| range.2).sum::<u64>(), local_batch);
-            for RecordRange(partition, first, count) in ranges {
-                assert_eq!(first, next[partition as usize], "partition {partition} of {partitions}");
-                next[partition as usize] += count;
-            }
-            first_sample += local_batch;
-        }
-        // Dealt in turn: sample n went to partition n mod P.
-        let dealt: Vec<u64> =
-            (0..partitions).map(|p| (first_sample + partitions - 1 - p) / partitions).collect();
-        assert_eq!(next, dealt);
-    }
+fn a_run_that_diverges_is_told_with_what_there_was_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, clock) = job(folder.path());
+    job.training.learning_rate = 1e30;
+    let run = trained(&job, &clock);
+    assert_eq!(words(&run).code, ExitCode::Diverged);
+    assert!(words(&run).message.ends_with("is not a number") && !words(&run).remedy.is_empty());
+    assert!(words(&run).step > 0 && words(&run).model_sha256.is_none());
+    let text = serde_json::to_string(&run).unwrap();
+    assert_eq!(serde_json::from_str::<VirtualRun>(&text).unwrap(), run, "JSON has words for all of it");
 }

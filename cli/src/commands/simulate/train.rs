@@ -1,7 +1,8 @@
 //! `scadles simulate JOB --train`: a run folder like that of `scadles run`, its time virtual.
 
 use std::{
-    process::{Command, Stdio},
+    path::Path,
+    process::{Command, Output, Stdio},
     time::SystemTime,
 };
 
@@ -12,18 +13,23 @@ use scadles_control::{
     Body,
     decide::{Outcome, Supervision},
 };
-use scadles_core::sim::VirtualClock;
+use scadles_core::sim::{SimLimits, VirtualClock};
 
 use super::{planned, simulated_broker};
 use crate::{
-    commands::run::{names, versions, write_report},
+    commands::run::{check_held_out_data, load_source, names, versions, write_report},
     failure::{Failure, Result},
     job::{self, LoadedJob},
     memory::Memory,
-    report::Ending,
+    report::{Ending, ends_well},
     run_folder::RunFolder,
     screen::{complain, say},
-    simulate::{args::SimulateArgs, options},
+    simulate::{
+        args::SimulateArgs,
+        options,
+        presets::Compression,
+        scenario::{Scenario, sparse_of},
+    },
     surroundings,
 };
 
@@ -35,35 +41,67 @@ pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
     let path = args.job.as_deref().ok_or_else(|| Failure::internal("nothing to train"))?;
     let loaded = job::load(path, Some("embedded"))?;
     let trainer = surroundings::trainer()?;
+    if loaded.validated.producer.is_none() {
+        return Err(Failure::configuration(
+            "spec.producer: missing",
+            "add it: what is trained on the virtual clock are the samples of simulated streams",
+        ));
+    }
+    let data_dir = surroundings::data_dir(args.training.data.as_deref());
+    load_source(&loaded.validated, &data_dir)?;
+    check_held_out_data(&loaded.validated, &data_dir)?;
     let folder = RunFolder::create(&loaded.validated.name, args.training.out.as_deref(), SystemTime::now())?;
     let data = args.training.data.as_deref();
     let body = surroundings::planning_body(&loaded.validated, simulated_broker(), data, None);
     let uid = format!("{}-{}", loaded.validated.name, surroundings::random_text(4)?);
-    let threads = args.training.threads.unwrap_or(body.cores);
-    let body = Body { output_dir: folder.path().to_owned(), uid, threads, ..body };
+    let body = Body { output_dir: folder.path().to_owned(), uid, threads: args.training.threads, ..body };
     let (config, scenario) = planned(&loaded, &body)?;
-    let scenario = options::apply(scenario, &args.changes)?;
+    let scenario = options::apply(trainable(scenario, &config), &args.changes)?;
     folder.write_text("job.yaml", &loaded.text)?;
     folder.write_json("job.json", &config)?;
     let clock = VirtualClock { settings: scenario.settings, devices: scenario.sim_devices() };
     folder.write_json(VIRTUAL_CLOCK, &clock)?;
     say(format!("{}: {}, on the virtual clock", scenario.name, scenario.title()));
     scenario.notes.iter().for_each(|note| say(format!("  {note}")));
-    // It says itself how far it is, and why it cannot.
-    let output = Command::new(&trainer)
-        .arg("simulate")
-        .arg(folder.path())
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| Failure::internal(format!("{} cannot be started: {error}", trainer.display())))?;
+    let output = train(&trainer, folder.path())?;
     if !output.status.success() {
-        let code = output.status.code().and_then(ExitCode::from_code);
-        return Ok(code.unwrap_or(ExitCode::Interrupted));
+        // It has said itself why, unless something ended it.
+        return match output.status.code().and_then(ExitCode::from_code) {
+            Some(code) => Ok(code),
+            None => Err(Failure::internal(format!("the trainer was ended: {}", output.status))),
+        };
     }
     let trained: VirtualRun = serde_json::from_slice(&output.stdout)
         .map_err(|error| Failure::internal(format!("the trainer's answer cannot be read: {error}")))?;
     finish(&loaded, &folder, &config, scenario.rates, trained)
+}
+
+/// Runs the trainer, whose end of standard input is this program's.
+fn train(trainer: &Path, folder: &Path) -> Result<Output> {
+    let failed = |error: std::io::Error| {
+        Failure::internal(format!("{} cannot be started: {error}", trainer.display()))
+    };
+    let mut child = Command::new(trainer)
+        .arg("simulate")
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let _open_until_its_end = child.stdin.take();
+    child.wait_with_output().map_err(failed)
+}
+
+/// The scenario as gradients make it: what ends it is the job, and what is sent in a step is known.
+fn trainable(mut scenario: Scenario, config: &JobConfig) -> Scenario {
+    scenario.settings.limits = SimLimits::NONE;
+    scenario.notes.clear();
+    scenario.note("one partition per device".to_owned());
+    if let Some(compression) = config.compression {
+        let given = Compression { ratio: compression.ratio, delta: compression.delta, sparse_share: 1.0 };
+        scenario.settings.exchange.sparse = Some(sparse_of(given, scenario.settings.exchange.parameters));
+    }
+    scenario
 }
 
 fn finish(
@@ -103,7 +141,7 @@ fn finish(
             versions: versions(folder.path()),
         },
     )?;
-    if words.code == ExitCode::StreamStalled {
+    if !ends_well(words.code) {
         complain(&Failure { code: words.code, message: words.message, remedy: words.remedy });
     }
     Ok(words.code)

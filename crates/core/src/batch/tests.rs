@@ -54,6 +54,10 @@ fn how_long_a_step_waits_for_a_batch_is_told_until_a_batch_comes_sooner() {
     // The next batch: that of the last one holds until this one is known to be quicker.
     assert_eq!([short_after(63.0, 1), short_after(90.0, 28), short_after(93.0, 64)], [62.0, 62.0, 30.0]);
     assert_eq!(short_after(94.0, 64), 0.0, "the batch was there when the step began");
+    // Samples that wait at the broker are late, their stream is not.
+    clock.poll(95.0, &StreamView { buffered: 900, ..view(3, 900, 10.0) });
+    clock.poll(120.0, &StreamView { buffered: 900, ..view(3, 900, 10.0) });
+    assert_eq!(clock.short_seconds(), 0.0);
 }
 
 #[test]

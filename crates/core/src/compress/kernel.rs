@@ -116,6 +116,8 @@ pub fn compensate_and_select(
     residual: &mut [f32],
     kept: &mut Kept,
 ) -> f64 {
+    assert_eq!(gradient.len(), residual.len());
+    assert_eq!(kept.indices.len(), kept.values.len());
     let block: Block = match set {
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512 if has_avx512() => |pass, index, gradient, residual, kept| {

@@ -38,9 +38,12 @@ pub fn select(
     } else if found > (1.0 + CLOSE) * wanted {
         trim(bucket.wanted, 0, residual, kept);
     }
-    if kept.len() + lacking(bucket, kept) > bucket.most {
-        let floors: usize = bucket.layers.iter().map(|layer| layer.floor).sum();
-        trim(bucket.most - floors, 0, residual, kept);
+    // Fewer elements may leave more layers below their floors: then all floors are kept free.
+    let floors = bucket.layers.iter().map(|layer| layer.floor).sum();
+    for reserved in [lacking(bucket, kept), floors] {
+        if kept.len() + lacking(bucket, kept) > bucket.most {
+            trim(bucket.most - reserved, 0, residual, kept);
+        }
     }
     if lacking(bucket, kept) > 0 {
         raise_to_floors(set, bucket, residual, kept);
@@ -189,6 +192,17 @@ mod tests {
         // And the other way: it sees large ones only.
         let (bucket, kept, _) = selected(&vec![1.0; 300_000], &[0], 0.01);
         assert_eq!((kept.len(), kept.indices[bucket.wanted - 1]), (bucket.wanted, bucket.wanted as u32 - 1));
+    }
+
+    #[test]
+    fn floors_take_no_more_room_than_they_lack() {
+        // The quiet layer lacks all of its floor of 405, the loud one nothing of its own.
+        let (loud, total) = (238_000, 400_000);
+        let gradient: Vec<f32> = (0..total)
+            .map(|i| if i < loud { 1.0 + (i % 997) as f32 } else { 1e-6 * (i - loud) as f32 })
+            .collect();
+        let (bucket, kept, _) = selected(&gradient, &[0, loud], 0.01);
+        assert!(kept.len() * 100 >= bucket.wanted * 92, "{} of {}", kept.len(), bucket.wanted);
     }
 
     #[test]

@@ -50,7 +50,6 @@ impl Compensated<'_> {
         let (residual, residual_rest) = self.residual.as_chunks::<RUN_ELEMENTS>();
         // Odd, because tensors repeat in powers of two.
         let stride = gradient.len().div_ceil(SAMPLE_ELEMENTS / RUN_ELEMENTS).max(1) | 1;
-        let stride = if self.len() <= SAMPLE_ELEMENTS { 1 } else { stride };
         let runs = gradient.iter().zip(residual).step_by(stride);
         let rest = gradient_rest.iter().zip(residual_rest);
         runs.flat_map(|(g, r)| g.iter().zip(r)).chain(rest).map(|(g, r)| *g + self.rescale * *r)
