@@ -130,10 +130,16 @@ fn a_missing_worker_program_is_named_with_the_line_that_builds_it() {
 fn a_run_folder_that_holds_a_run_is_not_overwritten() {
     let scratch = Scratch::new("bad-folder");
     let job = write(&scratch, GOOD);
+    let in_it = || {
+        let mut command = run(&job);
+        command.arg("--out").arg(scratch.path());
+        command
+    };
+    // A report alone is that of a run on the virtual clock, say: nothing that could go on.
     scratch.file("report.json", "{}");
-    let mut command = run(&job);
-    command.arg("--out").arg(scratch.path());
-    expect(&mut command, 2, &["already holds a run", "--resume"]);
+    expect(&mut in_it(), 2, &["already holds a run", "choose another folder\n"]);
+    scratch.file("supervision.json", "{}");
+    expect(&mut in_it(), 2, &["already holds a run", "--resume"]);
 }
 
 #[test]
