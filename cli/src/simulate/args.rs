@@ -89,7 +89,7 @@ pub struct Training {
     /// real, only the time is virtual
     #[arg(long, conflicts_with_all = ["preset", "compare", "json", "csv", "plots", "devices", "rates", "injection", "compression_ratio", "exchange", "sparse_share"], help_heading = "Training")]
     pub train: bool,
-    /// Folder for report and model [default: runs/<job>-<time>]
+    /// Folder for report and model [default: runs/JOB-TIME]
     #[arg(long, value_name = "DIR", requires = "train", help_heading = "Training")]
     pub out: Option<PathBuf>,
     /// Folder of the data sets [default: SCADLES_DATA, or .cache/data]
