@@ -141,9 +141,13 @@ async fn takeovers(scenario: &Scenario) -> Result<()> {
     let mut seconds = Vec::new();
     for _ in 0..ROUNDS {
         // An operator that ends in order gives the lease back: for a moment nobody has it.
-        let leader = wait::retry(START, "somebody leads", async || operator::leader(&scenario.client).await);
+        // And one that the upgrade replaces may still be named when it is gone.
+        let leader = wait::retry(START, "the leader is killed", async || {
+            let leader = operator::leader(&scenario.client).await?;
+            pods::crash(&leader).await?;
+            Ok(leader)
+        });
         let leader = leader.await?;
-        pods::crash(&leader).await?;
         pods::remove(&operators, &leader).await?;
         let began = Instant::now();
         let another = |lease: &Lease| {
