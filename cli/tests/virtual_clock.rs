@@ -4,13 +4,13 @@
 
 mod support;
 
-use std::path::Path;
+use std::{path::Path, process::Child};
 
 use scadles_api::{ExitCode, report::RunReport};
 use support::{
-    Scratch, assert_balanced, finish,
+    Scratch, assert_balanced, await_some, finish,
     learnable::{Settings, job},
-    report, scadles, text, trainer, turn,
+    report, scadles, signal, text, trainer, turn,
 };
 
 const LIVE: &[&str] = &["run", "--plain", "--threads", "1"];
@@ -113,4 +113,49 @@ fn what_a_job_file_must_say_is_not_taken_from_the_command_line() {
     let without = scratch.file("without.yaml", &format!("{head}  evaluation:{tail}"));
     let said = refused(&without, &[]);
     assert!(said.contains("spec.producer: missing") && said.contains("remedy:"), "{said}");
+}
+
+/// Starts a training that would last for hours, and waits for its trainer.
+fn endless(scratch: &Scratch) -> (Child, u32) {
+    let file = job(scratch.path(), &Settings { steps: 10_000_000, ..Settings::default() });
+    let folder = scratch.path().join("run");
+    let child = scadles(&trainer()).args(VIRTUAL).arg(file).arg("--out").arg(&folder).spawn().unwrap();
+    let folder = await_some("the run folder", || folder.canonicalize().ok());
+    let id = await_some("the trainer", || process_with(&["simulate", folder.to_str()?]));
+    await_some("a step", || std::fs::read_to_string(folder.join("steps.csv")).ok()?.lines().nth(1).map(drop));
+    (child, id)
+}
+
+/// The process whose last arguments are these.
+fn process_with(arguments: &[&str]) -> Option<u32> {
+    let end = arguments.iter().fold(String::new(), |text, argument| format!("{text}\0{argument}")) + "\0";
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let id = entry.file_name().to_string_lossy().parse().ok()?;
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        line.ends_with(&end).then_some(id)
+    })
+}
+
+#[test]
+fn a_trainer_ends_with_the_program_that_started_it() {
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-orphan");
+    let (mut child, id) = endless(&scratch);
+    signal(child.id(), "KILL");
+    child.wait().unwrap();
+    let folder = scratch.path().join("run").canonicalize().unwrap();
+    await_some("the trainer's end", || {
+        (process_with(&["simulate", folder.to_str()?]) != Some(id)).then_some(())
+    });
+}
+
+#[test]
+fn a_trainer_that_is_killed_is_told() {
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-killed");
+    let (child, id) = endless(&scratch);
+    signal(id, "KILL");
+    let output = finish(child);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("the trainer was ended: signal: 9"), "{}", text(&output));
 }

@@ -39,7 +39,8 @@ enum Command {
         #[arg(long)]
         to: PathBuf,
     },
-    /// Train a job on the virtual clock: job.json and virtual-clock.json of a folder of `scadles simulate --train`.
+    /// Train a job on the virtual clock: job.json and virtual-clock.json of a folder of `scadles simulate --train`. Ends
+    /// when its standard input does.
     Simulate {
         /// The folder.
         run: PathBuf,

@@ -155,13 +155,12 @@ impl<'a> Run<'a> {
     /// One step; false at the end.
     fn step(&mut self) -> Result<bool, Failure> {
         // At once after a step, like every rank: the group may be complete.
-        let waiting = vec![None; self.ranks.len()];
-        if matches!(self.agree(&waiting)?.action, Action::Stop { .. }) || !self.clock.cut() {
+        let nothing_yet = vec![SimBatch::default(); self.ranks.len()];
+        if matches!(self.agree(&nothing_yet, false)?.action, Action::Stop { .. }) || !self.clock.cut() {
             return Ok(false);
         }
         let batches: Vec<SimBatch> = self.clock.batches().collect();
-        let ready: Vec<Option<SimBatch>> = batches.iter().copied().map(Some).collect();
-        let agreement = self.agree(&ready)?;
+        let agreement = self.agree(&batches, true)?;
         let Action::Step(plan) = &agreement.action else {
             return Err(Failure::new(ExitCode::Internal, "devices have samples, and no step is agreed on"));
         };
@@ -173,16 +172,16 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// What a group agrees on whose ranks have these batches, or are still waiting.
-    fn agree(&self, batches: &[Option<SimBatch>]) -> Result<StepAgreement, Failure> {
+    /// What a group agrees on whose ranks have these batches, or are still waiting for them.
+    fn agree(&self, batches: &[SimBatch], ready: bool) -> Result<StepAgreement, Failure> {
         let reports: Vec<StepReport> =
-            batches.iter().enumerate().map(|(rank, batch)| self.report(rank, *batch)).collect();
+            batches.iter().enumerate().map(|(rank, batch)| self.report(rank, batch, ready)).collect();
         agree(&self.settings, &self.state, &reports)
             .map_err(|error| Failure::new(ExitCode::Internal, error.to_string()))
     }
 
-    fn report(&self, rank: usize, batch: Option<SimBatch>) -> StepReport {
-        let local_batch = batch.map_or(0, |batch| batch.local_batch);
+    fn report(&self, rank: usize, batch: &SimBatch, ready: bool) -> StepReport {
+        let &SimBatch { local_batch, busy_seconds, stream_rate, buffered, .. } = batch;
         let energy = self.ranks[rank].energy;
         // One rank has evaluated for all.
         let evaluation = self.evaluation.as_ref().map(|counts| match rank {
@@ -192,12 +191,12 @@ impl<'a> Run<'a> {
         StepReport {
             rank,
             step: self.state.step,
-            ready: batch.is_some(),
+            ready,
             local_batch,
             loss_mass: local_batch as f64,
-            busy_seconds: batch.map_or(0.0, |batch| batch.busy_seconds),
-            stream_rate: batch.map_or(0.0, |batch| batch.stream_rate),
-            buffered: batch.map_or(0, |batch| batch.buffered),
+            busy_seconds,
+            stream_rate,
+            buffered,
             ranges: Vec::new(),
             stream: None,
             stop_requested: None,
@@ -227,12 +226,13 @@ impl<'a> Run<'a> {
         self.state = next;
         self.learning_rate = plan.scaled_learning_rate;
         let loss = mean_loss(&outcome.statistics);
-        self.loss = Some(loss);
-        if !loss.is_finite() {
-            self.loss = None;
-            return Err(diverged(&format!("the loss of step {}", next.step)));
+        self.loss = loss.is_finite().then_some(loss);
+        // A step that diverges has been taken, too: clock, account and table know it.
+        self.write_down(plan, &bytes_sent)?;
+        match self.loss {
+            Some(_) => Ok(()),
+            None => Err(diverged(&format!("the loss of step {}", next.step))),
         }
-        self.write_down(plan, &bytes_sent)
     }
 
     fn record(&self, plan: &StepPlan, batches: &[SimBatch], step: u64) -> StepRecord {
@@ -296,6 +296,8 @@ impl<'a> Run<'a> {
             return Err(diverged(&format!("the loss of the evaluation after step {}", self.state.step)));
         }
         let seconds = self.clock.seconds();
+        // The last evaluation may be another, of all pictures, after the same step.
+        self.accuracy.retain(|earlier| earlier.step < self.state.step);
         self.accuracy.push(crate::evaluate::summary(&result.counts, result.loss_sum, &self.state, seconds));
         self.evaluation = Some(result.counts);
         Ok(())

@@ -130,6 +130,14 @@ mod tests {
     }
 
     #[test]
+    fn the_gain_follows_the_interval() {
+        let mut estimator = polled(100.0, 0, |_| 0.25, 41);
+        estimator.poll(14.0, 1_000 + 200);
+        let expected = 200.0 - 100.0 * (-1.0_f64).exp();
+        assert!((estimator.stream_rate().unwrap() - expected).abs() < 1.0, "{:?}", estimator.stream_rate());
+    }
+
+    #[test]
     fn an_end_that_moved_back_restarts_the_estimate() {
         let mut estimator = polled(100.0, 0, |_| 0.25, 9);
         estimator.poll(6.0, 3);

@@ -139,7 +139,7 @@ pub enum SimEnd {
 }
 
 /// What a device brings into a step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SimBatch {
     /// Number of its first sample, counted from the start of the stream; a batch has no gaps.
     pub first_sample: u64,

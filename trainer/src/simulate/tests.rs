@@ -84,6 +84,10 @@ fn a_run_has_the_results_of_a_live_one_and_accounts_for_every_sample() {
     let trained: u64 = ledgers.iter().map(|ledger| ledger.trained).sum();
     assert_eq!(trained, run.progress.samples);
     assert!(ledgers[0].trained > ledgers[2].trained, "the quicker stream trains more");
+    job.completion = Completion::MaxSteps(8);
+    let again = super::simulate(&job, &clock(&job), &mut |_| ()).unwrap();
+    let pictures: Vec<(u64, u64)> = again.accuracy.iter().map(|it| (it.step, it.pictures)).collect();
+    assert_eq!(pictures, [(4, 40), (8, 240)], "one evaluation of a step, the larger");
 }
 
 #[test]
@@ -174,6 +178,8 @@ fn a_run_that_diverges_is_told_with_what_there_was_until_then() {
     assert_eq!(words(&run).code, ExitCode::Diverged);
     assert!(words(&run).message.ends_with("is not a number") && !words(&run).remedy.is_empty());
     assert!(words(&run).step > 0 && words(&run).model_sha256.is_none());
+    let trained: u64 = run.progress.devices.iter().map(|device| device.ledger.trained).sum();
+    assert_eq!(trained, run.progress.samples, "the step that diverged is in every account");
     let text = serde_json::to_string(&run).unwrap();
     assert_eq!(serde_json::from_str::<VirtualRun>(&text).unwrap(), run, "JSON has words for all of it");
 }

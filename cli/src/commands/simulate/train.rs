@@ -48,6 +48,7 @@ pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
         ));
     }
     let data_dir = surroundings::data_dir(args.training.data.as_deref());
+    // The trainer reads them itself; what is missing is better said before there is a folder.
     load_source(&loaded.validated, &data_dir)?;
     check_held_out_data(&loaded.validated, &data_dir)?;
     let folder = RunFolder::create(&loaded.validated.name, args.training.out.as_deref(), SystemTime::now())?;

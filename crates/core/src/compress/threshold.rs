@@ -81,13 +81,14 @@ fn count(values: impl Iterator<Item = f32>) -> (Vec<u32>, usize) {
     (counts, all)
 }
 
-/// The lower end of the bin in which the `wanted`-th largest lies; with fewer that are not zero, the smallest threshold.
+/// The lower end of the bin in which the `wanted`-th largest lies; with fewer that are not zero, the smallest threshold. So
+/// many that are no number make it none, which all reach.
 fn nth_largest(counts: &[u32], wanted: usize) -> f32 {
     let mut reached = 0;
     for (bin, &count) in counts.iter().enumerate().skip(1).rev() {
         reached += count as usize;
         if reached >= wanted {
-            return number((bin as u32) << BIN_SHIFT);
+            return f32::from_bits((bin as u32) << BIN_SHIFT);
         }
     }
     SMALLEST
@@ -96,11 +97,6 @@ fn nth_largest(counts: &[u32], wanted: usize) -> f32 {
 /// |value| as an integer of the same order; what is no number is larger than all numbers.
 pub(super) fn magnitude_bits(value: f32) -> u32 {
     value.to_bits() & 0x7fff_ffff
-}
-
-/// The threshold of these bits; infinity where they are no number's, so that all of those reach it.
-fn number(bits: u32) -> f32 {
-    f32::from_bits(bits.clamp(SMALLEST.to_bits(), f32::INFINITY.to_bits()))
 }
 
 /// The `wanted`-th largest magnitude of `e`, exactly: the reference.
@@ -112,7 +108,7 @@ pub fn exactly_reached_by(e: Compensated<'_>, wanted: usize) -> f32 {
     }
     let place = magnitudes.len() - wanted;
     let (_, nth, _) = magnitudes.select_nth_unstable(place);
-    number(*nth)
+    f32::from_bits(*nth)
 }
 
 #[cfg(test)]

@@ -53,6 +53,33 @@ fn every_sample_has_one_fate_under_every_rule_policy_and_stream() {
 }
 
 #[test]
+fn batches_follow_each_other_without_gaps_but_what_truncation_drops() {
+    for policy in [StreamPolicy::Persistence, StreamPolicy::Truncation] {
+        let settings =
+            SimSettings { policy, ..settings(BatchRule::Fixed { size: 64 }, SimLimits::steps(50)) };
+        let mut simulation = Simulation::new(settings, &devices(&S1, 0.001));
+        let mut ends = [0; S1.len()];
+        let mut skipped = 0;
+        while simulation.cut() {
+            let batches: Vec<SimBatch> = simulation.batches().collect();
+            for (batch, end) in batches.iter().zip(&mut ends) {
+                skipped += batch.first_sample.checked_sub(*end).expect("a sample is trained twice");
+                *end = batch.first_sample + batch.local_batch;
+            }
+            simulation.train(None);
+        }
+        let summary = simulation.summary();
+        let trained: Vec<u64> = summary.devices.iter().map(|device| device.trained).collect();
+        assert_eq!((summary.steps, trained), (50, vec![64 * 50; S1.len()]));
+        match policy {
+            StreamPolicy::Persistence => assert_eq!(skipped, 0),
+            // What the last step dropped lies behind the last batch.
+            StreamPolicy::Truncation => assert!(skipped > 0 && skipped <= summary.dropped),
+        }
+    }
+}
+
+#[test]
 fn a_fixed_step_is_the_slowest_stream_or_compute_and_exchange_to_the_last_digit() {
     let run = |overhead| {
         let exchange = ExchangeModel::constant(overhead);
