@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test bench lint docs smoke images kind-load e2e-smoke e2e bench-operator manifests ci clean
+.PHONY: help setup build run test bench lint docs book smoke images kind-load e2e-smoke e2e bench-operator manifests ci clean
 
 # The job of `make run`; ARGS are further arguments of `scadles run`.
 JOB ?= manifests/examples/quickstart-local.yaml
@@ -37,6 +37,9 @@ lint: setup ## check formatting and lints
 
 docs: setup ## build the API documentation, warnings are errors
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+book: ## make a site of docs/, at target/book; installs mdBook for it
+	mdbook=$$(scripts/setup.sh mdbook) && "$$mdbook" build docs
 
 smoke: build ## a real run of 20 seconds, its report checked
 	scripts/smoke.sh

@@ -6,6 +6,8 @@
 #   ingest       processor time per sample from Apache Kafka to tensor, against confluent-kafka and numpy
 #   agreement    one round of the control channel between eight processes
 #   sum          the sum in rank order against Gloo's own all-reduce (reported, no bound)
+#   ddp          one training step of ResNet-18 on two ranks against PyTorch's DistributedDataParallel: time, memory, start
+#                (SCADLES_BENCH_DDP names another configuration of scripts/bench/ddp.py)
 #   select       top-k with error feedback against torch.topk, gather and scatter
 #   jobs         step times, own time per step and trained rates of whole runs
 #   simulate     the virtual clock: 250 epochs on 25 devices, 10,000 devices for 10,000 steps
@@ -18,10 +20,11 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum select simulate jobs producer quickstart)
+[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum ddp select simulate jobs producer quickstart)
 cache=${SCADLES_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/scadles}
 venv=$cache/bench-venv
 python=$venv/bin/python
+torch_venv=$cache/bench-torch
 programs=${CARGO_TARGET_DIR:-target}/release
 out=${SCADLES_BENCH_OUT:-$(mktemp -d "${TMPDIR:-/tmp}/scadles-bench.XXXXXX")}
 missed=()
@@ -53,6 +56,26 @@ ingest() {
     "$python" -c 'import confluent_kafka as k, numpy; print("       confluent-kafka", k.__version__, "librdkafka", k.libversion()[0], "numpy", numpy.__version__)'
     "$programs/examples/ingest_bench" "$python" scripts/bench/ingest.py
 }
+# PyTorch's own wheel, without its part for GPUs.
+needs_torch() {
+    "$torch_venv/bin/python" -c 'import torch; assert torch.__version__.startswith("2.11.0")' 2>/dev/null && return
+    say "installing torch into $torch_venv (550 MB of download unless it is in $cache/wheels)"
+    rm -rf "$torch_venv"
+    # pip needs room for a wheel in its temporary folder; /tmp is small on many machines.
+    mkdir -p "$cache/wheels" "$cache/.pip" && python3 -m venv "$torch_venv" &&
+        TMPDIR=$cache/.pip "$torch_venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+            --find-links "$cache/wheels" -r scripts/bench/requirements-torch.txt >&2 &&
+        "$torch_venv/bin/python" scripts/bench/cpu_torch.py
+}
+ddp() {
+    needs_torch || return
+    local micro_batch holds=0
+    for micro_batch in 16 8; do
+        "$programs/examples/step_bench" "$torch_venv/bin/python" scripts/bench/ddp.py 24 "$micro_batch" \
+            ${SCADLES_BENCH_DDP:+"$SCADLES_BENCH_DDP"} || holds=1
+    done
+    return $holds
+}
 # A ratio beyond 1.05 is explained in docs/benchmarks.md; it fails nothing.
 sum() {
     local ranks floats
@@ -82,6 +105,7 @@ for part in "${parts[@]}"; do
         ingest) measure 'ingest' ingest ;;
         agreement) measure 'agreement' "$programs/examples/agreement_bench" ;;
         sum) measure 'sum in rank order' sum ;;
+        ddp) measure 'training step against PyTorch' ddp ;;
         select) measure 'selection with error feedback' "$programs/examples/select_bench" ;;
         simulate) measure 'virtual clock' "$programs/examples/sim_bench" ;;
         jobs) measure 'jobs' jobs_of two-devices rates-linerate rates-streamrate rates-fixed ;;

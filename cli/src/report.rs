@@ -1,6 +1,9 @@
-//! `report.json`, the summary at the end of a run, its page, and runs side by side. Pure but for `run`, which reads.
+//! `report.json`, the summary at the end of a run, its page, and runs side by side. Pure but for `run` and `follow`, which
+//! read.
 
 pub mod compare;
+pub mod figures;
+pub mod follow;
 pub mod html;
 pub mod run;
 pub mod steps;
@@ -9,7 +12,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use scadles_api::{
     DeviceProgress, ExitCode, Ledger, PartitionPosition, Progress, ScadlesJob,
-    report::{CompressionSummary, Conventional, DeviceReport, REPORT_VERSION, RunReport},
+    report::{CompressionSummary, Conventional, DeviceReport, InjectionSummary, REPORT_VERSION, RunReport},
 };
 use scadles_control::{decide::Outcome, estimate::CONVENTIONAL_BATCH};
 
@@ -60,6 +63,7 @@ pub fn build(ending: &Ending<'_>) -> RunReport {
         seconds,
         start_seconds: ending.memory.start_seconds.unwrap_or(0.0),
         compression: ending.progress.and_then(compression),
+        injection: ending.progress.and_then(injection),
         conventional: conventional(&ending.rates_asked, &devices, seconds),
         devices,
         accuracy: ending.memory.accuracy.clone(),
@@ -73,10 +77,21 @@ fn compression(progress: &Progress) -> Option<CompressionSummary> {
     Some(CompressionSummary {
         ratio: seen.ratio,
         sparse_steps: seen.sparse_steps,
+        half_steps: seen.half_steps,
         vetoed_steps: seen.vetoed_steps,
         cnc: seen.sparse_steps as f64 / progress.step.max(1) as f64,
         bytes_sent: progress.devices.iter().map(|device| device.bytes_sent).sum(),
         dense_bytes: progress.devices.iter().map(|device| device.dense_bytes).sum(),
+    })
+}
+
+fn injection(progress: &Progress) -> Option<InjectionSummary> {
+    let seen = progress.injection?;
+    Some(InjectionSummary {
+        mode: seen.mode,
+        shared_samples: seen.shared_samples,
+        bytes_sent: seen.bytes_sent,
+        paper_bytes: seen.paper_bytes(),
     })
 }
 
@@ -113,6 +128,8 @@ fn device(ending: &Ending<'_>, index: usize, steps: u64, seconds: f64) -> Device
         rejected: ledger.rejected,
         lost: ledger.lost,
         rolled_back: ledger.rolled_back,
+        shared_out: ledger.shared_out,
+        received: ledger.received,
         rate_mean: ending.rates_measured.get(index).copied().unwrap_or_else(|| per(ledger.arrived, seconds)),
         rate_asked,
         batch_mean: per(ledger.trained, steps as f64),
@@ -165,6 +182,7 @@ pub fn summary(report: &RunReport) -> String {
     devices(&mut text, report);
     comparison(&mut text, report);
     compressed(&mut text, report);
+    shared(&mut text, report);
     hashes(&mut text, report);
     text
 }
@@ -191,7 +209,7 @@ fn accuracy(text: &mut String, report: &RunReport) {
 /// A column of the devices' table: heading and cell.
 type Column = (&'static str, fn(&DeviceReport) -> String);
 
-const ACCOUNT: [Column; 7] = [
+const ACCOUNT: [Column; 9] = [
     ("arrived", |device| grouped(device.arrived)),
     ("trained", |device| grouped(device.trained)),
     ("buffered", |device| grouped(device.buffered)),
@@ -199,6 +217,8 @@ const ACCOUNT: [Column; 7] = [
     ("rejected", |device| grouped(device.rejected)),
     ("lost", |device| grouped(device.lost)),
     ("rolled back", |device| grouped(device.rolled_back)),
+    ("shared", |device| grouped(device.shared_out)),
+    ("received", |device| grouped(device.received)),
 ];
 
 /// The devices' table; columns of the account that are zero everywhere are left out, so that it fits a terminal.
@@ -256,19 +276,39 @@ fn comparison(text: &mut String, report: &RunReport) {
 
 fn compressed(text: &mut String, report: &RunReport) {
     let Some(compression) = &report.compression else { return };
-    let share = compression.bytes_sent as f64 / compression.dense_bytes.max(1) as f64;
+    let steps = match compression.sparse_steps {
+        0 => format!("no step of {} sent less than all elements", grouped(report.steps)),
+        sparse => format!(
+            "{} of {} steps sent {} % of the elements (CNC {:.3})",
+            grouped(sparse),
+            grouped(report.steps),
+            (compression.ratio * 1000.0).round() / 10.0,
+            compression.cnc
+        ),
+    };
+    let half = match compression.half_steps {
+        0 => String::new(),
+        half => format!(", {} all of them in half precision", grouped(half)),
+    };
     let _ = writeln!(
         text,
-        "\ncompression: {} of {} steps sent {} % of the elements (CNC {:.3}), {} were vetoed by the gate\n\
-         {} bytes sent, {:.1} % of the {} of dense steps",
-        grouped(compression.sparse_steps),
-        grouped(report.steps),
-        compression.ratio * 100.0,
-        compression.cnc,
+        "\ncompression: {steps}{half}, {} were vetoed by the gate\n{} bytes sent, {:.1} % of the {} of dense steps",
         grouped(compression.vetoed_steps),
         grouped(compression.bytes_sent),
-        share * 100.0,
+        compression.bytes_sent as f64 / compression.dense_bytes.max(1) as f64 * 100.0,
         grouped(compression.dense_bytes),
+    );
+}
+
+fn shared(text: &mut String, report: &RunReport) {
+    let Some(injection) = &report.injection else { return };
+    let _ = writeln!(
+        text,
+        "\ninjection ({:?}): {} samples shared, {} bytes sent; by the paper's accounting (3 KB a sample, once) {}",
+        injection.mode,
+        grouped(injection.shared_samples),
+        grouped(injection.bytes_sent),
+        grouped(injection.paper_bytes),
     );
 }
 

@@ -85,7 +85,8 @@ pub fn secret_files(folder: Option<&Path>, secrets: &KafkaSecrets) -> SecretFile
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
+/// The path from the root of the file system, links left as they are.
+pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

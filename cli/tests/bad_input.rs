@@ -69,8 +69,8 @@ fn an_unknown_model_is_answered_with_the_known_ones() {
     expect_mistake(
         "bad-model",
         "name: Mlp",
-        "name: ResNet50",
-        &["spec.model.name", "ResNet50", "ResNet18", "Cnn"],
+        "name: ResNet51",
+        &["spec.model.name", "ResNet51", "ResNet50", "Cnn"],
     );
 }
 

@@ -4,16 +4,21 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use support::{fake_worker, finish, scadles, text};
 
+/// A network's file and the script that writes it lie beside them.
+fn example_jobs() -> impl Iterator<Item = PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples");
+    let all = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+}
+
 #[test]
 fn every_example_job_can_be_planned() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples");
     let mut planned = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for path in example_jobs() {
         let output = finish(scadles(&fake_worker()).arg("plan").arg(&path).spawn().unwrap());
         assert_eq!(output.status.code(), Some(0), "{}: {}", path.display(), text(&output));
         let name = path.file_stem().unwrap().to_string_lossy().replace("-local", "");
@@ -25,11 +30,9 @@ fn every_example_job_can_be_planned() {
 
 #[test]
 fn every_example_job_can_be_simulated_beside_a_preset() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples");
     let out = support::Scratch::new("simulated");
     let mut simulated = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for path in example_jobs() {
         let mut command = scadles(&fake_worker());
         command.arg("simulate").arg(&path).args(["--compare", "adapcomp-resnet152", "--steps", "200"]);
         for option in ["--json", "--csv", "--plots"] {

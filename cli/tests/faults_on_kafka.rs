@@ -6,67 +6,25 @@ mod support;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use scadles_api::{ExitCode, report::RunReport};
+use scadles_api::ExitCode;
 use scadles_kafka::testing::RealKafka;
 use support::{
-    Scratch, assert_balanced, await_some, finish,
+    Scratch,
+    account::{assert_replays, assert_seen_from_outside, completed, samples_in_journal},
+    assert_balanced, await_some, finish,
     learnable::{Settings, job},
     memory, report,
     running::{Running, tailored},
-    scadles, text, trainer,
+    scadles, text, trainer, turn,
 };
-
-/// Runs train one after another: they would only take the processor from each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn run(job: &Path, folder: &Path, kafka: &RealKafka, how: &str) -> Running {
     let mut command = scadles(&trainer());
     command.arg("run").arg(job).arg("--plain").arg("--kafka").arg(kafka.servers()).arg(how).arg(folder);
     Running::start(command, folder)
-}
-
-/// What arrived according to the report is what Kafka's own tool counts in the topics; and all of it is accounted for.
-fn assert_seen_from_outside(kafka: &RealKafka, job: &str, report: &RunReport) {
-    assert_balanced(report);
-    for device in &report.devices {
-        let topic = format!("default.{job}.{}", device.name);
-        let stored: u64 = kafka.end_offsets(&topic).unwrap().iter().sum();
-        assert_eq!(device.arrived, stored, "{topic}: {device:?}");
-    }
-}
-
-fn assert_replays(folder: &Path) {
-    let output = finish(scadles(&trainer()).arg("replay").arg(folder).spawn().unwrap());
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert!(text(&output).contains("equal, bit for bit"), "{}", text(&output));
-}
-
-/// Samples per device in all records of the journal, those of steps that were rolled back included.
-fn samples_in_journal(folder: &Path) -> Vec<u64> {
-    let mut samples = Vec::new();
-    for entry in std::fs::read_dir(folder.join("journal")).unwrap() {
-        for line in std::fs::read_to_string(entry.unwrap().path()).unwrap().lines() {
-            // A killed writer may leave half a line; the head of a segment has no ranges.
-            let Ok(record) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-            let Some(devices) = record["devices"].as_array().filter(|all| all[0].is_object()) else {
-                continue;
-            };
-            samples.resize(devices.len(), 0);
-            for (sum, device) in samples.iter_mut().zip(devices) {
-                let ranges = device["ranges"].as_array().unwrap();
-                *sum += ranges.iter().map(|range| range[2].as_u64().unwrap()).sum::<u64>();
-            }
-        }
-    }
-    samples
 }
 
 #[test]
@@ -93,15 +51,13 @@ fn rank_0_another_rank_the_broker_and_the_runner_are_killed_and_no_sample_is_los
     });
     first.kill();
     run(&file, &folder, &kafka, "--resume").ends_with(0);
-    let report = report(&folder);
-    assert_eq!((report.outcome, report.steps), (ExitCode::Completed, settings.steps));
+    let report = completed(&folder, settings.steps);
     let causes: Vec<Option<&str>> =
         report.attempts.iter().map(|attempt| attempt.first_cause.as_deref()).collect();
     assert_eq!(causes, [Some("device-0"), Some("device-2"), None, None], "{:?}", report.attempts);
     assert!(report.attempts[2].ended.contains("its supervisor ended"), "{:?}", report.attempts);
-    assert!(report.parameter_hashes.iter().all(|hash| *hash == report.parameter_hashes[0]), "{report:?}");
-    assert_seen_from_outside(&kafka, settings.name, &report);
-    for (device, journalled) in report.devices.iter().zip(samples_in_journal(&folder)) {
+    assert_seen_from_outside(&report, settings.name, |topic| kafka.end_offsets(topic).unwrap());
+    for (device, journalled) in report.devices.iter().zip(samples_in_journal(&folder, report.devices.len())) {
         assert_eq!(device.rolled_back, journalled - device.trained, "{device:?}");
         assert!(device.rolled_back > 0, "{device:?}");
         assert_eq!((device.dropped, device.rejected, device.lost), (0, 0, 0), "{device:?}");
@@ -150,7 +106,7 @@ fn foreign_records_are_counted_and_skipped_and_the_run_still_replays() {
     let report = report(&folder);
     let rejected: Vec<u64> = report.devices.iter().map(|device| device.rejected).collect();
     assert_eq!(rejected, [30, 0, 0]);
-    assert_seen_from_outside(&kafka, settings.name, &report);
+    assert_seen_from_outside(&report, settings.name, |topic| kafka.end_offsets(topic).unwrap());
     assert_replays(&folder);
 }
 

@@ -4,26 +4,17 @@
 
 mod support;
 
-use std::{
-    path::Path,
-    process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{path::Path, process::Command};
 
 use scadles_api::{ExitCode, report::RunReport};
 use scadles_kafka::testing::RealKafka;
 use support::{
-    Scratch, assert_balanced, await_some, finish,
+    Scratch,
+    account::{assert_replays, assert_seen_from_outside, completed},
+    await_some, finish,
     learnable::{Settings, job},
-    memory, report, scadles, signal, text, trainer, workers,
+    memory, report, scadles, signal, text, trainer, turn, workers,
 };
-
-/// Runs train one after another: they would only take the processor from each other.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn run(job: &Path, folder: &Path, kafka: &RealKafka, how: &str) -> Command {
     let mut command = scadles(&trainer());
@@ -35,28 +26,10 @@ fn await_checkpoint(folder: &Path) {
     await_some("a checkpoint", || memory(folder)?.supervision.checkpoint.filter(|it| it.step > 0));
 }
 
-/// What arrived according to the report is what Kafka's own tool counts in the topics; and all of it is accounted for.
-fn assert_seen_from_outside(kafka: &RealKafka, settings: &Settings, report: &RunReport) {
-    assert_balanced(report);
-    for device in &report.devices {
-        let topic = format!("default.{}.{}", settings.name, device.name);
-        let stored: u64 = kafka.end_offsets(&topic).unwrap().iter().sum();
-        assert_eq!(device.arrived, stored, "{topic}: {device:?}");
-    }
-}
-
 fn finished(child: std::process::Child, folder: &Path, settings: &Settings) -> RunReport {
     let output = finish(child);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    let report = report(folder);
-    assert_eq!((report.outcome, report.steps), (ExitCode::Completed, settings.steps));
-    assert!(report.parameter_hashes.iter().all(|hash| *hash == report.parameter_hashes[0]), "{report:?}");
-    report
-}
-
-fn assert_replays(folder: &Path) {
-    let output = finish(scadles(&trainer()).arg("replay").arg(folder).spawn().unwrap());
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    completed(folder, settings.steps)
 }
 
 fn the_account_holds_over_a_restart_of_the_broker(settings: &Settings) {
@@ -69,7 +42,7 @@ fn the_account_holds_over_a_restart_of_the_broker(settings: &Settings) {
     kafka.kill().unwrap();
     kafka.restart().unwrap();
     let report = finished(child, &folder, settings);
-    assert_seen_from_outside(&kafka, settings, &report);
+    assert_seen_from_outside(&report, settings.name, |topic| kafka.end_offsets(topic).unwrap());
     assert_replays(&folder);
 }
 
@@ -86,6 +59,7 @@ fn the_account_under_truncation_agrees_with_the_brokers_own_offsets_over_its_res
         policy: "Truncation",
         rule: "{rule: StreamRate, windowSeconds: 0.25}",
         steps: 80,
+        ..Settings::default()
     };
     the_account_holds_over_a_restart_of_the_broker(&settings);
 }
@@ -111,7 +85,7 @@ fn a_killed_worker_and_a_killed_runner_cost_no_sample() {
     let child = run(&file, &folder, &kafka, "--resume").spawn().unwrap();
     let report = finished(child, &folder, &settings);
     assert_eq!(report.attempts.len(), 3, "{:?}", report.attempts);
-    assert_seen_from_outside(&kafka, &settings, &report);
+    assert_seen_from_outside(&report, settings.name, |topic| kafka.end_offsets(topic).unwrap());
     assert_replays(&folder);
 }
 

@@ -55,6 +55,59 @@ fn with_batches_that_do_not_depend_on_time_the_model_is_the_live_one_bit_for_bit
 }
 
 #[test]
+fn however_records_travel_the_model_is_the_same_and_class_weights_change_it_alike_live_and_virtual() {
+    let _turn = turn();
+    let scratch = Scratch::new("formats");
+    let hash = |command: &[&str], name: &'static str, stream: &'static str, training: &'static str| {
+        let rule = "{rule: Fixed, fixed: {size: 16}}";
+        let settings = Settings { name, rule, steps: 6, stream, training, ..Settings::default() };
+        let file = job(scratch.path(), &settings);
+        let folder = scratch.path().join(format!("{name}-{}", command[0]));
+        train(command, &file, &folder).parameter_hashes[0].clone()
+    };
+    let plain = hash(LIVE, "plain", "", "");
+    assert_eq!(hash(LIVE, "image", "format: Image, ", ""), plain);
+    assert_eq!(hash(LIVE, "tensor", "format: Tensor, tensor: {dtype: U8}, ", ""), plain);
+    let weights = "classWeights: [1, 0, 4, 1, 1, 0.25, 1, 1, 1, 9], ";
+    let weighted = hash(LIVE, "weighted", "", weights);
+    assert_ne!(weighted, plain);
+    assert_eq!(hash(VIRTUAL, "weighted", "", weights), weighted);
+}
+
+#[test]
+fn shared_samples_are_the_live_ones_bit_for_bit_and_in_table_report_and_page() {
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-sharing");
+    let settings = Settings {
+        name: "sharing",
+        rule: "{rule: Fixed, fixed: {size: 16}}",
+        steps: 12,
+        injection: "{mode: Move, donorFraction: 0.5, sharedFraction: 0.5, donors: LabelDeficit, optIn: All}",
+        ..Settings::default()
+    };
+    let file = job(scratch.path(), &settings);
+    let live_folder = scratch.path().join("live");
+    let child = scadles(&trainer()).args(LIVE).arg(&file).arg("--out").arg(&live_folder).spawn().unwrap();
+    let output = finish(child);
+    // Two donors, eight of sixteen samples each.
+    for part in ["Move: ", " samples shared", "injection (Move): 192 samples shared", "received"] {
+        assert!(text(&output).contains(part), "`{part}` is missing in:\n{}", text(&output));
+    }
+    let live = report(&live_folder);
+    assert_balanced(&live);
+    let simulated = train(VIRTUAL, &file, &scratch.path().join("virtual"));
+    assert_eq!(simulated.parameter_hashes, live.parameter_hashes[..1]);
+    assert_eq!(simulated.injection, live.injection);
+    for (own, other) in simulated.devices.iter().zip(&live.devices) {
+        assert_eq!((own.shared_out, own.received), (other.shared_out, other.received));
+    }
+    let page = std::fs::read_to_string(live_folder.join("report.html")).unwrap();
+    assert!(page.contains("Samples shared") && page.contains("Received"), "{page}");
+    let steps = std::fs::read_to_string(live_folder.join("steps.csv")).unwrap();
+    assert!(steps.lines().next().unwrap().contains("shared_out.device-0"), "{steps}");
+}
+
+#[test]
 fn a_live_run_that_waits_for_its_streams_takes_the_steps_of_the_virtual_one() {
     const STEPS: u64 = 15;
     const WINDOW_SECONDS: f64 = 1.0;

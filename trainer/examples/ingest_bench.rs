@@ -15,13 +15,13 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use scadles_api::job::{ModelName, Normalization, StartFrom, StreamPolicy};
-use scadles_api::worker::{ModelConfig, Transform};
+use scadles_api::job::StreamPolicy;
+use scadles_api::worker::{RecordFormat, SampleShape, StartFrom, StreamEnd, Transform};
 use scadles_core::random::RandomStream;
 use scadles_kafka::testing::RealKafka;
 use scadles_kafka::{
-    Broker, DeviceStream, KafkaConnection, PacedProducer, ProducerOptions, RealBroker, RecordSource,
-    TopicSpec,
+    Broker, DeviceStream, KafkaConnection, OutgoingRecord, PacedProducer, ProducerOptions, RealBroker,
+    RecordSource, TopicSpec,
 };
 use scadles_trainer::decode_ahead::{BatchBuffers, SampleMaker};
 use scadles_trainer::source::{Source, SourceSettings, Start};
@@ -108,13 +108,13 @@ struct Noise {
 }
 
 impl RecordSource for Noise {
-    fn record(&mut self, _device: usize, number: u64) -> &[u8] {
+    fn record(&mut self, _device: usize, number: u64) -> Result<OutgoingRecord<'_>, String> {
         let stream = RandomStream::new(number, 3);
         self.record[0] = (number % 10) as u8;
         for (index, bytes) in self.record[1..].chunks_exact_mut(8).enumerate() {
             bytes.copy_from_slice(&stream.word(index as u64).to_le_bytes());
         }
-        &self.record
+        Ok(self.record.as_slice().into())
     }
 }
 
@@ -132,12 +132,8 @@ fn main() {
 
 /// The worker's path without a network behind it.
 fn read_as_the_worker(asked: &Asked) -> Measured {
-    let model = ModelConfig {
-        name: ModelName::Cnn,
-        normalization: Normalization::Group,
-        num_classes: 10,
-        input_shape: [3, 32, 32],
-    };
+    let samples =
+        SampleShape { format: RecordFormat::CifarBinary, num_classes: 10, input_shape: [3, 32, 32] };
     let transform = Transform {
         mean: asked.mean.clone(),
         std: asked.std.clone(),
@@ -150,7 +146,8 @@ fn read_as_the_worker(asked: &Asked) -> Measured {
         partitions: asked.partitions,
         connection: KafkaConnection::new(&asked.servers),
         start: Start::Beginning(StartFrom::Earliest),
-        model: model.clone(),
+        samples,
+        end: StreamEnd::Never,
         policy: StreamPolicy::Persistence,
         buffer_bytes: 64 << 20,
         max_rejected_share: 0.01,
@@ -160,7 +157,7 @@ fn read_as_the_worker(asked: &Asked) -> Measured {
     .unwrap();
     let maker = SampleMaker { seed: 1, device: 0, padding: 0, horizontal_flip: false };
     let mut batches =
-        BatchBuffers::new(&model, &transform, maker, asked.batch as usize, source.reader()).unwrap();
+        BatchBuffers::new(&samples, &transform, maker, asked.batch as usize, source.reader()).unwrap();
     let mut ahead = 0;
     let next = || {
         let view = source.wait(Instant::now() + DEADLINE, |view| view.available >= asked.batch);

@@ -1,55 +1,20 @@
-//! Batches: from records to tensors, in one pass per sample. No I/O.
+//! Batches: from samples to tensors, in one pass per sample. No I/O.
 //!
-//! A record is one label byte and a picture, channel by channel, row by row, a byte per value. Crop, flip and
-//! normalisation happen while the bytes become numbers, straight into the tensor that the network reads.
+//! A sample is a label and a picture, channel by channel, row by row ([`SampleShape`]). Crop, flip and normalisation happen
+//! while the bytes become numbers, straight into the tensor that the network reads.
 
-use scadles_api::worker::{ModelConfig, Transform};
+use scadles_api::worker::{SampleShape, Transform, ValueType};
 use scadles_core::augment::{Augmentation, SampleIdentity};
+use scadles_kafka::format::{RejectReason, check_sample};
 use tch::{TchError, Tensor};
 
 use crate::numeric::{FilledTensor, Real};
 
-/// Why a record cannot be trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RejectReason {
-    /// Cut short, or of another picture size.
-    #[error("the record has {found_bytes} bytes; expected {expected_bytes} (a label byte and the picture)")]
-    Length {
-        /// Bytes of the record.
-        found_bytes: usize,
-        /// Bytes that the model's input shape needs.
-        expected_bytes: usize,
-    },
-    /// The label byte names no class.
-    #[error("the record's label is {label}; the model has the classes 0 to {}", .num_classes - 1)]
-    Label {
-        /// The byte.
-        label: u8,
-        /// Classes of the model.
-        num_classes: u32,
-    },
-}
-
-/// Checks a record against the model's input: length and label. Returns the label.
-pub fn decode(payload: &[u8], model: &ModelConfig) -> Result<u8, RejectReason> {
-    let expected_bytes = model.record_bytes();
-    match payload.first() {
-        Some(&label) if payload.len() == expected_bytes => {
-            if u32::from(label) < model.num_classes {
-                Ok(label)
-            } else {
-                Err(RejectReason::Label { label, num_classes: model.num_classes })
-            }
-        }
-        _ => Err(RejectReason::Length { found_bytes: payload.len(), expected_bytes }),
-    }
-}
-
 /// What can go wrong while a batch is put together: mistakes of the caller, and no memory.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
-    /// A record that [`decode`] would have refused.
-    #[error("failed to put a record into a batch")]
+    /// A sample that does not have the job's shape.
+    #[error("failed to put a sample into a batch")]
     Rejected(#[from] RejectReason),
     /// More samples than the assembler has room for.
     #[error("the batch has more than {max_batch} samples")]
@@ -79,7 +44,7 @@ pub enum BatchError {
 /// One sample on its way into a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct SampleRef<'a> {
-    /// Label byte, then the picture.
+    /// Label, then the picture.
     pub payload: &'a [u8],
     /// Its crop and flip.
     pub augmentation: Augmentation,
@@ -124,25 +89,24 @@ impl Batch {
     }
 }
 
-/// Side lengths of a picture.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    channels: usize,
-    height: usize,
-    width: usize,
+/// How the values of a sample become numbers, by channel.
+#[derive(Debug)]
+enum Normalization<T> {
+    /// The normalised value of each byte.
+    Bytes(Vec<[T; 256]>),
+    /// Of numbers.
+    Numbers(Vec<Standard>),
 }
 
-/// Turns records into batches, within memory that is allocated once and starts on 64 bytes.
+/// Turns samples into batches, within memory that is allocated once and starts on 64 bytes.
 ///
 /// The batch is a view of that memory: it is valid until the next call that fills rows. To gather one batch while another
 /// is computed on, two assemblers are used in turn ([`crate::decode_ahead`]).
 #[derive(Debug)]
 pub struct BatchAssembler<T: Real> {
-    model: ModelConfig,
-    shape: Shape,
+    shape: SampleShape,
     padding: usize,
-    /// Per channel, the normalised value of each byte.
-    tables: Vec<[T; 256]>,
+    normalization: Normalization<T>,
     pictures: FilledTensor<T>,
     labels: FilledTensor<i64>,
     /// The sample that each row holds, where it is known.
@@ -153,22 +117,25 @@ pub struct BatchAssembler<T: Real> {
 impl<T: Real> BatchAssembler<T> {
     /// Room for batches of up to `max_batch` samples. `transform` has one mean and deviation per channel; a channel
     /// without one is normalised by the first's.
-    pub fn new(model: &ModelConfig, transform: &Transform, max_batch: usize) -> Result<Self, BatchError> {
-        let [channels, height, width] = model.input_shape.map(|side| side as usize);
-        let shape = [max_batch as i64, channels as i64, height as i64, width as i64];
-        let (pictures, labels) = (FilledTensor::new(&shape)?, FilledTensor::new(&shape[..1])?);
+    pub fn new(shape: &SampleShape, transform: &Transform, max_batch: usize) -> Result<Self, BatchError> {
+        let [channels, height, width] = shape.input_shape.map(i64::from);
+        let size = [max_batch as i64, channels, height, width];
+        let (pictures, labels) = (FilledTensor::new(&size)?, FilledTensor::new(&size[..1])?);
         let batch = Batch { pictures: pictures.first(0)?, labels: labels.first(0)? };
         let statistics = |values: &[f32], channel: usize, default: f32| {
             f64::from(values.get(channel).or(values.first()).copied().unwrap_or(default))
         };
-        let table = |channel| {
-            table(statistics(&transform.mean, channel, 0.0), statistics(&transform.std, channel, 1.0))
-        };
+        let standards = (0..channels as usize).map(|channel| Standard {
+            mean: statistics(&transform.mean, channel, 0.0),
+            std: statistics(&transform.std, channel, 1.0),
+        });
         Ok(Self {
-            model: model.clone(),
-            shape: Shape { channels, height, width },
+            shape: *shape,
             padding: transform.random_crop_padding as usize,
-            tables: (0..channels).map(table).collect(),
+            normalization: match shape.value_type() {
+                ValueType::U8 => Normalization::Bytes(standards.map(table).collect()),
+                ValueType::F32 => Normalization::Numbers(standards.collect()),
+            },
             pictures,
             labels,
             held: vec![None; max_batch],
@@ -220,12 +187,16 @@ impl<T: Real> BatchAssembler<T> {
         Ok(kept)
     }
 
+    /// The first `kept` samples of the batch last assembled are the batch, or all if they are fewer.
+    pub fn keep(&mut self, kept: usize) -> Result<&Batch, BatchError> {
+        self.close(kept.min(self.batch.len()))
+    }
+
     fn rows(&mut self) -> Rows<'_, T> {
         Rows {
-            model: &self.model,
-            shape: self.shape,
+            shape: &self.shape,
             padding: self.padding,
-            tables: &self.tables,
+            normalization: &self.normalization,
             pictures: self.pictures.as_mut_slice(),
             labels: self.labels.as_mut_slice(),
             held: &mut self.held,
@@ -242,14 +213,18 @@ impl<T: Real> BatchAssembler<T> {
     pub fn batch(&self) -> &Batch {
         &self.batch
     }
+
+    /// Class numbers of the batch last assembled.
+    pub fn labels(&self) -> &[i64] {
+        &self.labels.as_slice()[..self.batch.len()]
+    }
 }
 
 /// The memory of a batch, to be filled row by row.
 struct Rows<'a, T> {
-    model: &'a ModelConfig,
-    shape: Shape,
+    shape: &'a SampleShape,
     padding: usize,
-    tables: &'a [[T; 256]],
+    normalization: &'a Normalization<T>,
     pictures: &'a mut [T],
     labels: &'a mut [i64],
     held: &'a mut [Option<SampleIdentity>],
@@ -265,20 +240,60 @@ impl<T: Real> Rows<'_, T> {
         if row >= self.labels.len() {
             return Err(BatchError::TooLarge { max_batch: self.labels.len() });
         }
-        let label = decode(sample.payload, self.model)?;
+        let label = check_sample(sample.payload, self.shape)?;
         let place = Placement::new(sample.augmentation, self.padding)?;
-        let picture_len = self.model.picture_bytes();
+        let picture_len = self.shape.values();
         let target = &mut self.pictures[row * picture_len..][..picture_len];
-        fill(target, &sample.payload[1..], self.tables, self.shape, place);
+        let source = &sample.payload[self.shape.label_bytes()..];
+        match self.normalization {
+            Normalization::Bytes(tables) => {
+                fill(target, source.as_chunks::<1>().0, tables, self.shape, place);
+            }
+            Normalization::Numbers(standards) => {
+                fill(target, source.as_chunks::<4>().0, standards, self.shape, place);
+            }
+        }
         self.labels[row] = i64::from(label);
         self.held[row] = identity;
         Ok(())
     }
 }
 
-/// (v/255 − mean) / std of each byte v, rounded once.
-fn table<T: Real>(mean: f64, std: f64) -> [T; 256] {
-    std::array::from_fn(|byte| T::from_f64((byte as f64 / 255.0 - mean) / std))
+/// Mean and standard deviation of one channel.
+#[derive(Debug, Clone, Copy)]
+struct Standard {
+    mean: f64,
+    std: f64,
+}
+
+impl Standard {
+    /// (v − mean) / std, rounded once.
+    fn of<T: Real>(self, value: f64) -> T {
+        T::from_f64((value - self.mean) / self.std)
+    }
+}
+
+/// The normalised value of each byte v, which stands for v/255.
+fn table<T: Real>(standard: Standard) -> [T; 256] {
+    std::array::from_fn(|byte| standard.of(byte as f64 / 255.0))
+}
+
+/// From the bytes of a value to the normalised number.
+trait Normalize<T, const BYTES: usize> {
+    /// Of one value.
+    fn number(&self, bytes: [u8; BYTES]) -> T;
+}
+
+impl<T: Real> Normalize<T, 1> for [T; 256] {
+    fn number(&self, [byte]: [u8; 1]) -> T {
+        self[usize::from(byte)]
+    }
+}
+
+impl<T: Real> Normalize<T, 4> for Standard {
+    fn number(&self, bytes: [u8; 4]) -> T {
+        self.of(f64::from(f32::from_le_bytes(bytes)))
+    }
 }
 
 /// Where the crop lies relative to the picture: rows down, columns right; negative reaches into the padding.
@@ -300,24 +315,29 @@ impl Placement {
     }
 }
 
-/// Normalises one picture into `target`, cropped and mirrored. Outside the picture lie zero bytes, so that padding is
-/// black, as when a picture is padded before it is normalised.
-fn fill<T: Real>(target: &mut [T], source: &[u8], tables: &[[T; 256]], shape: Shape, place: Placement) {
-    let Shape { channels, height, width } = shape;
+/// Normalises one picture into `target`, cropped and mirrored. Outside the picture lie zeros, so that padding is black, as
+/// when a picture is padded before it is normalised.
+fn fill<T: Real, const BYTES: usize, N: Normalize<T, BYTES>>(
+    target: &mut [T],
+    source: &[[u8; BYTES]],
+    channels: &[N],
+    shape: &SampleShape,
+    place: Placement,
+) {
+    let [_, height, width] = shape.input_shape.map(|side| side as usize);
     let columns = visible(place.right, width);
-    for channel in 0..channels {
-        let table = &tables[channel];
+    for (channel, normalize) in channels.iter().enumerate() {
         let (plane, target) = (channel * height * width, &mut target[channel * height * width..]);
         for (y, row) in target.chunks_exact_mut(width).take(height).enumerate() {
             let source_y = y as isize + place.down;
             if source_y < 0 || source_y >= height as isize || columns.is_empty() {
-                row.fill(table[0]);
+                row.fill(normalize.number([0; BYTES]));
                 continue;
             }
             let source_row = &source[plane + source_y as usize * width..][..width];
             let first = (columns.start as isize + place.right) as usize;
-            let bytes = &source_row[first..][..columns.len()];
-            fill_row(row, bytes, columns.start, table, place.flip);
+            let values = &source_row[first..][..columns.len()];
+            fill_row(row, values, columns.start, normalize, place.flip);
         }
     }
 }
@@ -329,20 +349,26 @@ fn visible(right: isize, width: usize) -> std::ops::Range<usize> {
     start..end
 }
 
-/// One row: `bytes` from column `start` on, black around them; mirrored afterwards if `flip`.
-fn fill_row<T: Real>(row: &mut [T], bytes: &[u8], start: usize, table: &[T; 256], flip: bool) {
-    let (width, end) = (row.len(), start + bytes.len());
+/// One row: `values` from column `start` on, black around them; mirrored afterwards if `flip`.
+fn fill_row<T: Real, const BYTES: usize>(
+    row: &mut [T],
+    values: &[[u8; BYTES]],
+    start: usize,
+    normalize: &impl Normalize<T, BYTES>,
+    flip: bool,
+) {
+    let (width, end, black) = (row.len(), start + values.len(), normalize.number([0; BYTES]));
     if flip {
-        row[..width - end].fill(table[0]);
-        row[width - start..].fill(table[0]);
-        for (value, &byte) in row[width - end..width - start].iter_mut().rev().zip(bytes) {
-            *value = table[usize::from(byte)];
+        row[..width - end].fill(black);
+        row[width - start..].fill(black);
+        for (number, &bytes) in row[width - end..width - start].iter_mut().rev().zip(values) {
+            *number = normalize.number(bytes);
         }
     } else {
-        row[..start].fill(table[0]);
-        row[end..].fill(table[0]);
-        for (value, &byte) in row[start..end].iter_mut().zip(bytes) {
-            *value = table[usize::from(byte)];
+        row[..start].fill(black);
+        row[end..].fill(black);
+        for (number, &bytes) in row[start..end].iter_mut().zip(values) {
+            *number = normalize.number(bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `evaluate`, `replay` and `pull`: what is done with a finished run; and `simulate`. Shell.
+//! `evaluate`, `replay` and `pull`: what is done with a finished run; `check-model` and `simulate`. Shell.
 
 use std::{
     fmt::Write as _,
@@ -8,7 +8,7 @@ use std::{
 
 use scadles_api::{
     ExitCode, names,
-    worker::{EvaluationConfig, JobConfig},
+    worker::{EvaluationConfig, JobConfig, ModelConfig, ModelVerdict},
 };
 use serde::de::DeserializeOwned;
 
@@ -97,6 +97,24 @@ pub fn pull(job: &Path, folder: &Path) -> ExitCode {
     finish(pulled().map(|text| (text, ExitCode::Completed)))
 }
 
+/// Says on standard output, as JSON, whether the network that is not built in can be trained; `model` is its configuration
+/// as JSON.
+pub fn check_model(model: &str) -> ExitCode {
+    let checked = || -> Result<u64, Failure> {
+        let config: ModelConfig = serde_json::from_str(model).map_err(|error| {
+            Failure::new(ExitCode::Configuration, format!("the model's configuration: {error}"))
+        })?;
+        set_up_torch(1)?;
+        Ok(Learner::<f32>::new(&config, 0)?.parameter_count())
+    };
+    let (code, verdict) = match checked() {
+        Ok(parameters) => (ExitCode::Completed, ModelVerdict::Usable { parameters }),
+        Err(Failure { code, message, remedy }) => (code, ModelVerdict::Refused { message, remedy }),
+    };
+    let text = serde_json::to_string(&verdict);
+    finish(text.map(|text| (text, code)).map_err(|error| Failure::new(ExitCode::Internal, error.to_string())))
+}
+
 /// Trains the job in `run` on the virtual clock in it, and prints what came of it as JSON.
 pub fn simulate(run: &Path) -> ExitCode {
     // Whoever started us holds the other end of standard input: nobody waits for the result when that is gone.
@@ -140,12 +158,13 @@ fn evaluate_model(path: &Path, data: Option<PathBuf>) -> Result<(EvaluationConfi
             .with_remedy("add spec.evaluation.dataset to the job, so that it is known what to evaluate on")
     })?;
     set_up_torch(job.threads)?;
-    let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
-    learner.load(&model).map_err(|error| {
-        Failure { code: ExitCode::Configuration, ..Failure::from(error) }
-            .with_remedy("name a model of this job")
-    })?;
     let data_dir = data.unwrap_or_else(|| job.data_dir.clone());
+    let mut learner = Learner::<f32>::new(&job.model.below(&data_dir), job.training.seed)?;
+    learner.load(&model).map_err(|error| match error.exit_code() {
+        ExitCode::Configuration => Failure::from(error),
+        _ => Failure { code: ExitCode::Configuration, ..Failure::from(error) }
+            .with_remedy("name a model of this job"),
+    })?;
     let mut held_out = HeldOut::open(&job, &settings, &data_dir)?;
     let result = held_out.evaluate_alone(&learner, u64::MAX)?;
     Ok((settings, result))

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use scadles_api::WorkerConfig;
-use scadles_api::worker::{ModelConfig, Transform};
+use scadles_api::worker::{SampleShape, Transform};
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::outlook::Outlook;
 
@@ -56,6 +56,12 @@ impl SampleMaker {
         }
     }
 
+    /// The maker of another device's samples.
+    #[must_use]
+    pub fn of_device(self, device: u64) -> Self {
+        Self { device, ..self }
+    }
+
     /// The sample as it looks in `epoch`.
     pub fn sample<'a>(&self, sample: Sample<'a>, epoch: u64) -> (SampleIdentity, SampleRef<'a>) {
         let Sample { partition, offset, payload } = sample;
@@ -77,7 +83,7 @@ pub struct DecodeCounts {
 /// What the thread is asked for.
 enum Order {
     /// Decode until the buffer is asked for.
-    Decode { buffer: BatchAssembler<f32>, outlook: Outlook, epoch: u64 },
+    Decode { buffer: Box<BatchAssembler<f32>>, outlook: Outlook, epoch: u64 },
     /// Give the buffer back, however far it is.
     Return,
 }
@@ -101,13 +107,13 @@ pub struct BatchBuffers {
 impl BatchBuffers {
     /// Room for two batches of up to `max_batch` samples, and the thread, which reads from `reader`.
     pub fn new(
-        model: &ModelConfig,
+        shape: &SampleShape,
         transform: &Transform,
         maker: SampleMaker,
         max_batch: usize,
         reader: Reader,
     ) -> Result<Self, BatchError> {
-        let buffer = || BatchAssembler::new(model, transform, max_batch);
+        let buffer = || BatchAssembler::new(shape, transform, max_batch);
         let (current, spare) = (buffer()?, buffer()?);
         let (orders, taken) = channel();
         let (sender, returned) = channel();
@@ -146,7 +152,7 @@ impl BatchBuffers {
         if peeked.samples() == 0 {
             return Ok(());
         }
-        let buffer = self.take_spare()?;
+        let buffer = Box::new(self.take_spare()?);
         let order = Order::Decode { buffer, outlook: source.outlook(peeked), epoch };
         if self.send(order) { Ok(()) } else { Err(thread_has_ended()) }
     }
@@ -169,6 +175,27 @@ impl BatchBuffers {
     /// The current batch.
     pub fn batch(&self) -> &Batch {
         self.current.batch()
+    }
+
+    /// Class numbers of the current batch.
+    pub fn labels(&self) -> &[i64] {
+        self.current.labels()
+    }
+
+    /// The first `kept` samples of the current batch are the current batch.
+    pub fn keep(&mut self, kept: u64) -> Result<(), BatchError> {
+        self.current.keep(kept as usize).map(|_| ())
+    }
+
+    /// Makes samples of other devices the current batch, each as it would look at home in `epoch`.
+    pub fn receive<'a>(
+        &mut self,
+        received: impl Iterator<Item = (usize, Sample<'a>)>,
+        epoch: u64,
+    ) -> Result<(), BatchError> {
+        let maker = self.maker;
+        let samples = received.map(|(device, sample)| maker.of_device(device as u64).sample(sample, epoch));
+        self.current.complete(samples).map(|_| ())
     }
 
     /// Makes the current batch one of no samples.
@@ -211,7 +238,7 @@ impl Decoder {
         // `Return` is only sent for a buffer that is out, and `decode` takes it.
         while let Ok(Order::Decode { mut buffer, mut outlook, epoch }) = self.orders.recv() {
             self.decode(&mut buffer, &mut outlook, epoch);
-            if self.returned.send(buffer).is_err() {
+            if self.returned.send(*buffer).is_err() {
                 return;
             }
         }

@@ -141,6 +141,7 @@ fn idle(device: &str) -> Progress {
         samples_per_second: 0.0,
         train_seconds: 0.0,
         compression: None,
+        injection: None,
         evaluation: None,
         checkpoint: None,
         durable_positions: Vec::new(),

@@ -1,5 +1,7 @@
 //! Collectives: how ranks exchange numbers. One trait, one engine per transport; network I/O in [`GlooEngine`] only.
 //!
+//! What every engine must do is a suite of tests, `tests/suite`, run on each of them.
+//!
 //! Guarantees of every engine: a collective ends within the timeout given at the group's making, with the result or an
 //! error; after an error the group is unusable and is made anew. Assumptions: all ranks call the same collectives in
 //! the same order. Deadlines longer than one collective (the step's) belong to the control channel.
@@ -10,7 +12,7 @@ mod in_process;
 pub use gloo::GlooEngine;
 pub use in_process::InProcess;
 
-use crate::numeric::ValuesMut;
+use crate::numeric::{Real, ValuesMut, bytes_of, bytes_of_mut};
 
 /// Why a collective gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,10 +92,37 @@ pub trait Communicator: Send {
     fn broadcast(&mut self, bytes: &mut [u8], root: usize) -> Result<(), EngineError>;
 
     /// Replaces `values` (one length everywhere) by their sum over the ranks, with equal bits on all ranks.
-    fn all_reduce_sum(&mut self, values: ValuesMut<'_>, order: SumOrder) -> Result<(), EngineError>;
+    ///
+    /// An engine whose transport has nothing better adds in rank order, whatever `order` says: each rank gets all terms of
+    /// its own range of the elements, adds them, and gives the sum to all.
+    fn all_reduce_sum(&mut self, values: ValuesMut<'_>, _order: SumOrder) -> Result<(), EngineError> {
+        match values {
+            ValuesMut::F32(values) => sum_by_ranges(self, values),
+            ValuesMut::F64(values) => sum_by_ranges(self, values),
+        }
+    }
 
     /// Bytes that this rank has handed to the collectives for others, since the group was made.
     fn bytes_sent(&self) -> u64;
+}
+
+fn sum_by_ranges<T: Real>(
+    comm: &mut (impl Communicator + ?Sized),
+    values: &mut [T],
+) -> Result<(), EngineError> {
+    let (ranks, len) = (comm.world_size(), values.len());
+    let each = len.div_ceil(ranks);
+    let range_bytes: Vec<usize> =
+        (0..ranks).map(|rank| len.saturating_sub(rank * each).min(each) * size_of::<T>()).collect();
+    let own_bytes = range_bytes[comm.rank()];
+    let own = own_bytes / size_of::<T>();
+    let mut terms = vec![T::default(); ranks * own];
+    comm.all_to_all_v(bytes_of(values), &range_bytes, bytes_of_mut(&mut terms), &vec![own_bytes; ranks])?;
+    let (sum, others) = terms.split_at_mut(own);
+    for term in others.chunks_exact(own.max(1)) {
+        sum.iter_mut().zip(term).for_each(|(sum, &term)| *sum += term);
+    }
+    comm.all_gather_v(bytes_of(sum), bytes_of_mut(values), &range_bytes)
 }
 
 /// Checks one rank's counts of an unequal collective.
@@ -135,6 +164,3 @@ fn check_gather(
         format!("rank {rank} sends {} bytes, but recv_counts[{rank}] is {}", send.len(), recv_counts[rank]);
     Err(EngineError::Argument { operation, message })
 }
-
-#[cfg(test)]
-mod tests;

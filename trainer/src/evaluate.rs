@@ -1,7 +1,9 @@
 //! Held-out evaluation, shared between the ranks. No I/O: the records are given.
 
+use std::borrow::Cow;
+
 use scadles_api::progress::{Evaluation, TopK};
-use scadles_api::worker::{ModelConfig, Transform};
+use scadles_api::worker::{SampleShape, Transform};
 use scadles_core::agree::GlobalState;
 use scadles_core::evaluate::{EvaluationCounts, evaluation_shard};
 use serde::{Deserialize, Serialize};
@@ -88,7 +90,7 @@ impl Shard {
 pub struct Evaluator<T: Real> {
     assembler: BatchAssembler<T>,
     transform: Transform,
-    num_classes: usize,
+    shape: SampleShape,
     micro_batch: usize,
     accuracy_ks: Vec<u32>,
 }
@@ -96,39 +98,41 @@ pub struct Evaluator<T: Real> {
 impl<T: Real> Evaluator<T> {
     /// Pictures are normalised as in training, neither cropped nor mirrored, and scored `micro_batch` at a time.
     pub fn new(
-        model: &ModelConfig,
+        shape: &SampleShape,
         transform: &Transform,
         micro_batch: usize,
         accuracy_ks: &[u32],
     ) -> Result<Self, BatchError> {
         let micro_batch = micro_batch.max(1);
         Ok(Self {
-            assembler: BatchAssembler::new(model, transform, micro_batch)?,
+            assembler: BatchAssembler::new(shape, transform, micro_batch)?,
             transform: transform.clone(),
-            num_classes: model.num_classes as usize,
+            shape: *shape,
             micro_batch,
             accuracy_ks: accuracy_ks.to_vec(),
         })
     }
 
-    /// This rank's part of an evaluation over `available` pictures; `record(i)` is the i-th one's record.
+    /// This rank's part of an evaluation over `available` pictures; `sample(i)` is the i-th one.
     pub fn evaluate_shard<'a>(
         &mut self,
         learner: &Learner<T>,
         available: u64,
-        record: impl Fn(u64) -> &'a [u8],
+        sample: impl Fn(u64) -> Cow<'a, [u8]>,
         shard: Shard,
     ) -> Result<ShardResult, EvaluateError> {
-        let counts = EvaluationCounts::new(self.num_classes, &self.accuracy_ks);
+        let counts = EvaluationCounts::new(self.shape.num_classes as usize, &self.accuracy_ks);
         let mut result = ShardResult { counts, loss_sum: 0.0 };
         let pictures: Vec<u64> = shard.pictures(available).collect();
         for part in pictures.chunks(self.micro_batch) {
-            let samples = part.iter().map(|&i| SampleRef::plain(record(i), &self.transform));
-            let batch = self.assembler.assemble(samples);
+            let samples: Vec<Cow<'_, [u8]>> = part.iter().map(|&i| sample(i)).collect();
+            let plain = samples.iter().map(|sample| SampleRef::plain(sample, &self.transform));
+            let batch = self.assembler.assemble(plain);
             let batch = batch.map_err(|source| EvaluateError::Record { index: part[0], source })?;
             let (scores, loss_sum) = learner.score(batch)?;
             result.loss_sum += loss_sum;
-            self.count(&scores, part.iter().map(|&i| usize::from(record(i)[0])), &mut result.counts)?;
+            let labels = samples.iter().map(|sample| self.shape.label(sample) as usize);
+            self.count(&scores, labels, &mut result.counts)?;
         }
         Ok(result)
     }
@@ -142,7 +146,7 @@ impl<T: Real> Evaluator<T> {
         let scores = scores.f_to_kind(Kind::Float)?.f_contiguous()?;
         let mut values = vec![0_f32; scores.numel()];
         scores.f_copy_data(&mut values, scores.numel())?;
-        for (row, label) in values.chunks_exact(self.num_classes).zip(labels) {
+        for (row, label) in values.chunks_exact(self.shape.num_classes as usize).zip(labels) {
             counts.observe(row, label);
         }
         Ok(())

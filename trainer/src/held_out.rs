@@ -23,17 +23,17 @@ pub struct HeldOut {
 impl HeldOut {
     /// What `settings` of `job` name, found in `data_dir`.
     pub fn open(job: &JobConfig, settings: &EvaluationConfig, data_dir: &Path) -> Result<Self, Failure> {
-        let pictures = Dataset::load(&settings.dataset, Split::Test, data_dir, job.model.record_bytes())
+        let pictures = Dataset::load(&settings.dataset, Split::Test, data_dir, &job.samples())
             .map_err(|error| Failure::new(ExitCode::Configuration, error.to_string()))?;
         let micro_batch = job.training.micro_batch as usize;
-        let evaluator = Evaluator::new(&job.model, &job.stream.transform, micro_batch, &settings.top_k)?;
+        let evaluator = Evaluator::new(&job.samples(), &job.stream.transform, micro_batch, &settings.top_k)?;
         Ok(Self { evaluator, pictures })
     }
 
     /// A part of the pictures.
     pub fn evaluate(&mut self, learner: &Learner<f32>, shard: Shard) -> Result<ShardResult, EvaluateError> {
-        let record = |index: u64| self.pictures.record(index as usize);
-        self.evaluator.evaluate_shard(learner, self.pictures.len() as u64, record, shard)
+        let sample = |index: u64| self.pictures.sample(index as usize);
+        self.evaluator.evaluate_shard(learner, self.pictures.len() as u64, sample, shard)
     }
 
     /// At most `limit` pictures, by one rank.

@@ -1,14 +1,15 @@
-//! The model: flat parameters, forward, backward. No I/O except [`Learner::save`] and [`Learner::load`].
+//! The model: flat parameters, forward, backward. No I/O except [`Learner::save`], [`Learner::load`], and [`Learner::new`] for
+//! a network of the user's own, which is a file.
 //!
 //! Guarantees: the same configuration and seed give the same bits; [`Learner::contribute`] leaves in the flat gradient
-//! buffer exactly the gradient of loss_scale × Σ cross-entropy, zero for an empty batch. Assumptions: one thread uses a
+//! buffer exactly the gradient of loss_scale × Σ (class weight ×) cross-entropy, zero for an empty batch. Assumptions: one thread uses a
 //! learner at a time and has called [`set_up_torch`].
 
 mod network;
 mod parameters;
 mod tensors;
 
-use scadles_api::worker::ModelConfig;
+use scadles_api::{ExitCode, worker::ModelConfig};
 use tch::{Kind, Reduction, TchError, Tensor};
 use torch_ext::FlatParameters;
 use twox_hash::XxHash64;
@@ -16,7 +17,7 @@ use twox_hash::XxHash64;
 use crate::batch::Batch;
 use crate::numeric::{Real, bytes_of};
 
-pub use network::Network;
+pub use network::{ModelFileError, Network};
 pub use parameters::{Draw, ParameterSet};
 pub use tensors::TensorsError;
 
@@ -32,12 +33,42 @@ pub enum LearnerError {
     /// A file of tensors could not be written, read, or does not fit the model.
     #[error(transparent)]
     Tensors(#[from] TensorsError),
+    /// The file of a network of the user's own cannot be trained.
+    #[error(transparent)]
+    ModelFile(#[from] ModelFileError),
 }
 
-/// Prepares the calling thread for reproducible compute: `threads` per torch operation, subnormal numbers become zero.
+impl LearnerError {
+    /// The exit code of a process that ends with this error.
+    pub const fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::ModelFile(_) | Self::Tensors(TensorsError::OtherModelFile { .. }) => {
+                ExitCode::Configuration
+            }
+            _ => ExitCode::Internal,
+        }
+    }
+
+    /// What to do about it; empty if nothing.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::ModelFile(error) => error.remedy(),
+            Self::Tensors(TensorsError::OtherModelFile { .. }) => {
+                "put the file back that the run began with, or start a new run with this one"
+            }
+            _ => "",
+        }
+    }
+}
+
+/// Prepares the calling thread for reproducible compute: `threads` per torch operation, subnormal numbers become zero. What
+/// one step frees is kept for the next.
 /// To be called first in every thread that trains or evaluates; threads started later inherit it.
 pub fn set_up_torch(threads: u32) -> Result<(), torch_ext::Error> {
     torch_ext::set_threads(i32::try_from(threads).unwrap_or(i32::MAX))?;
+    if !torch_ext::keep_freed_memory() {
+        tracing::debug!("this C library gives freed memory back; steps may be slower");
+    }
     if !torch_ext::set_flush_denormal(true) {
         tracing::warn!(
             "this CPU cannot flush subnormal numbers to zero; steps may be slower and differ from other CPUs"
@@ -57,11 +88,21 @@ pub struct StepStatistics {
     pub samples: u64,
 }
 
+impl std::ops::AddAssign for StepStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.loss_sum += other.loss_sum;
+        self.correct += other.correct;
+        self.samples += other.samples;
+    }
+}
+
 /// A network with its parameters and gradients in flat buffers of `T`.
 pub struct Learner<T: Real> {
     network: Box<dyn Network>,
     flat: FlatParameters,
     shapes: Vec<Vec<usize>>,
+    /// What a sample of each class counts in the loss; `None`: all the same.
+    class_weights: Option<Tensor>,
     element: std::marker::PhantomData<T>,
 }
 
@@ -76,13 +117,24 @@ impl<T: Real> Learner<T> {
     /// A learner of any network, whose parameters are in `set`.
     pub fn with_network(network: Box<dyn Network>, set: &ParameterSet) -> Result<Self, LearnerError> {
         let flat = FlatParameters::adopt(set.named())?;
+        // The start values have moved into the flat buffer.
+        torch_ext::release_freed_memory();
         let sizes = |tensor: &Tensor| tensor.size().into_iter().map(|side| side as usize).collect();
         let shapes = set.named().iter().map(|(_, tensor)| sizes(tensor)).collect();
-        Ok(Self { network, flat, shapes, element: std::marker::PhantomData })
+        Ok(Self { network, flat, shapes, class_weights: None, element: std::marker::PhantomData })
     }
 
-    /// Replaces the gradients by those of `loss_scale` × Σ cross-entropy over `batch`, at most `micro_batch` samples at
-    /// a time. With `loss_scale` = w_i / b_i this is u_i = w_i·g_i: the weight enters here and nowhere else
+    /// Lets a sample of class c count `class_weights[c]` times in the loss that is trained; no weights: all count the same.
+    /// What is reported of losses stays unweighted.
+    pub fn with_class_weights(mut self, class_weights: &[f32]) -> Result<Self, LearnerError> {
+        if !class_weights.is_empty() {
+            self.class_weights = Some(Tensor::f_from_slice(class_weights)?.f_to_kind(T::KIND)?);
+        }
+        Ok(self)
+    }
+
+    /// Replaces the gradients by those of `loss_scale` × Σ class weight × cross-entropy over `batch`, at most `micro_batch`
+    /// samples at a time. With `loss_scale` = w_i / loss mass this is u_i = w_i·g_i: the weight enters here and nowhere else
     /// (algorithms.md §2). An empty batch leaves zeros.
     pub fn contribute(
         &mut self,
@@ -91,13 +143,26 @@ impl<T: Real> Learner<T> {
         micro_batch: usize,
     ) -> Result<StepStatistics, LearnerError> {
         self.flat.zero_gradients();
+        self.contribute_more(batch, loss_scale, micro_batch)
+    }
+
+    /// Adds the gradients of `loss_scale` × Σ cross-entropy over another batch of the same step.
+    pub fn contribute_more(
+        &mut self,
+        batch: &Batch,
+        loss_scale: f64,
+        micro_batch: usize,
+    ) -> Result<StepStatistics, LearnerError> {
         let mut statistics = StepStatistics { samples: batch.len() as u64, ..StepStatistics::default() };
         for part in batch.parts(micro_batch) {
             let part = part?;
             let scores = self.network.forward(&part.pictures)?;
-            let loss = summed_cross_entropy(&scores, &part.labels)?;
+            let loss = summed_cross_entropy(&scores, &part.labels, self.class_weights.as_ref())?;
             loss.f_mul_scalar(loss_scale)?.f_backward()?;
-            statistics.loss_sum += loss.f_double_value(&[])?;
+            statistics.loss_sum += match self.class_weights {
+                None => loss.f_double_value(&[])?,
+                Some(_) => summed_cross_entropy(&scores.detach(), &part.labels, None)?.f_double_value(&[])?,
+            };
             statistics.correct += correct(&scores, &part.labels)?;
         }
         Ok(statistics)
@@ -107,8 +172,13 @@ impl<T: Real> Learner<T> {
     pub(crate) fn score(&self, batch: &Batch) -> Result<(Tensor, f64), LearnerError> {
         let _no_grad = tch::no_grad_guard();
         let scores = self.network.forward(&batch.pictures)?;
-        let loss_sum = summed_cross_entropy(&scores, &batch.labels)?.f_double_value(&[])?;
+        let loss_sum = summed_cross_entropy(&scores, &batch.labels, None)?.f_double_value(&[])?;
         Ok((scores, loss_sum))
+    }
+
+    /// SHA-256, in hexadecimal, of the file that the network comes from; `None` for built-in networks.
+    pub fn model_file(&self) -> Option<&str> {
+        self.network.file_sha256()
     }
 
     /// Names, shapes and places of the parameters within the flat buffers.
@@ -164,10 +234,14 @@ impl<T: Real> Learner<T> {
     }
 }
 
-fn summed_cross_entropy(scores: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+fn summed_cross_entropy(
+    scores: &Tensor,
+    labels: &Tensor,
+    class_weights: Option<&Tensor>,
+) -> Result<Tensor, TchError> {
     /// torch's default: a label that takes no part. Labels are checked to lie in 0..classes, so none has it.
     const IGNORE_INDEX: i64 = -100;
-    scores.f_cross_entropy_loss::<&Tensor>(labels, None, Reduction::Sum, IGNORE_INDEX, 0.0)
+    scores.f_cross_entropy_loss(labels, class_weights, Reduction::Sum, IGNORE_INDEX, 0.0)
 }
 
 fn correct(scores: &Tensor, labels: &Tensor) -> Result<u64, TchError> {

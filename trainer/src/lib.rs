@@ -13,6 +13,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod exchange;
 pub mod held_out;
+pub mod inject;
 pub mod journal;
 pub mod learner;
 pub mod numeric;

@@ -1,4 +1,4 @@
-//! `scadles-trainer`: the worker process, and the two commands that need the model: evaluate and replay.
+//! `scadles-trainer`: the worker process, and the commands that need the model, such as evaluate and replay.
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode as ProcessCode};
 
@@ -38,6 +38,11 @@ enum Command {
         /// The folder.
         #[arg(long)]
         to: PathBuf,
+    },
+    /// Say whether a network of the user's own can be trained, as JSON.
+    CheckModel {
+        /// The network's part of a resolved job, as JSON.
+        model: String,
     },
     /// Train a job on the virtual clock: job.json and virtual-clock.json of a folder of `scadles simulate --train`. Ends
     /// when its standard input does.
@@ -80,6 +85,7 @@ fn main() -> ProcessCode {
     let code = match arguments.command {
         Command::Worker(arguments) => process::worker(&arguments),
         Command::Evaluate { path, data, json } => commands::evaluate(&path, data, json),
+        Command::CheckModel { model } => commands::check_model(&model),
         Command::Pull { job, to } => commands::pull(&job, &to),
         Command::Simulate { run } => commands::simulate(&run),
         Command::Replay { run, data, kafka } => commands::replay(&run, data, kafka),

@@ -155,6 +155,16 @@ impl<T: Scalar> FilledTensor<T> {
     }
 
     /// The memory, row after row.
+    pub(crate) fn as_slice(&self) -> &[T] {
+        let len = self.tensor.numel();
+        if len == 0 {
+            return &[];
+        }
+        // SAFETY: as in `as_mut_slice`; nobody writes while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.tensor.data_ptr().cast(), len) }
+    }
+
+    /// The memory, row after row, to be filled.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
         let len = self.tensor.numel();
         if len == 0 {

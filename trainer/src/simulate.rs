@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use scadles_api::{
     BufferState, DeviceProgress, ExitCode, LastWords, Ledger, Phase, Progress,
-    progress::{CompressionProgress, Evaluation, VirtualRun},
+    progress::{Evaluation, InjectionProgress, VirtualRun},
     worker::{DeviceConfig, JobConfig},
 };
 use scadles_core::{
@@ -17,8 +17,14 @@ use scadles_core::{
         cost::LinkCost,
         gate::{CompressionDecision, CompressionReport, EnergyStatistics},
     },
+    device_stream::BatchRange,
     evaluate::{EvaluationCounts, PrequentialAccuracy},
-    sim::{DeviceSummary, Sent, SimBatch, SimEnd, Simulation, VirtualClock, exchange::dense_bytes},
+    inject::DonorChoice,
+    sim::{
+        DeviceSummary, InjectionVolume, Known, Sent, SimBatch, SimEnd, Simulation, VirtualClock,
+        exchange::dense_bytes,
+    },
+    weights::loss_mass,
 };
 
 use crate::{
@@ -26,6 +32,7 @@ use crate::{
     journal::{CsvDevice, CsvRow, DeviceStep, RecordRange, StepRecord, StepsCsv},
     learner::{StepStatistics, set_up_torch},
     replay::{
+        ReplayError,
         logical::LogicalGroup,
         records::{self, Records},
     },
@@ -72,9 +79,9 @@ fn check(job: &JobConfig, clock: &VirtualClock) -> Result<(), Failure> {
             "add spec.producer: what is trained on the virtual clock are the samples of simulated streams";
         return wrong("spec.producer: missing".to_owned(), remedy);
     }
-    if clock.settings.injection.is_some() {
-        let remedy = "leave --injection out, or simulate without --train";
-        return wrong("--injection: shared samples are not trained on the virtual clock".to_owned(), remedy);
+    if clock.settings.injection.is_some() != job.injection.is_some() {
+        let remedy = "give spec.injection in the job's file, or simulate without --train";
+        return wrong("--injection: what is trained is shared as the job says".to_owned(), remedy);
     }
     if job.devices.iter().any(|device| device.partitions != 1) {
         return wrong("a device has several partitions".to_owned(), "the virtual clock has one per device");
@@ -100,6 +107,8 @@ struct Run<'a> {
     held_out: Option<HeldOut>,
     /// What the group has not yet looked at.
     evaluation: Option<EvaluationCounts>,
+    /// By rank, samples of the batch that is cut, by label; empty where nobody looks at them.
+    labels: Vec<Vec<u32>>,
     accuracy: Vec<Evaluation>,
     ranks: Vec<RankState>,
     steps: StepsCsv,
@@ -114,8 +123,13 @@ struct Run<'a> {
 #[derive(Clone, Copy, Default)]
 struct RankState {
     energy: Option<EnergyStatistics>,
+    /// Of the last step, the wait for slower ranks included.
+    exchange_seconds: f64,
     prequential: PrequentialAccuracy,
     bytes_sent: u64,
+    shared_out: u64,
+    received: u64,
+    sample_bytes_sent: u64,
 }
 
 impl<'a> Run<'a> {
@@ -137,11 +151,14 @@ impl<'a> Run<'a> {
             link: LinkCost {
                 latency_seconds: network.latency_seconds,
                 seconds_per_byte: network.bytes_per_second.recip(),
-                select_seconds_per_element: select_seconds / exchange.parameters.max(1) as f64,
+                dense_seconds_per_byte: network.bytes_per_second.recip(),
+                half_seconds_per_element: 0.0,
+                sparse_seconds_per_element: select_seconds / exchange.parameters.max(1) as f64,
             },
             dense_bytes: dense_bytes(clock.settings.exchange.parameters, world_size),
             held_out: job.evaluation.as_ref().map(open).transpose()?,
             evaluation: None,
+            labels: vec![Vec::new(); world_size],
             accuracy: Vec::new(),
             ranks: vec![RankState::default(); world_size],
             steps: StepsCsv::open(&job.output_dir, &names)?,
@@ -160,6 +177,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let batches: Vec<SimBatch> = self.clock.batches().collect();
+        self.count_labels(&batches)?;
         let agreement = self.agree(&batches, true)?;
         let Action::Step(plan) = &agreement.action else {
             return Err(Failure::new(ExitCode::Internal, "devices have samples, and no step is agreed on"));
@@ -172,41 +190,80 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
+    /// Looks at the labels of the batches, where donors are chosen by them.
+    fn count_labels(&mut self, batches: &[SimBatch]) -> Result<(), Failure> {
+        if self.settings.injection.as_ref().is_none_or(|rule| rule.donors != DonorChoice::LabelDeficit) {
+            return Ok(());
+        }
+        let shape = self.job.samples();
+        for (rank, (batch, counts)) in batches.iter().zip(&mut self.labels).enumerate() {
+            let (mut samples, range) = (Vec::new(), RecordRange(0, batch.first_sample, batch.local_batch));
+            let read = self.records.read(rank, range, &mut samples);
+            read.map_err(|reason| Failure::new(ExitCode::Internal, reason))?;
+            *counts = vec![0; self.job.model.num_classes as usize];
+            for sample in &samples {
+                if let Some(count) = counts.get_mut(shape.label(sample) as usize) {
+                    *count += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What a group agrees on whose ranks have these batches, or are still waiting for them.
-    fn agree(&self, batches: &[SimBatch], ready: bool) -> Result<StepAgreement, Failure> {
-        let reports: Vec<StepReport> =
-            batches.iter().enumerate().map(|(rank, batch)| self.report(rank, batch, ready)).collect();
+    fn agree(&mut self, batches: &[SimBatch], ready: bool) -> Result<StepAgreement, Failure> {
+        let reports = batches.iter().enumerate().map(|(rank, batch)| self.report(rank, batch, ready));
+        let reports = reports.collect::<Result<Vec<StepReport>, Failure>>()?;
         agree(&self.settings, &self.state, &reports)
             .map_err(|error| Failure::new(ExitCode::Internal, error.to_string()))
     }
 
-    fn report(&self, rank: usize, batch: &SimBatch, ready: bool) -> StepReport {
+    fn report(&mut self, rank: usize, batch: &SimBatch, ready: bool) -> Result<StepReport, Failure> {
         let &SimBatch { local_batch, busy_seconds, stream_rate, buffered, .. } = batch;
-        let energy = self.ranks[rank].energy;
+        let loss_mass = self.loss_mass(rank, batch)?;
+        let RankState { energy, exchange_seconds, .. } = self.ranks[rank];
+        let known = CompressionReport { energy, link: self.link, exchange_seconds };
         // One rank has evaluated for all.
         let evaluation = self.evaluation.as_ref().map(|counts| match rank {
             0 => counts.clone(),
             _ => EvaluationCounts::default(),
         });
-        StepReport {
+        Ok(StepReport {
             rank,
             step: self.state.step,
             ready,
             local_batch,
-            loss_mass: local_batch as f64,
+            loss_mass,
             busy_seconds,
             stream_rate,
             buffered,
-            ranges: Vec::new(),
+            ranges: taken(batch),
+            labels: self.labels[rank].clone(),
             stream: None,
+            stream_ended: false,
             stop_requested: None,
             stop_unsaved: true,
             checkpoint_requested: false,
             tuning_generation: 0,
             parameter_hash: None,
-            compression: self.job.compression.map(|_| CompressionReport { energy, link: self.link }),
+            compression: self.job.compression.map(|_| known),
             evaluation,
+        })
+    }
+
+    /// What a device's batch counts in the loss.
+    fn loss_mass(&mut self, rank: usize, batch: &SimBatch) -> Result<f64, Failure> {
+        let class_weights = &self.job.training.class_weights;
+        if class_weights.is_empty() {
+            return Ok(batch.local_batch as f64);
         }
+        let (step, shape) = (self.state.step, self.job.samples());
+        let range = RecordRange(0, batch.first_sample, batch.local_batch);
+        let mut samples = Vec::new();
+        self.records
+            .read(rank, range, &mut samples)
+            .map_err(|reason| ReplayError::Records { step, reason })?;
+        Ok(loss_mass(class_weights, samples.iter().map(|sample| shape.label(sample) as usize)))
     }
 
     fn train(&mut self, plan: &StepPlan, batches: &[SimBatch], next: GlobalState) -> Result<(), Failure> {
@@ -223,6 +280,12 @@ impl<'a> Run<'a> {
             rank.prequential.observe(statistics.samples, statistics.correct);
             rank.bytes_sent += bytes;
         }
+        let (world_size, record_bytes) = (self.ranks.len(), self.job.samples().sample_bytes() as u64);
+        for (number, rank) in self.ranks.iter_mut().enumerate() {
+            rank.shared_out += plan.injection.shared_out(number);
+            rank.received += plan.injection.received(number);
+            rank.sample_bytes_sent += plan.injection.sent(number, world_size) * record_bytes;
+        }
         self.state = next;
         self.learning_rate = plan.scaled_learning_rate;
         let loss = mean_loss(&outcome.statistics);
@@ -237,10 +300,9 @@ impl<'a> Run<'a> {
 
     fn record(&self, plan: &StepPlan, batches: &[SimBatch], step: u64) -> StepRecord {
         let training = &self.job.training;
-        let device = |(batch, &loss_scale): (&SimBatch, &f64)| DeviceStep {
-            loss_scale,
-            ranges: vec![RecordRange(0, batch.first_sample, batch.local_batch)],
-        };
+        let ranges: Vec<Vec<BatchRange>> = batches.iter().map(taken).collect();
+        let ranges: Vec<&[BatchRange]> = ranges.iter().map(Vec::as_slice).collect();
+        let topics: Vec<&str> = self.job.devices.iter().map(|device| device.topic.as_str()).collect();
         StepRecord {
             attempt: 1,
             step,
@@ -249,7 +311,7 @@ impl<'a> Run<'a> {
             window_seconds: 0.0,
             global_batch: plan.global_batch,
             micro_batch: training.micro_batch,
-            devices: batches.iter().zip(&plan.loss_scales).map(device).collect(),
+            devices: DeviceStep::of_plan(plan, &ranges, &topics),
             compression: self.job.compression.map(|_| plan.compression),
             parameter_hash: None,
         }
@@ -257,19 +319,28 @@ impl<'a> Run<'a> {
 
     /// Lets the clock take the step too, and appends its line to `steps.csv`.
     fn write_down(&mut self, plan: &StepPlan, bytes_sent: &[u64]) -> Result<(), Failure> {
-        let sparse = plan.compression != CompressionDecision::Dense;
+        let sparse = matches!(plan.compression, CompressionDecision::Sparse(_));
         let before = self.clock.seconds();
         let bytes = bytes_sent.iter().copied().max().unwrap_or(0);
-        let step = self.clock.train(Some(Sent { bytes, sparse })).clone();
+        let sent = Sent { bytes, sparse };
+        let known = Known { sent, trained: &plan.trained_batches, shared: self.shared(plan) };
+        let step = self.clock.train(Some(known)).clone();
         let wait_seconds = step.agreed_seconds - before;
         self.wait_seconds += wait_seconds;
-        let devices = step.devices.iter().map(|device| CsvDevice {
+        for (rank, device) in self.ranks.iter_mut().zip(&step.devices) {
+            rank.exchange_seconds = step.busy_seconds - device.compute_seconds;
+        }
+        let injection = &plan.injection;
+        let devices = step.devices.iter().enumerate().map(|(rank, device)| CsvDevice {
             local_batch: device.local_batch as u32,
             stream_rate: device.stream_rate,
             buffered: device.buffered,
             wait_seconds,
             compute_seconds: device.compute_seconds,
             exchange_seconds: step.busy_seconds - device.compute_seconds,
+            shared_out: injection.shared_out(rank),
+            received: injection.received(rank),
+            share_seconds: 0.0,
         });
         self.steps.append(&CsvRow {
             attempt: 1,
@@ -286,6 +357,16 @@ impl<'a> Run<'a> {
             devices: devices.collect(),
         })?;
         Ok(())
+    }
+
+    /// What a step shares, all devices together.
+    fn shared(&self, plan: &StepPlan) -> InjectionVolume {
+        let ranks = || 0..self.ranks.len();
+        let sent: u64 = ranks().map(|rank| plan.injection.sent(rank, self.ranks.len())).sum();
+        InjectionVolume {
+            shared_samples: ranks().map(|rank| plan.injection.shared_out(rank)).sum(),
+            sent_bytes: sent * self.job.samples().sample_bytes() as u64,
+        }
     }
 
     /// Looks at `limit` held-out pictures at most; the clock stands still meanwhile.
@@ -374,12 +455,15 @@ impl<'a> Run<'a> {
                 trained: seen.trained,
                 buffered: seen.buffered,
                 dropped: seen.dropped,
+                shared_out: rank.shared_out,
+                received: rank.received,
                 ..Ledger::default()
             },
             aggregation_weight: seen.aggregation_weight,
             state: BufferState::Unknown,
             prequential_accuracy: rank.prequential.recent(),
             bytes_sent: rank.bytes_sent,
+            sample_bytes_sent: rank.sample_bytes_sent,
             dense_bytes: self.job.compression.map_or(0, |_| self.dense_bytes * self.state.step),
             wait_seconds: self.wait_seconds,
             busy_seconds: summary.busy_seconds * steps,
@@ -400,11 +484,11 @@ impl<'a> Run<'a> {
             step_seconds: summary.step_seconds.mean,
             samples_per_second: summary.samples_per_second,
             train_seconds: self.clock.seconds(),
-            compression: self.job.compression.map(|config| CompressionProgress {
-                ratio: config.ratio,
-                sparse_steps: known.sparse_steps,
-                vetoed_steps: known.vetoed_steps,
-                energy_loss: known.energy_loss.value(),
+            compression: self.job.compression.map(|config| crate::exchange::progress(&config, &known)),
+            injection: self.job.injection.as_ref().map(|config| InjectionProgress {
+                mode: config.mode,
+                shared_samples: self.ranks.iter().map(|rank| rank.shared_out).sum(),
+                bytes_sent: self.ranks.iter().map(|rank| rank.sample_bytes_sent).sum(),
             }),
             evaluation: self.accuracy.last().cloned(),
             checkpoint: None,
@@ -413,6 +497,12 @@ impl<'a> Run<'a> {
             last_words: Some(words),
         }
     }
+}
+
+/// The records of a batch; a device on the virtual clock has one partition.
+fn taken(batch: &SimBatch) -> Vec<BatchRange> {
+    let range = BatchRange { partition: 0, first_offset: batch.first_sample, count: batch.local_batch };
+    if batch.local_batch > 0 { vec![range] } else { Vec::new() }
 }
 
 fn diverged(what: &str) -> Failure {

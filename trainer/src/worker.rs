@@ -10,6 +10,7 @@ mod phase_times;
 mod rank;
 mod restore;
 mod round;
+mod share;
 mod watchdog;
 
 use std::{sync::Arc, time::Instant};

@@ -1,19 +1,19 @@
 //! Several ranks are one training: the same bits as logical devices in one thread, whatever carries the gradients.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::cast_possible_wrap)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
 use common::{Rank, model, processes, threads, uneven};
-use scadles_api::worker::{CompressionConfig, EnergyOf, ModelConfig, ModelName};
+use scadles_api::worker::{Aggregation, CompressionConfig, EnergyOf, ModelConfig, ModelName};
 use scadles_core::compress::{
     exchange::{SparseExchange, combine_logical},
-    gate::CompressionDecision,
+    gate::{CompressionDecision, SparseChoice},
 };
+use scadles_core::weights::{Share, compute_weights, loss_mass};
 use scadles_trainer::engine::Communicator;
 use scadles_trainer::exchange::{CompressedExchange, DenseExchange, GradientExchange};
-use scadles_trainer::learner::{Draw, Learner, Network, ParameterSet, set_up_torch};
+use scadles_trainer::learner::{Learner, set_up_torch};
 use scadles_trainer::numeric::Real;
-use tch::{TchError, Tensor};
 
 const RANKS: usize = 4;
 const STEPS: u64 = 4;
@@ -24,29 +24,6 @@ fn cnn() -> ModelConfig {
 
 fn mlp() -> ModelConfig {
     model(ModelName::Mlp, [1, 28, 28])
-}
-
-/// One linear layer, and between its two parameters one that no forward pass uses.
-struct WithUnusedParameter {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl WithUnusedParameter {
-    fn learner<T: Real>(model: &ModelConfig) -> Learner<T> {
-        let mut set = ParameterSet::new(T::KIND, 5);
-        let inputs = model.picture_bytes() as i64;
-        let weight = set.add("weight", &[10, inputs], |draw| draw.unit() * 0.01).unwrap();
-        let _unused = set.add("unused", &[1001], Draw::unit).unwrap();
-        let bias = set.add("bias", &[10], |_| 0.0).unwrap();
-        Learner::with_network(Box::new(Self { weight, bias }), &set).unwrap()
-    }
-}
-
-impl Network for WithUnusedParameter {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
-        pictures.f_flatten(1, -1)?.f_linear(&self.weight, Some(&self.bias))
-    }
 }
 
 fn trained<T: Real>(mut rank: Rank<T>, comm: &mut dyn Communicator) -> u64 {
@@ -91,16 +68,6 @@ fn two_processes_that_use_gloos_own_sum_have_the_bits_of_two_logical_devices() {
 }
 
 #[test]
-fn a_parameter_without_a_gradient_keeps_all_ranks_in_step() {
-    let test = "a_parameter_without_a_gradient_keeps_all_ranks_in_step";
-    let rank = || Rank::<f32>::new(&mlp(), WithUnusedParameter::learner(&mlp()));
-    let in_processes = processes(test, RANKS, |comm| trained(rank(), comm));
-    let expected = trained_logically(rank(), RANKS);
-    assert_eq!(in_processes, vec![expected; RANKS]);
-    assert_eq!(threads(RANKS, |comm| trained(rank(), comm)), vec![expected; RANKS]);
-}
-
-#[test]
 fn all_ranks_hold_the_same_bits_after_every_one_of_20_steps() {
     let histories = threads(3, |comm| {
         let mut rank = Rank::<f32>::built_in(&cnn());
@@ -112,14 +79,17 @@ fn all_ranks_hold_the_same_bits_after_every_one_of_20_steps() {
 }
 
 const COMPRESSION: CompressionConfig =
-    CompressionConfig { ratio: 0.05, delta: Some(0.3), energy_of: EnergyOf::Compensated };
-const COMPRESSED_STEPS: u64 = 9;
+    CompressionConfig { ratio: 0.05, is_free: true, delta: Some(0.3), energy_of: EnergyOf::Compensated };
+const COMPRESSED_STEPS: u64 = 12;
 
 /// All ways in turn, twice in a row each, so that residuals meet every one of them.
 fn decision(step: u64) -> CompressionDecision {
-    match step / 2 % 3 {
-        0 => CompressionDecision::Sparse(SparseExchange::AllGather),
-        1 => CompressionDecision::Sparse(SparseExchange::ReduceScatter),
+    let sparse = |exchange, level| CompressionDecision::Sparse(SparseChoice { exchange, level });
+    match step / 2 % 5 {
+        0 => sparse(SparseExchange::AllGather, 0),
+        1 => sparse(SparseExchange::ReduceScatter, 1),
+        2 => CompressionDecision::Half,
+        3 => sparse(SparseExchange::AllGather, 1),
         _ => CompressionDecision::Dense,
     }
 }
@@ -138,10 +108,14 @@ fn trained_compressed(mut rank: Rank<f32>, comm: &mut dyn Communicator) -> u64 {
         let gradients = rank.learner.gradients_mut().unwrap();
         let sent = exchange.combine(comm, gradients, decision(step), rate(step)).unwrap();
         let dense = exchange.compressed().unwrap().dense_bytes();
-        if decision(step) == CompressionDecision::Dense {
-            assert_eq!(sent.bytes_sent, dense);
-        } else {
-            assert!(sent.bytes_sent > 0 && sent.bytes_sent < dense / 2, "{} of {dense}", sent.bytes_sent);
+        match decision(step) {
+            CompressionDecision::Dense => assert_eq!(sent.bytes_sent, dense),
+            CompressionDecision::Half => {
+                assert!((dense * 49 / 100..dense * 51 / 100).contains(&sent.bytes_sent));
+            }
+            CompressionDecision::Sparse(_) => {
+                assert!(sent.bytes_sent > 0 && sent.bytes_sent < dense / 2, "{} of {dense}", sent.bytes_sent);
+            }
         }
         rank.apply();
     }
@@ -183,25 +157,42 @@ fn compressed_ranks_in_processes_on_gloo_have_the_bits_of_logical_devices() {
     assert_eq!(hashes, vec![trained_compressed_logically(Rank::built_in(&cnn()), RANKS); RANKS]);
 }
 
-/// ‖combined − gradient of the union of all batches‖ / ‖the latter‖, as this rank sees it.
-fn distance_to_union<T: Real>(model: &ModelConfig, comm: &mut dyn Communicator) -> f64 {
+/// ‖combined − gradient of the union of all batches‖ / ‖the latter‖, as this rank sees it; without class weights all classes
+/// count the same.
+fn distance_to_union<T: Real>(
+    model: &ModelConfig,
+    comm: &mut dyn Communicator,
+    class_weights: &[f32],
+) -> f64 {
     let batches = uneven(0, comm.world_size());
-    let mut rank = Rank::<T>::built_in(model);
+    let batch = |device: usize| common::samples(device, 0, batches[device]);
+    let share = |numbers: &[u64]| Share {
+        local_batch: numbers.len() as u64,
+        loss_mass: loss_mass(class_weights, numbers.iter().map(|number| label(model, *number))),
+    };
+    let shares: Vec<Share> = (0..batches.len()).map(|device| share(&batch(device))).collect();
+    let scales = compute_weights(Aggregation::Weighted, &shares).loss_scales;
+    let mut rank = Rank::<T>::weighted(model, class_weights);
     let start = unpadded(&rank.learner, rank.learner.parameters().unwrap());
-    rank.contribute(comm.rank(), 0, batches[comm.rank()], batches.iter().sum());
+    rank.contribute_scaled(&batch(comm.rank()), scales[comm.rank()]);
     let exchange = DenseExchange::new(rank.learner.flat(), comm.world_size());
     exchange.combine(comm, rank.learner.gradients_mut().unwrap()).unwrap();
 
     let combined = unpadded(&rank.learner, rank.learner.gradients().unwrap());
-    let union = union_gradient(model, &start, &batches);
+    let all: Vec<u64> = (0..batches.len()).flat_map(batch).collect();
+    let scale = compute_weights(Aggregation::Weighted, &[share(&all)]).loss_scales[0];
+    let union = union_gradient(Rank::weighted(model, class_weights), &start, &all, scale);
     let norm = union.iter().map(|g| g * g).sum::<f64>().sqrt();
     assert!(norm > 1e-3, "nothing to compare with");
     combined.iter().zip(&union).map(|(c, u)| (c - u).powi(2)).sum::<f64>().sqrt() / norm
 }
 
-/// The mean gradient over all devices' samples at the parameters `start`, in f64, as one batch on one rank.
-fn union_gradient(model: &ModelConfig, start: &[f64], batches: &[usize]) -> Vec<f64> {
-    let mut rank = Rank::<f64>::built_in(model);
+fn label(model: &ModelConfig, number: u64) -> usize {
+    usize::from(common::record(model, number)[0])
+}
+
+/// The gradient of all devices' samples at the parameters `start`, in f64, as one batch on one rank.
+fn union_gradient(mut rank: Rank<f64>, start: &[f64], numbers: &[u64], scale: f64) -> Vec<f64> {
     let slots = rank.learner.flat().layout().to_vec();
     let (mut rest, values) = (start, rank.learner.parameters_mut().unwrap());
     for slot in slots {
@@ -210,8 +201,7 @@ fn union_gradient(model: &ModelConfig, start: &[f64], batches: &[usize]) -> Vec<
         rest = others;
     }
     rank.micro_batch = usize::MAX;
-    let numbers = batches.iter().enumerate().flat_map(|(device, &count)| common::samples(device, 0, count));
-    rank.contribute_numbers(&numbers.collect::<Vec<_>>(), batches.iter().sum());
+    rank.contribute_scaled(numbers, scale);
     unpadded(&rank.learner, rank.learner.gradients().unwrap())
 }
 
@@ -225,9 +215,20 @@ fn unpadded<T: Real>(learner: &Learner<T>, values: &[T]) -> Vec<f64> {
 #[test]
 fn the_combined_gradient_is_that_of_the_union_of_all_batches() {
     for model in [mlp(), cnn()] {
-        let f64s = threads(RANKS, |comm| distance_to_union::<f64>(&model, comm));
+        let f64s = threads(RANKS, |comm| distance_to_union::<f64>(&model, comm, &[]));
         assert!(f64s.iter().all(|distance| *distance < 1e-10), "{:?} in f64: {f64s:?}", model.name);
-        let f32s = threads(RANKS, |comm| distance_to_union::<f32>(&model, comm));
+        let f32s = threads(RANKS, |comm| distance_to_union::<f32>(&model, comm, &[]));
+        assert!(f32s.iter().all(|distance| *distance < 1e-5), "{:?} in f32: {f32s:?}", model.name);
+    }
+}
+
+#[test]
+fn with_class_weights_the_combined_gradient_is_that_of_the_union_of_all_batches() {
+    let class_weights = [1.0, 0.0, 7.5, 0.3, 1.0, 2.0, 0.0, 40.0, 1.0, 0.01];
+    for model in [mlp(), cnn()] {
+        let f64s = threads(RANKS, |comm| distance_to_union::<f64>(&model, comm, &class_weights));
+        assert!(f64s.iter().all(|distance| *distance < 1e-10), "{:?} in f64: {f64s:?}", model.name);
+        let f32s = threads(RANKS, |comm| distance_to_union::<f32>(&model, comm, &class_weights));
         assert!(f32s.iter().all(|distance| *distance < 1e-5), "{:?} in f32: {f32s:?}", model.name);
     }
 }
@@ -235,7 +236,7 @@ fn the_combined_gradient_is_that_of_the_union_of_all_batches() {
 #[test]
 fn the_combined_gradient_over_gloo_is_that_of_the_union_of_all_batches() {
     let test = "the_combined_gradient_over_gloo_is_that_of_the_union_of_all_batches";
-    let distances = processes(test, RANKS, |comm| distance_to_union::<f64>(&cnn(), comm).to_bits());
+    let distances = processes(test, RANKS, |comm| distance_to_union::<f64>(&cnn(), comm, &[]).to_bits());
     let distances: Vec<f64> = distances.into_iter().map(f64::from_bits).collect();
     assert!(distances.iter().all(|distance| *distance < 1e-10), "{distances:?}");
 }

@@ -6,15 +6,19 @@ mod stream;
 mod workers;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use scadles_api::{
-    ExitCode, Ledger,
+    CheckpointRef, ExitCode, Ledger, names,
     worker::{Completion, JobConfig},
 };
 use scadles_kafka::{Broker, EmbeddedBroker, TopicSpec};
+use scadles_trainer::{
+    journal::{StepRecord, read_surviving, writer::journal_dir},
+    replay::{ReplayOptions, replay},
+};
 use stream::{DEADLINE, Numbered, fill};
 use workers::{Group, Worker, attempt, is_training, resolve};
 
@@ -51,10 +55,10 @@ fn set_up_job(folder: &Path, job: &str) -> (EmbeddedBroker, JobConfig) {
     std::fs::write(folder.join("held-out.bin"), pictures).unwrap();
     let job = job.replace("held-out.bin", &folder.join("held-out.bin").display().to_string());
     let job = resolve(&job, broker.servers(), folder);
-    for device in &job.devices {
+    for (number, device) in job.devices.iter().enumerate() {
         let spec = TopicSpec { name: device.topic.clone(), partitions: 1, replication: None };
         broker.ensure_topics(&[spec], DEADLINE).unwrap();
-        fill(broker.connection(), &device.topic, 1, RECORDS, source.clone());
+        fill(broker.connection(), &device.topic, 1, RECORDS, source.clone().of_device(number));
     }
     (broker, job)
 }
@@ -74,19 +78,80 @@ fn waiting_group(folder: &Path, job: &JobConfig) -> Group {
 fn followers_without_a_checkpoint_folder_resume_with_the_bits_of_an_unbroken_run() {
     let folder = tempfile::tempdir().unwrap();
     let (_broker, job) = set_up(folder.path());
-    let unbroken = Group::start(folder.path(), &with_steps(&job, 6), 1, None).complete();
+    assert_resumes_with_the_bits_of_an_unbroken_run(folder.path(), job);
+}
 
-    let job = JobConfig { uid: "broken".to_owned(), output_dir: folder.path().join("broken"), ..job };
-    let first = Group::start(folder.path(), &with_steps(&job, 3), 1, None).complete();
+/// The job with a network of its own, which is looked for below the data.
+fn own_model_job(folder: &Path) -> String {
+    std::fs::copy(own_model("residual.pt"), folder.join("net.pt")).unwrap();
+    JOB.replace("name: Mlp,", "name: TorchScript, torchScript: {path: net.pt},")
+}
+
+fn own_model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch_script").join(name)
+}
+
+#[test]
+fn a_network_of_the_jobs_own_resumes_with_the_bits_of_an_unbroken_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, job) = set_up_job(folder.path(), &own_model_job(folder.path()));
+    assert_resumes_with_the_bits_of_an_unbroken_run(folder.path(), job);
+}
+
+#[test]
+fn a_worker_whose_file_of_the_network_is_another_ends_the_attempt_as_a_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, job) = set_up_job(folder.path(), &own_model_job(folder.path()));
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::copy(own_model("other.pt"), elsewhere.path().join("net.pt")).unwrap();
+    let other = JobConfig { data_dir: elsewhere.path().to_owned(), ..job.clone() };
+    let devices: Vec<String> = job.devices.iter().map(|device| device.name.clone()).collect();
+    let start = |(job, device): (&JobConfig, &String)| Worker::start(folder.path(), job, device);
+    let mut workers: Vec<Worker> = [&job, &job, &other].into_iter().zip(&devices).map(start).collect();
+    for (rank, worker) in workers.iter().enumerate() {
+        worker.post(&attempt(1, &devices, rank, &workers[0].listening.hub, None));
+    }
+    let last = workers.pop().unwrap().end();
+    assert_eq!((last.exit, last.words.code), (Some(2), ExitCode::Configuration));
+    assert!(last.words.message.contains("this worker's file has the SHA-256"), "{}", last.words.message);
+    assert_eq!(last.words.remedy, "give all workers the same file");
+}
+
+fn assert_resumes_with_the_bits_of_an_unbroken_run(folder: &Path, job: JobConfig) {
+    let unbroken = Group::start(folder, &with_steps(&job, 6), 1, None).complete();
+
+    let job = JobConfig { uid: "broken".to_owned(), output_dir: folder.join("broken"), ..job };
+    let first = Group::start(folder, &with_steps(&job, 3), 1, None).complete();
     let checkpoint = first[0].checkpoint.clone().unwrap();
     assert_eq!(checkpoint.step, 3);
-    let second = Group::start(folder.path(), &with_steps(&job, 6), 2, Some(&checkpoint)).complete();
+    let second = Group::start(folder, &with_steps(&job, 6), 2, Some(&checkpoint)).complete();
 
     assert_eq!((second[0].step, second[0].samples), (6, 6 * 3 * 8));
     assert_eq!(second[0].parameter_hash, unbroken[0].parameter_hash);
     assert_eq!(second[0].model_sha256, unbroken[0].model_sha256);
     assert_ne!(first[0].parameter_hash, unbroken[0].parameter_hash);
     assert_eq!(second[0].ledger, unbroken[0].ledger, "the accounts go on over the restart");
+}
+
+#[test]
+fn a_group_trains_its_streams_to_the_last_sample_and_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = JOB
+        .replace("    batch:", "    end: {rule: OffsetsAtStart}\n    batch:")
+        .replace("{maxSteps: 6}", "{streamEnd: true}");
+    let (broker, job) = set_up_job(folder.path(), &text);
+    let source = || Numbered::new(RECORD_BYTES, None);
+    // 81 records: ten batches of eight and one record, while the others have ended long before.
+    fill(broker.connection(), &job.devices[0].topic, 1, 21, source());
+    let first = Group::start(folder.path(), &with_steps(&job, 3), 1, None).complete();
+    let checkpoint = first[0].checkpoint.clone().unwrap();
+    // Behind the end of the first start.
+    fill(broker.connection(), &job.devices[1].topic, 1, 40, source());
+    let second = Group::start(folder.path(), &job, 2, Some(&checkpoint)).complete();
+    assert_eq!((second[0].step, second[0].samples), (11, 81 + 60 + 60));
+    let expected =
+        [81, 60, 60].map(|records| Ledger { arrived: records, trained: records, ..Ledger::default() });
+    assert_eq!(second[0].ledger, Some(expected.into_iter().fold(Ledger::default(), |all, one| all + one)));
 }
 
 #[test]
@@ -109,7 +174,95 @@ fn a_compressed_run_resumes_with_the_bits_of_an_unbroken_one() {
     let second = Group::start(folder.path(), &with_steps(&job, 6), 2, Some(&checkpoint)).complete();
     assert_eq!(second[0].parameter_hash, unbroken[0].parameter_hash);
     let journal = std::fs::read_to_string(job.output_dir.join("journal/0002-00000003.jsonl")).unwrap();
-    assert_eq!(journal.matches(r#""compression":{"Sparse":"AllGather"}"#).count(), 3, "{journal}");
+    assert_eq!(journal.matches(r#""compression":{"Sparse":{"exchange":"AllGather""#).count(), 3, "{journal}");
+}
+
+/// The job with data injection, and what its devices share: three of eight samples of two donors in a step.
+fn sharing(mode: &str) -> String {
+    let injection = format!(
+        "  injection: {{mode: {mode}, donorFraction: 0.5, sharedFraction: 0.4, optIn: All}}\n  completion:"
+    );
+    JOB.replace("  completion:", &injection)
+}
+
+const SHARED_IN_A_STEP: u64 = 2 * 3;
+
+/// What the last attempt's history says.
+fn journalled(job: &JobConfig) -> Vec<StepRecord> {
+    read_surviving(&journal_dir(&job.output_dir)).unwrap()
+}
+
+#[test]
+fn samples_that_moved_are_in_the_receivers_journal_and_a_replay_has_the_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, job) = set_up_job(folder.path(), &sharing("Move"));
+    let words = Group::start(folder.path(), &job, 1, None).complete();
+    let steps = journalled(&job);
+    assert_eq!(steps.len(), 6);
+    let mut trained: Vec<(String, u64)> = Vec::new();
+    for step in &steps {
+        let received: Vec<_> = step.devices.iter().map(|device| &device.received).collect();
+        assert_eq!(received.iter().filter(|parts| !parts.is_empty()).count(), 1, "two donors, one receiver");
+        for (rank, device) in step.devices.iter().enumerate() {
+            assert_eq!(device.samples(), 8, "each device takes its batch of its own stream");
+            let own = device.ranges.iter().map(|range| (job.devices[rank].topic.clone(), *range));
+            let others = device.received.iter().flat_map(|part| {
+                assert_eq!(part.topic, job.devices[part.rank].topic);
+                assert_ne!(part.rank, rank);
+                part.ranges.iter().map(|range| (part.topic.clone(), *range))
+            });
+            let offsets = own.chain(others).flat_map(|(topic, range)| {
+                (range.1..range.1 + range.2).map(move |offset| (topic.clone(), offset))
+            });
+            trained.extend(offsets);
+        }
+    }
+    trained.sort();
+    let all = |topic: String| (0..6 * 8).map(move |offset| (topic.clone(), offset));
+    let expected: Vec<_> = job.devices.iter().flat_map(|device| all(device.topic.clone())).collect();
+    assert_eq!(trained, expected, "every sample once, whoever trained it");
+    let ledger = words[0].ledger.unwrap();
+    assert!(ledger.is_balanced());
+    assert_eq!((ledger.trained, ledger.shared_out), (3 * 6 * 8, 6 * SHARED_IN_A_STEP));
+    assert_eq!(ledger.received, ledger.shared_out);
+    // The records come from the topics that the journal names.
+    let again = replay(&job.output_dir, &ReplayOptions::default()).unwrap();
+    assert!(again.equal && again.steps == 6, "{again:?}");
+    drop(broker);
+}
+
+#[test]
+fn a_killed_worker_of_a_group_that_shares_costs_nothing_but_the_steps_since_the_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, job) = set_up_job(folder.path(), &sharing("Replicate"));
+    let unbroken = Group::start(folder.path(), &with_steps(&job, 7), 1, None).complete();
+    let steps = journalled(&job);
+    let copies = |step: &StepRecord| {
+        let received = step.devices.iter().flat_map(|device| &device.received);
+        received.flat_map(|part| &part.ranges).map(|range| range.2).sum::<u64>()
+    };
+    assert!(steps.iter().all(|step| copies(step) == 2 * SHARED_IN_A_STEP), "each to both others");
+    assert!(steps.iter().all(|step| step.devices.iter().all(|device| device.given.is_empty())));
+
+    let job = JobConfig { uid: "broken".to_owned(), output_dir: folder.path().join("broken"), ..job };
+    let mut group = waiting_group(folder.path(), &job);
+    // It is told of in the next round, for which there are no samples.
+    let name = names::checkpoint(1, 6);
+    let checkpoint = CheckpointRef { job_uid: "broken".to_owned(), name, step: 6, restart_streams: false };
+    let manifest = job.checkpoint.root.join("broken").join(&checkpoint.name).join("manifest.json");
+    group.await_progress(|_| manifest.is_file());
+    group.workers.pop().unwrap().signal("KILL");
+    assert!(group.end().iter().all(|end| end.words.code == ExitCode::PeerLost));
+    let words = Group::start(folder.path(), &with_steps(&job, 7), 2, Some(&checkpoint)).complete();
+    assert_eq!(words[0].parameter_hash, unbroken[0].parameter_hash);
+    let (ledger, expected) = (words[0].ledger.unwrap(), unbroken[0].ledger.unwrap());
+    assert_eq!(
+        ledger,
+        Ledger { rolled_back: 3 * 8, ..expected },
+        "step 7, counted where its samples arrived"
+    );
+    assert_eq!((expected.shared_out, expected.received), (7 * SHARED_IN_A_STEP, 7 * 2 * SHARED_IN_A_STEP));
+    assert!(ledger.is_balanced());
 }
 
 #[test]

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use scadles_api::{DeviceProgress, ExitCode, Phase, Progress, worker::JobConfig};
+use scadles_api::{
+    DeviceProgress, ExitCode, Phase, Progress,
+    worker::{DeviceConfig, JobConfig},
+};
 use scadles_control::decide::{
     Action, BrokerState, Decision, JobPhase, Observation, Outcome, Supervision, UserRequest, decide,
 };
@@ -227,7 +230,7 @@ impl LocalBody {
         };
         let workers = self.crew.observe();
         for news in self.crew.news() {
-            self.display.event(&news);
+            self.display.failure(&news);
         }
         let (progress, progress_age_seconds) = match self.crew.progress() {
             Some((progress, age)) => (Some(progress.clone()), Some(age)),
@@ -254,6 +257,7 @@ impl LocalBody {
         let news = self.memory.note(progress, self.clock.elapsed());
         if let (true, Some(evaluation)) = (news.evaluation, &progress.evaluation) {
             self.display.event(&evaluation_event(evaluation));
+            self.display.evaluated(&self.memory.accuracy);
         }
         if news.first_step || news.evaluation {
             self.saved_at = None;
@@ -357,7 +361,7 @@ impl LocalBody {
     fn ask_for_room(&mut self, devices: &[DeviceProgress]) {
         let limits = self.access.topics().map(|topics| topics.broker.limits());
         let Some(budget) = limits.and_then(|limits| limits.budget_bytes_per_partition) else { return };
-        let record_bytes = self.config.model.record_bytes() as u64 + RECORD_OVERHEAD_BYTES;
+        let record_bytes = self.config.samples().payload_bytes() as u64 + RECORD_OVERHEAD_BYTES;
         let asked = self.checkpoint_asked_at.is_some_and(|at| at.elapsed() < CHECKPOINT_PATIENCE);
         if !asked && needs_checkpoint(devices, self.producer.durable(), budget, record_bytes) {
             self.checkpoint_asked_at = Some(Instant::now());
@@ -384,7 +388,7 @@ impl LocalBody {
     /// Keeps the first failure: what follows is mostly its echo.
     fn fail(&mut self, failure: Failure) {
         if self.failure.is_none() {
-            self.display.event(&failure.message);
+            self.display.failure(&failure.message);
             self.failure = Some(failure);
         }
     }
@@ -402,16 +406,22 @@ impl LocalBody {
 
     fn snapshot(&self) -> Snapshot {
         let supervision = &self.memory.supervision;
+        let sample_bytes = self.config.samples().sample_bytes();
+        let places =
+            |device: &DeviceConfig| self.config.stream.samples_that_fit(sample_bytes, device.partitions);
         let trains = supervision.phase == JobPhase::Running && supervision.first_step_at.is_some();
         Snapshot {
             job: self.config.name.clone(),
+            phase: supervision.phase.name(),
             activity: if trains { "training".to_owned() } else { self.activity.clone() },
             attempt: supervision.attempt,
             seconds: self.clock.elapsed(),
             completion: self.config.completion,
             epoch_samples: self.config.training.epoch_samples,
             progress: self.latest.clone().filter(|progress| progress.step > 0),
+            attempts: supervision.history.clone(),
             devices: self.config.devices.iter().map(|device| device.name.clone()).collect(),
+            places: self.config.devices.iter().map(places).collect(),
             streams: self.producer.view(),
         }
     }

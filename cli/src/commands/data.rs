@@ -2,7 +2,7 @@
 
 use scadles_api::{
     ExitCode,
-    worker::{DatasetConfig, DatasetName},
+    worker::{DatasetConfig, DatasetName, RecordFormat, SampleShape},
 };
 use scadles_kafka::dataset::{Dataset, Split};
 
@@ -18,9 +18,11 @@ pub fn data(args: &DataArgs) -> Result<ExitCode> {
     let dir = surroundings::data_dir(args.dir.as_deref());
     say(format!("data sets in {}", dir.display()));
     let mut missing = false;
-    for name in [DatasetName::Cifar10, DatasetName::FashionMnist] {
+    // Data sets with a name have their own; it is that of no job.
+    let shape = SampleShape { format: RecordFormat::CifarBinary, num_classes: 10, input_shape: [3, 32, 32] };
+    for name in [DatasetName::Cifar10, DatasetName::Cifar100, DatasetName::FashionMnist] {
         let config = DatasetConfig { name, path: None };
-        let count = |split| Dataset::load(&config, split, &dir, 0).map(|set| set.len() as u64);
+        let count = |split| Dataset::load(&config, split, &dir, &shape).map(|set| set.len() as u64);
         match count(Split::Train).and_then(|train| Ok((train, count(Split::Test)?))) {
             Ok((train, test)) => {
                 say(format!(

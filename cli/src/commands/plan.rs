@@ -7,14 +7,15 @@ use crate::{
     args::PlanArgs,
     body::streams::Venue,
     failure::{Failure, Result},
-    job,
+    job, own_model,
     screen::say,
     surroundings,
 };
 
 /// Prints the plan of a job.
 pub fn show(args: &PlanArgs) -> Result<ExitCode> {
-    let loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
+    let mut loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
+    own_model::look_at(&mut loaded, &args.job)?;
     let venue = loaded.validated.bootstrap_servers.clone().map(Venue::Servers);
     let mut body = surroundings::planning_body(
         &loaded.validated,

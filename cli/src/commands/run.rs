@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
+    net::TcpListener,
     path::Path,
     sync::Arc,
     time::SystemTime,
@@ -28,29 +29,37 @@ use crate::{
     commands::report::PAGE,
     failure::{Failure, Result},
     job::{self, LoadedJob},
+    live::{Feed, Live, Subject},
     memory::Memory,
+    own_model,
     report::{
         self, Ending,
-        run::{REPORT, Run},
+        run::{REPORT, Run, STEPS},
     },
     resume::{self, Records},
     run_folder::{RunFolder, write_json},
     screen::{complain, say},
     signals::Signals,
     surroundings,
-    view::Display,
+    tensorboard::EventFile,
+    view::{
+        Display,
+        page::{About, End},
+    },
 };
 
 /// Runs a job to its end and writes its report.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let clock = Clock::start();
-    let loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
+    let mut loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
+    own_model::look_at(&mut loaded, &args.job)?;
     let trainer = surroundings::trainer()?;
     surroundings::raise_file_limit(loaded.validated.devices.len())?;
     let data_dir = surroundings::data_dir(args.surroundings.data.as_deref());
     let source = load_source(&loaded.validated, &data_dir)?;
     check_held_out_data(&loaded.validated, &data_dir)?;
     let signals = Signals::catch()?;
+    let page = args.ui.map(|address| address.unwrap_or_default().listen()).transpose()?;
     let (folder, earlier) = open_folder(args, &loaded.validated.name)?;
     let venue =
         Venue::open(loaded.validated.bootstrap_servers.as_deref()).map_err(|error| Failure::kafka(&error))?;
@@ -60,7 +69,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     };
     let plan = plan_run(args, &loaded, &folder, &venue, uid.clone())?;
     let config = plan.job().cloned().ok_or_else(|| Failure::internal("a plan without workers"))?;
-    let display = Display::new(args.plain, clock.began());
+    let feed = if page.is_some() || args.tensorboard.is_some() { Feed::open() } else { Feed::default() };
+    let display = Display::new(args.plain, clock.began(), feed.clone());
     display.event(&format!("run folder {}", folder.path().display()));
     for note in &plan.notes {
         display.event(note);
@@ -70,6 +80,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         Some(earlier) => take_up(earlier, &folder, &config, &venue, &clock, &display)?,
     };
     write_inputs(&folder, &loaded, &plan, &config)?;
+    feed.evaluated(&memory.accuracy);
+    let subject = subject(args, page, &folder, &config, &memory.broker)?;
+    announce(&subject, &display);
+    let live = Live::begin(subject, feed)?;
     let topics = plan.topics.iter().map(topic).collect();
     let access = BrokerAccess::open(&venue, &config.kafka, topics, MissingTopics::Refuse, clock.now())
         .map_err(|error| Failure::kafka(&error))?;
@@ -87,7 +101,58 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         signals,
     })
     .run();
-    finish(&loaded.job, &config, &ended)
+    let code = finish(&loaded.job, &config, &ended);
+    live.end(how_it_ended(&ended));
+    code
+}
+
+/// What those who look at the run from elsewhere are shown, and where.
+fn subject(
+    args: &RunArgs,
+    page: Option<TcpListener>,
+    folder: &RunFolder,
+    config: &JobConfig,
+    broker: &str,
+) -> Result<Subject> {
+    let (steps, devices) = (folder.path().join(STEPS), names(config));
+    let begin = |asked: &Path| EventFile::begin(asked, &report::run::name(folder.path()), &steps, &devices);
+    Ok(Subject {
+        about: About {
+            program: format!("scadles {}", env!("CARGO_PKG_VERSION")),
+            folder: folder.path().display().to_string(),
+            model: format!("{:?}", config.model.name),
+            broker: report::html::broker(broker),
+        },
+        tensorboard: args.tensorboard.as_deref().map(begin).transpose()?,
+        steps,
+        devices,
+        page,
+    })
+}
+
+/// Says where to look.
+fn announce(subject: &Subject, display: &Display) {
+    if let Some(address) = subject.page.as_ref().and_then(|listener| listener.local_addr().ok()) {
+        display.event(&format!("live page http://{address}/"));
+        if !address.ip().is_loopback() {
+            display
+                .event(&format!("whoever reaches {address} can look at this run: the page has no password"));
+        }
+    }
+    if let Some(file) = &subject.tensorboard {
+        display.event(&format!("for TensorBoard: {}", file.path().display()));
+    }
+}
+
+fn how_it_ended(ended: &Ended) -> End {
+    let page = ended.folder.path().join(PAGE);
+    End {
+        outcome: format!("{:?}", ended.outcome.code),
+        well: report::ends_well(ended.outcome.code),
+        message: ended.outcome.message.clone(),
+        remedy: ended.outcome.remedy.clone(),
+        report: page.is_file().then(|| page.display().to_string()),
+    }
 }
 
 fn open_folder(args: &RunArgs, name: &str) -> Result<(RunFolder, Option<Memory>)> {
@@ -149,8 +214,7 @@ pub fn topic(plan: &TopicPlan) -> Topic {
 pub fn load_source(job: &ValidatedJob, data_dir: &Path) -> Result<Option<DatasetSource>> {
     let Some(producer) = &job.producer else { return Ok(None) };
     let failed = |error: DatasetError| Failure::kafka(&error.into());
-    let dataset =
-        Dataset::load(&producer.dataset, Split::Train, data_dir, job.model.record_bytes()).map_err(failed)?;
+    let dataset = Dataset::load(&producer.dataset, Split::Train, data_dir, &job.samples()).map_err(failed)?;
     DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len())
         .map(Some)
         .map_err(failed)
@@ -174,7 +238,7 @@ pub fn plan_streams(plan: &Plan, source: DatasetSource) -> Option<StreamsPlan> {
 /// Finds a missing evaluation set now, and not after the first hundred steps.
 pub fn check_held_out_data(job: &ValidatedJob, data_dir: &Path) -> Result<()> {
     let Some(evaluation) = &job.evaluation else { return Ok(()) };
-    Dataset::load(&evaluation.dataset, Split::Test, data_dir, job.model.record_bytes())
+    Dataset::load(&evaluation.dataset, Split::Test, data_dir, &job.samples())
         .map(drop)
         .map_err(|error| Failure::kafka(&error.into()))
 }
@@ -240,7 +304,7 @@ fn same_job(folder: &RunFolder, config: &JobConfig, earlier: &Memory) -> Result<
     }
     let changed = if begun.name != config.name {
         Some(("metadata.name", begun.name.clone()))
-    } else if begun.model != config.model {
+    } else if begun.model.without_file() != config.model.without_file() {
         Some(("spec.model", format!("{:?}", begun.model.name)))
     } else if names(&begun) != names(config) {
         Some(("spec.devices", names(&begun).join(", ")))

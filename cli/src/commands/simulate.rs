@@ -10,6 +10,7 @@ use scadles_control::{Body, BrokerKind, Machine, estimate, plan};
 use crate::{
     failure::{Failure, Result},
     job::{self, LoadedJob},
+    own_model,
     screen::say,
     simulate::{
         Simulated,
@@ -20,7 +21,7 @@ use crate::{
         scenario::Scenario,
         simulate, table,
     },
-    surroundings, svg,
+    surroundings,
 };
 
 /// Simulates a job or preset and what it is compared with, prints it, and writes what was asked for.
@@ -64,7 +65,8 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode> {
 
 fn of_job(path: &Path) -> Result<Scenario> {
     // Nothing is connected: the broker, and whether this machine's memory holds it, do not matter.
-    let loaded = job::load(path, Some("embedded"))?;
+    let mut loaded = job::load(path, Some("embedded"))?;
+    own_model::look_at(&mut loaded, path)?;
     let body = surroundings::planning_body(&loaded.validated, simulated_broker(), None, None);
     Ok(planned(&loaded, &body)?.1)
 }
@@ -98,7 +100,7 @@ fn of_preset(name: &str, devices: Option<usize>) -> Result<Scenario> {
 pub fn write_plots(folder: &Path, plots: &[Plot]) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| unwritten(folder, &error, "--plots DIR"))?;
     for plot in plots {
-        write(&folder.join(plot.file), &svg::render(&plot.chart), "--plots DIR")?;
+        write(&folder.join(plot.file), &plot.figure.document(), "--plots DIR")?;
     }
     Ok(())
 }

@@ -13,8 +13,11 @@ const LETTERS: f64 = 12.0;
 /// Least distance of the base lines of two names.
 const NAME_DISTANCE: f64 = 14.0;
 
-/// Names at the ends of curves are cut beyond this width.
-const NAME_WIDTH: f64 = 110.0;
+/// Around a picture of its own.
+const MARGIN: f64 = 16.0;
+
+/// Height of the title of a picture of its own.
+const TITLE: f64 = 30.0;
 
 /// How large a chart is, and how much is written into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +26,51 @@ pub enum Look {
     Full,
     /// One of many side by side: few ticks, no names.
     Small,
+    /// A file of its own: with its title, and room for long names.
+    Document,
+}
+
+impl Look {
+    const fn size(self) -> (f64, f64) {
+        match self {
+            Self::Full => (440.0, 230.0),
+            Self::Small => (200.0, 82.0),
+            Self::Document => (728.0, 420.0),
+        }
+    }
+
+    /// At most so many ticks along the axes.
+    const fn ticks(self) -> (usize, usize) {
+        match self {
+            Self::Full => (6, 6),
+            Self::Small => (3, 4),
+            Self::Document => (8, 7),
+        }
+    }
+
+    /// Names at the ends of curves are cut beyond this width.
+    const fn name_width(self) -> f64 {
+        match self {
+            Self::Full | Self::Small => 110.0,
+            Self::Document => 250.0,
+        }
+    }
+
+    /// Room for a sign of the curve's kind before its name.
+    const fn sign_width(self) -> f64 {
+        match self {
+            Self::Full | Self::Small => 0.0,
+            Self::Document => 22.0,
+        }
+    }
+
+    /// What stands above everything else.
+    const fn head(self) -> f64 {
+        match self {
+            Self::Full | Self::Small => 0.0,
+            Self::Document => TITLE,
+        }
+    }
 }
 
 /// An axis.
@@ -49,6 +97,19 @@ pub enum Stroke {
     Dotted,
     /// A line with a dot at each value, for few values.
     Dots,
+    /// A ring at each value and no line, for numbers that others are compared with.
+    Rings,
+}
+
+impl Stroke {
+    /// Of the line, beside that of the colour.
+    const fn class(self) -> &'static str {
+        match self {
+            Self::Dashed => " dashed",
+            Self::Dotted => " dotted",
+            Self::Solid | Self::Dots | Self::Rings => "",
+        }
+    }
 }
 
 /// One curve.
@@ -98,23 +159,36 @@ struct Frame {
     bottom: f64,
     x: (f64, f64),
     y: (f64, f64),
+    scales: (Scale, Scale),
 }
 
 impl Frame {
     fn place(&self, x: f64, y: f64) -> (f64, f64) {
         (
-            self.left + (x - self.x.0) / (self.x.1 - self.x.0) * (self.right - self.left),
-            self.bottom - (y - self.y.0) / (self.y.1 - self.y.0) * (self.bottom - self.top),
+            self.left + self.scales.0.along(x, self.x) * (self.right - self.left),
+            self.bottom - self.scales.1.along(y, self.y) * (self.bottom - self.top),
         )
     }
+
+    /// The points that have a place.
+    fn shown<'a>(&self, line: &Line<'a>) -> Vec<&'a Point> {
+        line.series.points.iter().filter(|point| holds(self.scales, point)).collect()
+    }
+}
+
+fn holds((x, y): (Scale, Scale), point: &Point) -> bool {
+    x.holds(point.x) && y.holds(point.low)
 }
 
 impl LineChart<'_> {
     /// The picture. A chart without any value says so.
     pub fn svg(&self) -> String {
-        let (width, height) = self.size();
-        let points = self.lines.iter().map(|line| line.series.points.len()).sum();
-        let mut svg = Svg::new(width, height, self.title, points);
+        let (width, height) = self.look.size();
+        let points = self.points().count();
+        let mut svg = match self.look {
+            Look::Full | Look::Small => Svg::new(width, height, self.title, points),
+            Look::Document => Svg::document(width, height, MARGIN, self.title, points),
+        };
         if points == 0 {
             svg.text("", (width / 2.0, height / 2.0), Anchor::Middle, "no data");
             return svg.finish();
@@ -125,43 +199,52 @@ impl LineChart<'_> {
         for line in self.lines.iter().rev() {
             draw(&mut svg, &frame, line, self.look);
         }
-        if self.look == Look::Full && self.lines.len() > 1 {
+        if self.look != Look::Small && self.lines.len() > 1 {
             self.names(&mut svg, &frame);
         }
         svg.finish()
     }
 
-    fn size(&self) -> (f64, f64) {
-        match self.look {
-            Look::Full => (440.0, 230.0),
-            Look::Small => (200.0, 82.0),
-        }
+    /// The points that have a place on both axes.
+    fn points(&self) -> impl Iterator<Item = &Point> {
+        let scales = (self.x.scale, self.y.scale);
+        self.lines.iter().flat_map(|line| &line.series.points).filter(move |point| holds(scales, point))
     }
 
     fn frame(&self) -> (Frame, Ticks, Ticks) {
-        let (width, height) = self.size();
-        let (x_count, y_count) = if self.look == Look::Full { (6, 6) } else { (3, 4) };
-        let points = || self.lines.iter().flat_map(|line| &line.series.points);
-        let x = range(&self.x, points().map(|point| (point.x, point.x)));
-        let y = range(&self.y, points().map(|point| (point.low, point.high)));
+        let (width, height) = self.look.size();
+        let (x_count, y_count) = self.look.ticks();
+        let x = range(&self.x, self.points().map(|point| (point.x, point.x)));
+        let y = range(&self.y, self.points().map(|point| (point.low, point.high)));
         let (y, y_ticks) = rounded(self.y.scale, y.0, y.1, y_count);
-        let x_ticks = ticks(self.x.scale, x.0, x.1, x_count);
+        let (x, x_ticks) = match self.x.scale {
+            Scale::Powers => rounded(self.x.scale, x.0, x.1, x_count),
+            scale => (x, ticks(scale, x.0, x.1, x_count)),
+        };
         let labels = y_ticks.at.iter().map(|(_, text)| text_width(text, LETTERS)).fold(0.0, f64::max);
         let names = match self.look {
-            Look::Full if self.lines.len() > 1 => {
-                let width = |line: &Line<'_>| text_width(line.name, LETTERS).min(NAME_WIDTH) + 8.0;
+            Look::Full | Look::Document if self.lines.len() > 1 => {
+                let (most, sign) = (self.look.name_width(), self.look.sign_width());
+                let width = |line: &Line<'_>| text_width(line.name, LETTERS).min(most) + sign + 8.0;
                 self.lines.iter().map(width).fold(16.0, f64::max)
             }
             _ => 16.0,
         };
         let (top, below) = match self.look {
             // Names of moments have a row of their own, below the name of the axis.
-            Look::Full if !self.marks.is_empty() => (42.0, 38.0),
-            Look::Full => (26.0, 38.0),
+            Look::Full | Look::Document if !self.marks.is_empty() => (42.0, 38.0),
+            Look::Full | Look::Document => (26.0, 38.0),
             Look::Small => (8.0, 18.0),
         };
-        let frame =
-            Frame { left: labels.max(20.0) + 8.0, right: width - names, top, bottom: height - below, x, y };
+        let frame = Frame {
+            left: labels.max(20.0) + 8.0,
+            right: width - names,
+            top: top + self.look.head(),
+            bottom: height - below,
+            x,
+            y,
+            scales: (self.x.scale, self.y.scale),
+        };
         (frame, x_ticks, y_ticks)
     }
 
@@ -185,11 +268,16 @@ impl LineChart<'_> {
             };
             let half = text_width(&text, LETTERS) / 2.0;
             // Nothing is written beyond the picture's edge.
-            let at = x.min(self.size().0 - half);
+            let at = x.min(self.look.size().0 - half);
             svg.text("", (at, frame.bottom + 16.0), Anchor::Middle, &text);
         }
-        if self.look == Look::Full {
-            svg.text("name", (0.0, 12.0), Anchor::Start, &with_unit(self.y.name, y_ticks.unit));
+        if self.look != Look::Small {
+            svg.text(
+                "name",
+                (0.0, 12.0 + self.look.head()),
+                Anchor::Start,
+                &with_unit(self.y.name, y_ticks.unit),
+            );
             let name = with_unit(self.x.name, x_ticks.unit);
             svg.text("", (frame.right, frame.bottom + 33.0), Anchor::End, &name);
         }
@@ -206,7 +294,7 @@ impl LineChart<'_> {
             let width = text_width(&mark.name, LETTERS);
             let start = (x - width / 2.0).min(frame.right - width);
             // A row of restarts: the lines stay, names that would lie on each other do not.
-            if self.look == Look::Full && start > free_from + 6.0 && start > frame.left {
+            if self.look != Look::Small && start > free_from + 6.0 && start > frame.left {
                 svg.text("", (start, frame.top - 4.0), Anchor::Start, &mark.name);
                 free_from = start + width;
             }
@@ -218,15 +306,22 @@ impl LineChart<'_> {
         let mut ends: Vec<(f64, &Line<'_>)> = self
             .lines
             .iter()
-            .filter_map(|line| Some((frame.place(0.0, line.series.points.last()?.mean).1, line)))
+            .filter_map(|line| {
+                let last = *frame.shown(line).last()?;
+                Some((frame.place(last.x, last.mean).1, line))
+            })
             .collect();
         ends.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let wanted: Vec<f64> = ends.iter().map(|(y, _)| *y).collect();
         let places = spread(&wanted, frame.top + 4.0, frame.bottom - 4.0);
         for ((_, line), y) in ends.iter().zip(places) {
-            let name = cut(line.name, LETTERS, NAME_WIDTH);
+            let name = cut(line.name, LETTERS, self.look.name_width());
             let class = format!("f{}", line.colour.number());
-            svg.text(&class, (frame.right + 7.0, y + 4.0), Anchor::Start, &name);
+            let left = frame.right + 7.0;
+            if self.look == Look::Document {
+                sign(svg, line, (left, y));
+            }
+            svg.text(&class, (left + self.look.sign_width(), y + 4.0), Anchor::Start, &name);
         }
     }
 }
@@ -258,13 +353,14 @@ fn with_unit(name: &str, unit: &str) -> String {
 
 /// What an axis spans: its values, its bounds, and never nothing.
 fn range(axis: &Axis<'_>, values: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
-    let (mut from, mut to) = (axis.from.unwrap_or(f64::INFINITY), axis.to.unwrap_or(f64::NEG_INFINITY));
+    let bound = |bound: Option<f64>, none: f64| bound.filter(|it| axis.scale.holds(*it)).unwrap_or(none);
+    let (mut from, mut to) = (bound(axis.from, f64::INFINITY), bound(axis.to, f64::NEG_INFINITY));
     for (low, high) in values {
         from = from.min(low);
         to = to.max(high);
     }
     // A single value has no span of its own.
-    if to - from > 1e-9 * to.abs().max(1e-3) {
+    if to - from > 1e-9 * to.abs().max(1e-3) || axis.scale == Scale::Powers {
         (from, to)
     } else if from == 0.0 {
         (0.0, 1.0)
@@ -273,20 +369,31 @@ fn range(axis: &Axis<'_>, values: impl Iterator<Item = (f64, f64)>) -> (f64, f64
     }
 }
 
+/// How a curve is drawn, beside its name.
+fn sign(svg: &mut Svg, line: &Line<'_>, (x, y): (f64, f64)) {
+    let number = line.colour.number();
+    match line.stroke {
+        Stroke::Rings => svg.dot(&format!("ring s{number}"), (x + 8.0, y), 4.5),
+        stroke => svg.line(&format!("curve s{number}{}", stroke.class()), (x, y), (x + 16.0, y)),
+    }
+}
+
 fn draw(svg: &mut Svg, frame: &Frame, line: &Line<'_>, look: Look) {
     let number = line.colour.number();
     let at = |point: &Point, y: f64| frame.place(point.x, y);
-    let points = &line.series.points;
+    let points = frame.shown(line);
     if line.series.has_band() {
         let upper = points.iter().map(|point| at(point, point.high));
         let lower = points.iter().rev().map(|point| at(point, point.low));
         svg.path(&format!("band f{number}"), upper.chain(lower), true);
     }
-    let kind = match line.stroke {
-        Stroke::Dashed => " dashed",
-        Stroke::Dotted => " dotted",
-        Stroke::Solid | Stroke::Dots => "",
-    };
+    let kind = line.stroke.class();
+    if line.stroke == Stroke::Rings {
+        for point in points {
+            svg.dot(&format!("ring s{number}"), at(point, point.mean), 4.5);
+        }
+        return;
+    }
     let fine = if look == Look::Small { " fine" } else { "" };
     if points.len() > 1 {
         let class = format!("curve s{number}{kind}{fine}");

@@ -1,16 +1,18 @@
-//! Plots as SVG text: line charts, also small ones for many side by side, and stacked bars. Pure; nothing but the
-//! standard library.
+//! Plots as SVG text: line charts, also small ones for many side by side and figures that are files of their own, and
+//! stacked bars. Pure; nothing but the standard library.
 //!
 //! A plot takes its colours from CSS variables, so that one picture serves light and dark pages and print: put [`STYLE`]
 //! into the page's style sheet once. Every plot says in `data-points` how many values it shows.
 
 mod bars;
+mod figure;
 mod line;
 mod svg;
 mod thin;
 mod ticks;
 
 pub use bars::{Bar, Part, StackedBars};
+pub use figure::{Curve, Figure, beside};
 pub use line::{Axis, Line, LineChart, Look, Mark, Stroke};
 pub use thin::{Point, Series, Thinner};
 pub use ticks::{Scale, short};
@@ -46,6 +48,11 @@ impl Colour {
     /// All of them, those that differ most first.
     pub const ALL: [Self; COLOURS] =
         [Self::Blue, Self::Red, Self::Green, Self::Purple, Self::Orange, Self::Sky, Self::Grey, Self::Olive];
+
+    /// The colour of the curve in this place; after the last they begin again.
+    pub const fn of(place: usize) -> Self {
+        Self::ALL[place % COLOURS]
+    }
 
     /// Number of the CSS classes `s1` … `s8` (stroke), `f1` … (fill), `o1` … (text on it).
     fn number(self) -> usize {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::STYLE;
+
 /// Mean width of a letter of the page's sans-serif fonts, as a share of the font's size; that of the widest of them.
 const LETTER: f64 = 0.63;
 
@@ -56,6 +58,20 @@ impl Svg {
         let text = format!(
             r#"<svg class="plot" viewBox="0 0 {width} {height}" role="img" aria-label="{}" data-points="{points}">"#,
             escape(title)
+        );
+        Self { text }
+    }
+
+    /// An empty picture that is a file of its own, with a title above it and `margin` around it. It brings its styles.
+    pub(super) fn document(width: f64, height: f64, margin: f64, title: &str, points: usize) -> Self {
+        let (wide, high) = (width + 2.0 * margin, height + 2.0 * margin);
+        let title = escape(title);
+        let text = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" viewBox=\"{0} {0} {wide} {high}\" width=\"{wide}\" \
+             height=\"{high}\" role=\"img\" aria-label=\"{title}\" data-points=\"{points}\">\n<style>\n{STYLE}\
+             svg.plot {{ width: {wide}px; height: {high}px; }}\n</style>\n<rect class=\"ground\" x=\"{0}\" y=\"{0}\" \
+             width=\"{wide}\" height=\"{high}\"/>\n<text class=\"title\" x=\"0\" y=\"14\">{title}</text>\n",
+            -margin
         );
         Self { text }
     }

@@ -240,3 +240,61 @@ fn every_colour_has_its_styles_and_a_light_and_a_dark_value() {
         assert_eq!(STYLE.matches(&format!("--p{number}: #")).count(), 2, "light and dark of {number}");
     }
 }
+
+fn figure(points: Vec<(f64, f64)>, scale: Scale) -> Figure {
+    Figure {
+        title: "a < b & c".to_owned(),
+        x_name: "x".to_owned(),
+        x_scale: scale,
+        y_name: "y".to_owned(),
+        y_scale: scale,
+        curves: beside("one", Colour::Blue, points.clone(), points).into(),
+    }
+}
+
+#[test]
+fn powers_of_ten_stand_at_equal_distances() {
+    let ((from, to), found) = rounded(Scale::Powers, 0.02, 7_000.0, 6);
+    let texts: Vec<&str> = found.at.iter().map(|(_, text)| text.as_str()).collect();
+    assert_eq!(texts, ["0.01", "0.1", "1", "10", "100", "1 000", "10 k"]);
+    let places: Vec<f64> =
+        found.at.iter().map(|(value, _)| Scale::Powers.along(*value, (from, to))).collect();
+    for (index, place) in places.iter().enumerate() {
+        assert!((place - index as f64 / 6.0).abs() < 1e-9, "{places:?}");
+    }
+    let ((from, to), _) = rounded(Scale::Powers, 10.0, 10.0, 6);
+    assert!((from - 10.0).abs() < 1e-9 && (to - 100.0).abs() < 1e-9, "never nothing: {from}..{to}");
+}
+
+#[test]
+fn every_point_of_a_figure_lies_within_it_and_its_text_is_escaped() {
+    for scale in [Scale::Number, Scale::Powers] {
+        let svg = figure(vec![(1.0, 0.02), (50.0, 7_000.0), (1e6, 3.0)], scale).document();
+        assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"), "{svg}");
+        assert!(svg.contains("a &lt; b &amp; c") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        let rings: Vec<(f64, f64)> = svg
+            .split("<circle class=\"ring s1\" cx=\"")
+            .skip(1)
+            .map(|part| {
+                let numbers: Vec<f64> =
+                    part.split('"').filter_map(|text| text.parse().ok()).take(2).collect();
+                (numbers[0], numbers[1])
+            })
+            .collect();
+        assert_eq!(rings.len(), 4, "three points, and the sign beside the name: {svg}");
+        assert!(
+            rings.iter().all(|(x, y)| (0.0..728.0).contains(x) && (50.0..420.0).contains(y)),
+            "{rings:?}"
+        );
+    }
+}
+
+#[test]
+fn a_number_without_a_place_on_its_axis_is_left_out_and_no_number_at_all_is_said() {
+    let svg = figure(vec![(0.0, 5.0), (10.0, -1.0), (10.0, 5.0), (100.0, 50.0)], Scale::Powers).document();
+    assert_eq!(svg.matches("class=\"ring").count(), 2 + 1, "{svg}");
+    assert!(svg.contains("data-points=\"4\""), "two of each curve: {svg}");
+    for points in [vec![], vec![(f64::NAN, 1.0)], vec![(0.0, 0.0)]] {
+        assert!(figure(points, Scale::Powers).document().contains("no data"));
+    }
+}

@@ -11,6 +11,23 @@ pub enum Scale {
     Share,
     /// Bytes, in powers of 1,000.
     Bytes,
+    /// Plain numbers by their logarithm; those that are not above 0 have no place.
+    Powers,
+}
+
+impl Scale {
+    /// Whether a number has a place on the axis.
+    pub(super) fn holds(self, value: f64) -> bool {
+        self != Self::Powers || value > 0.0
+    }
+
+    /// How far along `from..=to` a number stands, as a share.
+    pub(super) fn along(self, value: f64, (from, to): (f64, f64)) -> f64 {
+        match self {
+            Self::Powers => (value / from).log10() / (to / from).log10(),
+            _ => (value - from) / (to - from),
+        }
+    }
 }
 
 /// Round places within a range.
@@ -34,6 +51,9 @@ const HOURS: [f64; 7] = [0.25, 0.5, 1.0, 2.0, 3.0, 6.0, 12.0];
 
 /// Ticks within `from..=to`, at most `at_most` of them (at least 2).
 pub(super) fn ticks(scale: Scale, from: f64, to: f64, at_most: usize) -> Ticks {
+    if scale == Scale::Powers {
+        return powers(from, to).1;
+    }
     let (factor, unit) = unit(scale, to);
     let step = step(scale, unit, (to - from) / factor, at_most);
     with_step(scale, (from, to), step)
@@ -49,7 +69,9 @@ fn with_step(scale: Scale, (from, to): (f64, f64), step: f64) -> Ticks {
         let value = (first + index as f64) * step;
         // One notation along an axis: `0, 500 k, 1,000 k` reads worse than `0, 0.5 M, 1 M`.
         let text = match scale {
-            Scale::Number | Scale::Bytes => in_thousands(value, to.abs().max(from.abs()) / factor, step),
+            Scale::Number | Scale::Bytes | Scale::Powers => {
+                in_thousands(value, to.abs().max(from.abs()) / factor, step)
+            }
             Scale::Seconds | Scale::Share => decimal(value, step),
         };
         (value * factor, text)
@@ -59,6 +81,9 @@ fn with_step(scale: Scale, (from, to): (f64, f64), step: f64) -> Ticks {
 
 /// A range that begins and ends at ticks and holds `from..=to`, and these ticks: `at_most`, or one more for each end.
 pub(super) fn rounded(scale: Scale, from: f64, to: f64, at_most: usize) -> ((f64, f64), Ticks) {
+    if scale == Scale::Powers {
+        return powers(from, to);
+    }
     let (factor, unit) = unit(scale, to);
     let step = step(scale, unit, (to - from) / factor, at_most);
     let whole = step * factor;
@@ -66,10 +91,22 @@ pub(super) fn rounded(scale: Scale, from: f64, to: f64, at_most: usize) -> ((f64
     (range, with_step(scale, range, step))
 }
 
+/// The powers of ten around a range of numbers above 0, and the range from the first to the last of them.
+fn powers(from: f64, to: f64) -> ((f64, f64), Ticks) {
+    let first = (from.log10() + 1e-9).floor() as i32;
+    let last = ((to.log10() - 1e-9).ceil() as i32).max(first + 1);
+    let at = (first..=last).take(MOST).map(|exponent| {
+        let value = 10_f64.powi(exponent);
+        let text = if exponent < -3 { format!("1e{exponent}") } else { short(value) };
+        (value, text)
+    });
+    ((10_f64.powi(first), 10_f64.powi(last)), Ticks { at: at.collect(), unit: "" })
+}
+
 /// What a unit of the axis is in the scale's own, and its name.
 fn unit(scale: Scale, to: f64) -> (f64, &'static str) {
     match scale {
-        Scale::Number => (1.0, ""),
+        Scale::Number | Scale::Powers => (1.0, ""),
         Scale::Bytes => (1.0, "B"),
         Scale::Share => (0.01, "%"),
         Scale::Seconds => match to {

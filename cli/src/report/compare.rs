@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use scadles_api::report::InjectionSummary;
 use serde_json::Value;
 
 use super::run::Run;
@@ -79,7 +80,7 @@ fn cut(text: &str) -> String {
 /// A result: its name, and how a run has it.
 type Outcome = (&'static str, fn(&Run) -> String);
 
-const OUTCOMES: [Outcome; 19] = [
+const OUTCOMES: [Outcome; 21] = [
     ("outcome", |run| format!("{:?}", run.report.outcome)),
     ("devices", |run| grouped(run.report.devices.len() as u64)),
     ("samples trained", |run| grouped(run.report.samples)),
@@ -97,6 +98,8 @@ const OUTCOMES: [Outcome; 19] = [
     ("lost", |run| grouped(run.total(|device| device.lost))),
     ("rolled back", |run| grouped(run.total(|device| device.rolled_back))),
     ("gradient bytes sent", |run| grouped(run.total(|device| device.bytes_sent))),
+    ("samples shared", |run| injected(run, |injection| injection.shared_samples)),
+    ("sample bytes sent", |run| injected(run, |injection| injection.bytes_sent)),
     ("attempts", |run| grouped(run.report.attempts.len() as u64)),
     ("beside Fixed 64", beside_conventional),
 ];
@@ -106,6 +109,10 @@ pub fn results(runs: &[Run]) -> Vec<Row> {
     let row = |(name, cell): Outcome| Row { name: name.to_owned(), cells: runs.iter().map(cell).collect() };
     let rows = OUTCOMES.into_iter().map(row);
     rows.filter(|row| row.cells.iter().any(|cell| cell != NOTHING)).collect()
+}
+
+fn injected(run: &Run, count: fn(&InjectionSummary) -> u64) -> String {
+    run.report.injection.as_ref().map_or(NOTHING.to_owned(), |injection| grouped(count(injection)))
 }
 
 fn last_top(run: &Run, k: u32) -> String {

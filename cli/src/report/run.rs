@@ -22,7 +22,8 @@ const REPORT_BYTES: u64 = 256 << 20;
 
 /// The files that a run is read from.
 pub const REPORT: &str = "report.json";
-const STEPS: &str = "steps.csv";
+/// The table of steps.
+pub const STEPS: &str = "steps.csv";
 const JOB: &str = "job.yaml";
 
 /// A run that has ended.
@@ -73,8 +74,7 @@ impl Run {
             notices.push(format!("{JOB}: {problem}; the page shows the job as {REPORT} has it"));
             serde_json::to_string_pretty(&report.job).unwrap_or_default()
         });
-        let name = folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned();
-        Self { name, report, curves, shown, job_text, notices }
+        Self { name: name(folder), report, curves, shown, job_text, notices }
     }
 
     /// Share of the devices' time in steps in which they waited; `None` if nothing was trained.
@@ -100,6 +100,11 @@ impl Run {
     pub fn samples_per_second(&self) -> f64 {
         if self.report.seconds > 0.0 { self.report.samples as f64 / self.report.seconds } else { 0.0 }
     }
+}
+
+/// Name of the run in a folder.
+pub fn name(folder: &Path) -> String {
+    folder.file_name().unwrap_or(folder.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// The report of the run in a folder, or in a file.

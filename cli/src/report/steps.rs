@@ -14,7 +14,7 @@ pub const POINTS: usize = 200;
 pub const DEVICE_POINTS: usize = 60;
 
 /// A longer line is not one that a worker wrote: the widest has 1,024 devices with a few cells of a few bytes each.
-const LONGEST_LINE_BYTES: u64 = 4 << 20;
+pub(super) const LONGEST_LINE_BYTES: u64 = 4 << 20;
 
 /// More lives of the group than this are not told apart.
 const MOST_LIVES: usize = 10_000;
@@ -38,23 +38,29 @@ pub enum Error {
 
 /// Where each value stands in a line.
 #[derive(Clone, Debug)]
-struct Layout {
+pub(super) struct Layout {
     attempt: usize,
     step: usize,
     seconds: usize,
     samples: usize,
     loss: usize,
+    learning_rate: usize,
     step_seconds: usize,
+    /// Columns of what was sent and of what a dense step would have sent; runs of earlier versions have none.
+    bytes: Option<(usize, usize)>,
     local_batch: Vec<usize>,
     stream_rate: Vec<usize>,
     buffered: Vec<usize>,
     wait_seconds: Vec<usize>,
     /// Columns of compute and exchange; runs of earlier versions have none.
     phases: Option<(Vec<usize>, Vec<usize>)>,
+    /// Columns.
+    width: usize,
 }
 
 impl Layout {
-    fn of(head: &str, devices: &[String]) -> Result<Self, Error> {
+    /// Reads the first line of the table of these devices.
+    pub(super) fn of(head: &str, devices: &[String]) -> Result<Self, Error> {
         let places: std::collections::HashMap<&str, usize> =
             head.trim_end().split(',').enumerate().map(|(place, name)| (name.trim(), place)).collect();
         let one = |name: &str| places.get(name).copied().ok_or_else(|| Error::MissingColumn(name.to_owned()));
@@ -67,13 +73,166 @@ impl Layout {
             seconds: one("seconds")?,
             samples: one("samples")?,
             loss: one("loss")?,
+            learning_rate: one("learning_rate")?,
+            bytes: one("bytes_sent").and_then(|sent| Ok((sent, one("dense_bytes")?))).ok(),
             step_seconds: one("step_seconds")?,
             local_batch: each("local_batch")?,
             stream_rate: each("stream_rate")?,
             buffered: each("buffered")?,
             wait_seconds: each("wait_seconds")?,
             phases: each("compute_seconds").and_then(|compute| Ok((compute, each("exchange_seconds")?))).ok(),
+            width: head.split(',').count(),
         })
+    }
+
+    /// Reads a line's numbers into `cells`; `None` if one is none, or if there are too few. A resumed run of an earlier
+    /// version has more cells than its head: those beyond it have no name.
+    pub(super) fn step<'a>(&'a self, line: &str, cells: &'a mut Vec<f64>) -> Option<Step<'a>> {
+        cells.clear();
+        for cell in line.split(',').take(self.width) {
+            cells.push(cell.trim().parse().ok()?);
+        }
+        if cells.len() < self.width {
+            return None;
+        }
+        let global_batch = self.local_batch.iter().map(|column| cells[*column]).sum();
+        Some(Step { layout: self, cells, global_batch })
+    }
+}
+
+/// One line of the table: a committed step.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    layout: &'a Layout,
+    cells: &'a [f64],
+    global_batch: f64,
+}
+
+/// One device in a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeviceStep {
+    /// Samples of its batch.
+    pub local_batch: f64,
+    /// Its share of the step's samples; not a number in a step without samples.
+    pub weight: f64,
+    /// Samples per second that arrived; not a number before that is known.
+    pub stream_rate: f64,
+    /// Samples that waited.
+    pub buffered: f64,
+    /// Where its time went.
+    pub spent: Spent,
+}
+
+/// Before a rate is known it is 0 in the table.
+fn known(rate: f64) -> f64 {
+    if rate > 0.0 { rate } else { f64::NAN }
+}
+
+impl Step<'_> {
+    fn cell(&self, column: usize) -> f64 {
+        self.cells[column]
+    }
+
+    fn sum(&self, columns: &[usize]) -> f64 {
+        columns.iter().map(|column| self.cell(*column)).sum()
+    }
+
+    /// Attempt that took it.
+    pub fn attempt(&self) -> u64 {
+        self.cell(self.layout.attempt) as u64
+    }
+
+    /// Its number, from 1.
+    pub fn number(&self) -> u64 {
+        self.cell(self.layout.step) as u64
+    }
+
+    /// Seconds of training since the job began.
+    pub fn seconds(&self) -> f64 {
+        self.cell(self.layout.seconds)
+    }
+
+    /// Samples trained by all devices since the job began.
+    pub fn samples(&self) -> f64 {
+        self.cell(self.layout.samples)
+    }
+
+    /// Mean loss of a sample; perhaps not a number.
+    pub fn loss(&self) -> f64 {
+        self.cell(self.layout.loss)
+    }
+
+    /// η of the step.
+    pub fn learning_rate(&self) -> f64 {
+        self.cell(self.layout.learning_rate)
+    }
+
+    /// Seconds from commit to commit.
+    pub fn step_seconds(&self) -> f64 {
+        self.cell(self.layout.step_seconds)
+    }
+
+    /// Bytes that all devices sent, and what a dense step would have sent (0 without compression).
+    pub fn bytes(&self) -> Option<(f64, f64)> {
+        self.layout.bytes.map(|(sent, dense)| (self.cell(sent), self.cell(dense)))
+    }
+
+    /// Samples of all devices.
+    pub fn global_batch(&self) -> f64 {
+        self.global_batch
+    }
+
+    /// Samples per second that arrived on all devices; not a number before that is known.
+    pub fn arriving(&self) -> f64 {
+        known(self.sum(&self.layout.stream_rate))
+    }
+
+    /// Samples that waited on all devices.
+    pub fn buffered(&self) -> f64 {
+        self.sum(&self.layout.buffered)
+    }
+
+    /// Number of devices.
+    pub fn devices(&self) -> usize {
+        self.layout.local_batch.len()
+    }
+
+    /// A device by its rank.
+    pub fn device(&self, rank: usize) -> DeviceStep {
+        let local_batch = self.cell(self.layout.local_batch[rank]);
+        DeviceStep {
+            local_batch,
+            weight: local_batch / self.global_batch,
+            stream_rate: known(self.cell(self.layout.stream_rate[rank])),
+            buffered: self.cell(self.layout.buffered[rank]),
+            spent: self.spent(rank),
+        }
+    }
+
+    /// Where a device's time went.
+    pub fn spent(&self, rank: usize) -> Spent {
+        let wait = self.cell(self.layout.wait_seconds[rank]);
+        let rest = (self.step_seconds() - wait).max(0.0);
+        match &self.layout.phases {
+            None => Spent { wait, compute: rest, ..Spent::default() },
+            Some((compute, exchange)) => {
+                let (compute, exchange) = (self.cell(compute[rank]), self.cell(exchange[rank]));
+                Spent { wait, compute, exchange, own: (rest - compute - exchange).max(0.0) }
+            }
+        }
+    }
+
+    /// Where the time of a device went in the mean.
+    pub fn mean_spent(&self) -> Spent {
+        let mut mean = Spent::default();
+        let share = 1.0 / self.devices().max(1) as f64;
+        (0..self.devices()).for_each(|rank| mean.add(&self.spent(rank), share));
+        mean
+    }
+
+    /// Whether compute, exchange and own work are known apart.
+    pub fn has_phases(&self) -> bool {
+        self.layout.phases.is_some()
     }
 }
 
@@ -109,6 +268,20 @@ struct Life {
     attempt: u64,
     first_step: u64,
     last_step: u64,
+}
+
+/// Tells where a table's lines begin anew: another attempt, or a step that was there before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lives {
+    last: Option<(u64, u64)>,
+}
+
+impl Lives {
+    /// The next line; whether a life of the group begins with it that is not the first.
+    pub fn begins_anew(&mut self, attempt: u64, step: u64) -> bool {
+        let before = self.last.replace((attempt, step));
+        before.is_some_and(|(last_attempt, last)| last_attempt != attempt || last >= step)
+    }
 }
 
 /// What a first look at the table found.
@@ -170,8 +343,18 @@ pub struct Spent {
     pub compute: f64,
     /// The sum of the gradients over the ranks.
     pub exchange: f64,
-    /// All else of a step: update, agreement, bookkeeping.
+    /// All else of a step: waiting for shared samples, update, agreement, bookkeeping.
     pub own: f64,
+}
+
+impl Spent {
+    /// Adds a share of another.
+    fn add(&mut self, other: &Self, share: f64) {
+        self.wait += other.wait * share;
+        self.compute += other.compute * share;
+        self.exchange += other.exchange * share;
+        self.own += other.own * share;
+    }
 }
 
 /// One device over training time.
@@ -218,6 +401,10 @@ pub struct Curves {
     pub exchange: Series,
     /// Likewise.
     pub own: Series,
+    /// Bytes that all devices sent in a step, over training time; empty where that is not known.
+    pub sent_bytes: Series,
+    /// What a dense step would have sent; empty without compression.
+    pub dense_bytes: Series,
     /// Whether compute, exchange and own are known apart.
     pub phases: bool,
     /// Sums over the steps, per device in the order of ranks.
@@ -232,13 +419,14 @@ pub struct Curves {
 
 /// Series in the making.
 struct Collector<'a> {
-    layout: &'a Layout,
     shown: &'a [usize],
     curves: Curves,
     /// Loss by time, loss by samples, samples, rate, batch, duration, buffered, wait, compute, exchange, own.
     all: [Thinner; 11],
     /// Rate, buffered, batch, weight of each device that is shown.
     each: Vec<[Thinner; 4]>,
+    /// Bytes sent, bytes of a dense step.
+    wire: [Thinner; 2],
     /// Steps that had samples.
     weighted_steps: u64,
 }
@@ -248,7 +436,6 @@ pub fn collect(reader: impl BufRead, survey: &Survey, shown: &[usize]) -> Result
     let steps = survey.steps();
     let layout = &survey.layout;
     let mut collector = Collector {
-        layout,
         shown,
         curves: Curves {
             phases: layout.phases.is_some(),
@@ -258,55 +445,41 @@ pub fn collect(reader: impl BufRead, survey: &Survey, shown: &[usize]) -> Result
         },
         all: std::array::from_fn(|_| Thinner::new(steps, POINTS)),
         each: shown.iter().map(|_| std::array::from_fn(|_| Thinner::new(steps, DEVICE_POINTS))).collect(),
+        wire: std::array::from_fn(|_| Thinner::new(steps, POINTS)),
         weighted_steps: 0,
     };
     let ends = survey.ends();
     let mut lines = Lines::new(reader);
-    let width = lines.next()?.map_or(0, |head| head.split(',').count());
+    lines.next()?;
     let mut cells: Vec<f64> = Vec::new();
-    let (mut life, mut before) = (0, None);
+    let (mut life, mut lives) = (0, Lives::default());
     while let Some(line) = lines.next()? {
         let Some((attempt, step)) = attempt_and_step(&line, layout) else {
             collector.curves.damaged_lines += 1;
             continue;
         };
         // The same rule as in the first pass.
-        let begins_anew = before.is_some_and(|(last_attempt, last)| last_attempt != attempt || last >= step);
-        before = Some((attempt, step));
+        let begins_anew = lives.begins_anew(attempt, step);
         life += usize::from(begins_anew);
-        if !parse(&line, width, &mut cells) {
+        let Some(row) = layout.step(&line, &mut cells) else {
             collector.curves.damaged_lines += 1;
             continue;
-        }
+        };
         if begins_anew {
-            collector.curves.restarts.push((cells[layout.seconds], attempt));
+            collector.curves.restarts.push((row.seconds(), attempt));
         }
         if ends.get(life).is_none_or(|end| step < *end) {
-            collector.add(&cells);
+            collector.add(&row);
         }
     }
     Ok(collector.finish())
 }
 
-/// Reads the numbers of a line; false if one is none, or if there are too few. A resumed run of an earlier version has
-/// more cells than its head: those beyond it have no name.
-fn parse(line: &str, width: usize, cells: &mut Vec<f64>) -> bool {
-    cells.clear();
-    for cell in line.split(',').take(width) {
-        let Ok(number) = cell.trim().parse() else { return false };
-        cells.push(number);
-    }
-    cells.len() == width
-}
-
 impl Collector<'_> {
     /// One step of the surviving history.
-    fn add(&mut self, cells: &[f64]) {
-        let layout = self.layout;
-        let sum = |places: &[usize]| places.iter().map(|place| cells[*place]).sum::<f64>();
-        let (seconds, samples, loss) = (cells[layout.seconds], cells[layout.samples], cells[layout.loss]);
-        let step_seconds = cells[layout.step_seconds];
-        let global_batch = sum(&layout.local_batch);
+    fn add(&mut self, step: &Step<'_>) {
+        let (seconds, samples, loss) = (step.seconds(), step.samples(), step.loss());
+        let global_batch = step.global_batch();
         self.curves.steps += 1;
         if loss.is_finite() {
             self.curves.last_loss = Some(loss);
@@ -315,31 +488,22 @@ impl Collector<'_> {
         }
         if global_batch > 0.0 {
             self.weighted_steps += 1;
-            for (weight, place) in self.curves.mean_weights.iter_mut().zip(&layout.local_batch) {
-                *weight += cells[*place] / global_batch;
+            for (rank, weight) in self.curves.mean_weights.iter_mut().enumerate() {
+                *weight += step.device(rank).local_batch / global_batch;
             }
         }
-        let mut mean = Spent::default();
-        let devices = self.curves.spent.len().max(1) as f64;
-        for (device, total) in self.curves.spent.iter_mut().enumerate() {
-            let spent = spent(cells, layout, device, step_seconds);
-            for (sum, part, factor) in [(total, &spent, 1.0), (&mut mean, &spent, 1.0 / devices)] {
-                sum.wait += part.wait * factor;
-                sum.compute += part.compute * factor;
-                sum.exchange += part.exchange * factor;
-                sum.own += part.own * factor;
-            }
+        for (rank, total) in self.curves.spent.iter_mut().enumerate() {
+            total.add(&step.spent(rank), 1.0);
         }
-        // Before a rate is known it is 0 in the table.
-        let known = |rate: f64| if rate > 0.0 { rate } else { f64::NAN };
+        let mean = step.mean_spent();
         let values = [
             (seconds, loss),
             (samples, loss),
             (seconds, samples),
-            (seconds, known(sum(&layout.stream_rate))),
+            (seconds, step.arriving()),
             (seconds, global_batch),
-            (seconds, step_seconds),
-            (seconds, sum(&layout.buffered)),
+            (seconds, step.step_seconds()),
+            (seconds, step.buffered()),
             (seconds, mean.wait),
             (seconds, mean.compute),
             (seconds, mean.exchange),
@@ -348,14 +512,15 @@ impl Collector<'_> {
         for (thinner, (x, y)) in self.all.iter_mut().zip(values) {
             thinner.add(x, y);
         }
-        for (thinners, &device) in self.each.iter_mut().zip(self.shown) {
-            let local_batch = cells[layout.local_batch[device]];
-            let values = [
-                known(cells[layout.stream_rate[device]]),
-                cells[layout.buffered[device]],
-                local_batch,
-                local_batch / global_batch,
-            ];
+        if let Some((sent, dense)) = step.bytes() {
+            self.wire[0].add(seconds, sent);
+            if dense > 0.0 {
+                self.wire[1].add(seconds, dense);
+            }
+        }
+        for (thinners, &rank) in self.each.iter_mut().zip(self.shown) {
+            let device = step.device(rank);
+            let values = [device.stream_rate, device.buffered, device.local_batch, device.weight];
             for (thinner, y) in thinners.iter_mut().zip(values) {
                 thinner.add(seconds, y);
             }
@@ -380,6 +545,7 @@ impl Collector<'_> {
             let [stream_rate, buffered, local_batch, weight] = thinners.map(Thinner::finish);
             DeviceCurves { stream_rate, buffered, local_batch, weight }
         });
+        let [sent_bytes, dense_bytes] = self.wire.map(Thinner::finish);
         let weighted_steps = self.weighted_steps.max(1) as f64;
         let mean_weights = self.curves.mean_weights.iter().map(|sum| sum / weighted_steps).collect();
         Curves {
@@ -395,20 +561,9 @@ impl Collector<'_> {
             compute,
             exchange,
             own,
+            sent_bytes,
+            dense_bytes,
             ..self.curves
-        }
-    }
-}
-
-/// Where a device's time went in a step.
-fn spent(cells: &[f64], layout: &Layout, device: usize, step_seconds: f64) -> Spent {
-    let wait = cells[layout.wait_seconds[device]];
-    let rest = (step_seconds - wait).max(0.0);
-    match &layout.phases {
-        None => Spent { wait, compute: rest, ..Spent::default() },
-        Some((compute, exchange)) => {
-            let (compute, exchange) = (cells[compute[device]], cells[exchange[device]]);
-            Spent { wait, compute, exchange, own: (rest - compute - exchange).max(0.0) }
         }
     }
 }
@@ -423,5 +578,7 @@ fn ratio(batch: &Series, duration: &Series) -> Series {
     Series { points: batch.points.iter().zip(&duration.points).filter_map(point).collect() }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

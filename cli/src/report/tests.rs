@@ -1,4 +1,7 @@
-use scadles_api::progress::CompressionProgress;
+use scadles_api::{
+    job::InjectionMode,
+    progress::{CompressionProgress, InjectionProgress},
+};
 
 use super::*;
 
@@ -14,6 +17,14 @@ fn settling_counts_late_arrivals_as_buffered_and_keeps_the_balance() {
     assert_eq!((ledger.arrived, ledger.buffered), (107, 17));
     assert!(ledger.is_balanced());
 }
+
+const COMPRESSION: CompressionProgress = CompressionProgress {
+    ratio: 0.1,
+    sparse_steps: 6,
+    half_steps: 0,
+    vetoed_steps: 3,
+    energy_loss: Some(0.25),
+};
 
 pub(super) fn report() -> RunReport {
     let text = "apiVersion: scadles.io/v1alpha1\nkind: ScadlesJob\nmetadata: {name: two}\nspec:\n  \
@@ -33,7 +44,13 @@ pub(super) fn report() -> RunReport {
     };
     let device = |name: &str, trained, buffered| DeviceProgress {
         name: name.to_owned(),
-        ledger: Ledger { arrived: trained + buffered, trained, buffered, ..Ledger::default() },
+        ledger: Ledger {
+            arrived: trained + buffered,
+            trained,
+            buffered,
+            shared_out: trained / 5,
+            ..Ledger::default()
+        },
         wait_seconds: 12.5,
         bytes_sent: trained,
         dense_bytes: 4 * trained,
@@ -54,12 +71,12 @@ pub(super) fn report() -> RunReport {
         step_seconds: 2.0,
         samples_per_second: 250.0,
         train_seconds: 20.0,
-        compression: Some(CompressionProgress {
-            ratio: 0.1,
-            sparse_steps: 6,
-            vetoed_steps: 3,
-            energy_loss: Some(0.25),
+        injection: Some(InjectionProgress {
+            mode: InjectionMode::Move,
+            shared_samples: 1000,
+            bytes_sent: 65_000,
         }),
+        compression: Some(COMPRESSION),
         evaluation: None,
         checkpoint: None,
         durable_positions: vec![],
@@ -96,12 +113,13 @@ fn the_summary_says_what_was_trained_where_every_sample_went_and_what_it_is_wort
     for part in [
         "two: the completion rule is met",
         "5 000 samples in 20.0 s (250/s), 10 steps, 0 attempts",
-        "a        209.5    4 200    4 000       200  400.0   0.800  12.5 s",
+        "a        209.5    4 200    4 000       200     800  400.0   0.800  12.5 s",
         "every sample is accounted for",
         "Fixed 64 would have trained 1 920 samples in this time (15 steps; each waits 1.28 s for the slowest stream)",
         "this run trained 2.6 times as many",
         "compression: 6 of 10 steps sent 10 % of the elements (CNC 0.600), 3 were vetoed by the gate",
         "5 000 bytes sent, 25.0 % of the 20 000 of dense steps",
+        "injection (Move): 1 000 samples shared, 65 000 bytes sent; by the paper's accounting (3 KB a sample, once) 3 072 000",
         "parameters are bit-identical on all 2 ranks (hash cafe)",
     ] {
         assert!(text.contains(part), "`{part}` is missing in:\n{text}");

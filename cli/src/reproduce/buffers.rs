@@ -9,9 +9,9 @@ use super::{
     paper::{BASE_BATCH, BYTES_PER_SAMPLE, IID_DEVICES, RUNS, Run, SETS, TABLE_2, TABLE_2_STEPS},
 };
 use crate::{
+    plot::{Colour, Figure, Scale, beside},
     reproduce::Printed,
     simulate::presets::VGG19,
-    svg::{Chart, Mark, Scale, Series},
 };
 
 const GIBIBYTE: f64 = (1_u64 << 30) as f64;
@@ -23,9 +23,9 @@ fn gibibytes(samples: u64) -> f64 {
 /// Table II: what a stream accumulates.
 pub fn table2() -> Section {
     let mut rows = Vec::new();
-    let mut series = Vec::new();
+    let mut curves = Vec::new();
     let mut waiting = Vec::new();
-    for (network, rate, cells) in TABLE_2 {
+    for (place, (network, rate, cells)) in TABLE_2.into_iter().enumerate() {
         let name = format!("{}, {rate}/s", network.label);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (steps, paper) in TABLE_2_STEPS.into_iter().zip(cells) {
@@ -44,8 +44,7 @@ pub fn table2() -> Section {
                 ));
             }
         }
-        series.push(Series { name: format!("{name}, ours"), points: ours, mark: Mark::Line });
-        series.push(Series { name: format!("{name}, paper"), points: theirs, mark: Mark::Dots });
+        curves.extend(beside(&name, Colour::of(place), ours, theirs));
     }
     rows.extend(waiting);
     Section {
@@ -56,15 +55,15 @@ pub fn table2() -> Section {
                 leaves out what is trained); what really waits is in the last rows."
             .to_owned(),
         rows,
-        chart: Some((
+        figure: Some((
             "table2.svg",
-            Chart {
+            Figure {
                 title: "Data that has arrived".to_owned(),
-                x_label: "steps".to_owned(),
-                y_label: "GiB".to_owned(),
-                x_scale: Scale::Log,
-                y_scale: Scale::Log,
-                series,
+                x_name: "steps".to_owned(),
+                y_name: "GiB".to_owned(),
+                x_scale: Scale::Powers,
+                y_scale: Scale::Powers,
+                curves,
             },
         )),
     }
@@ -103,7 +102,7 @@ pub fn table4() -> Section {
                 stream's end only every 250 ms."
             .to_owned(),
         rows: RUNS.iter().flat_map(table4_rows).collect(),
-        chart: None,
+        figure: None,
     }
 }
 
@@ -140,7 +139,7 @@ pub fn table6() -> Section {
                 learning."
             .to_owned(),
         rows: RUNS.iter().flat_map(table6_rows).collect(),
-        chart: None,
+        figure: None,
     }
 }
 

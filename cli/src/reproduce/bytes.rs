@@ -2,8 +2,8 @@
 
 use scadles_api::worker::{Aggregation, BatchBounds, StreamPolicy};
 use scadles_core::sim::{
-    ExchangeModel, InjectionKind, InjectionModel, RateProfile, SimDevice, SimLimits, SimSettings, SimSummary,
-    Simulation, SparseKind,
+    ExchangeModel, InjectionMode, InjectionModel, RateProfile, ReplicateBatch, SimDevice, SimLimits,
+    SimSettings, SimSummary, Simulation, SparseKind,
     exchange::{break_even_ratio, dense_bytes, sparse_bytes},
 };
 
@@ -13,8 +13,8 @@ use super::{
     paper::{Cell, FIG_9, FIG_9_DEVICES, FRACTIONS, RateSet, SETS, TABLE_5},
 };
 use crate::{
+    plot::{Colour, Curve, Figure, Scale, Stroke, beside},
     simulate::presets::RESNET152,
-    svg::{Chart, Mark, Scale, Series},
 };
 
 /// KB that the paper counts per shared sample.
@@ -30,11 +30,11 @@ const STEPS: u64 = 2_000;
 pub fn fig9() -> Section {
     let mut rows = Vec::new();
     let mut sent = Vec::new();
-    let mut series = Vec::new();
-    for (set, cells) in SETS.iter().zip(FIG_9) {
+    let mut curves = Vec::new();
+    for (place, (set, cells)) in SETS.iter().zip(FIG_9).enumerate() {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (fraction, paper) in FRACTIONS.into_iter().zip(cells) {
-            let summary = injected(set, InjectionKind::Replicate, fraction);
+            let summary = injected(set, InjectionMode::Replicate, fraction);
             let row = counted(set, fraction, &summary, paper);
             ours.push((fraction, row.ours));
             theirs.push((fraction, Printed::read(paper).value));
@@ -42,11 +42,10 @@ pub fn fig9() -> Section {
             let name = format!("{}, α = β = {fraction}", set.name);
             let per_step = |summary: &SimSummary| summary.injection_bytes as f64 / STEPS as f64 / KILOBYTE;
             sent.push(Row::told(format!("{name}: KB really sent, copies to all"), per_step(&summary)));
-            let moved = per_step(&injected(set, InjectionKind::Move, fraction));
+            let moved = per_step(&injected(set, InjectionMode::Move, fraction));
             sent.push(Row::told(format!("{name}: KB really sent, ours (`Move`)"), moved));
         }
-        series.push(Series { name: format!("{}, ours", set.name), points: ours, mark: Mark::Line });
-        series.push(Series { name: format!("{}, paper", set.name), points: theirs, mark: Mark::Dots });
+        curves.extend(beside(set.name, Colour::of(place), ours, theirs));
     }
     rows.extend(sent);
     Section {
@@ -57,15 +56,15 @@ pub fn fig9() -> Section {
                 everybody trains them (the paper's scheme), one where they change hands."
             .to_owned(),
         rows,
-        chart: Some((
+        figure: Some((
             "fig9.svg",
-            Chart {
+            Figure {
                 title: "Data injection, the paper's way of counting".to_owned(),
-                x_label: "α = β".to_owned(),
-                y_label: "KB per step".to_owned(),
-                x_scale: Scale::Linear,
-                y_scale: Scale::Log,
-                series,
+                x_name: "α = β".to_owned(),
+                y_name: "KB per step".to_owned(),
+                x_scale: Scale::Number,
+                y_scale: Scale::Powers,
+                curves,
             },
         )),
     }
@@ -76,14 +75,14 @@ fn rates(set: &RateSet) -> Vec<f64> {
     if set.list.is_empty() { vec![set.mean; FIG_9_DEVICES] } else { set.rates(FIG_9_DEVICES) }
 }
 
-fn injected(set: &RateSet, kind: InjectionKind, fraction: f64) -> SimSummary {
+fn injected(set: &RateSet, mode: InjectionMode, fraction: f64) -> SimSummary {
     let settings = SimSettings {
         rule: WINDOW,
         bounds: BatchBounds { min: 1, max: 1024, max_skip: 0 },
         policy: StreamPolicy::Persistence,
         aggregation: Aggregation::Weighted,
         exchange: ExchangeModel::constant(0.0),
-        injection: Some(injection(kind, fraction)),
+        injection: Some(injection(mode, fraction)),
         compute_noise: 0.0,
         seed: 1,
         limits: SimLimits::steps(STEPS),
@@ -93,12 +92,18 @@ fn injected(set: &RateSet, kind: InjectionKind, fraction: f64) -> SimSummary {
     Simulation::new(settings, &devices).run().0
 }
 
-const fn injection(kind: InjectionKind, fraction: f64) -> InjectionModel {
-    InjectionModel { kind, donor_fraction: fraction, shared_fraction: fraction, record_bytes: RECORD_BYTES }
+const fn injection(mode: InjectionMode, fraction: f64) -> InjectionModel {
+    InjectionModel {
+        mode,
+        batch: ReplicateBatch::Grow,
+        donor_fraction: fraction,
+        shared_fraction: fraction,
+        record_bytes: RECORD_BYTES,
+    }
 }
 
 fn counted(set: &RateSet, fraction: f64, summary: &SimSummary, paper: &'static str) -> Row {
-    let donors = injection(InjectionKind::Replicate, fraction).donors(FIG_9_DEVICES) as f64;
+    let donors = injection(InjectionMode::Replicate, fraction).donors(FIG_9_DEVICES) as f64;
     let mean_batch = summary.global_batch / FIG_9_DEVICES as f64;
     let ours = donors * fraction * mean_batch * KILOBYTES_PER_SAMPLE;
     let row = Row::predicted(format!("{}, α = β = {fraction}: KB", set.name), ours, paper);
@@ -143,16 +148,17 @@ pub fn break_even() -> Section {
             over_dense(SparseKind::ReduceScatter, 0.1, world_size),
         ));
     }
-    let line = |name: &str, of: &dyn Fn(usize) -> Option<f64>| Series {
+    let line = |name: &str, colour, stroke, of: &dyn Fn(usize) -> Option<f64>| Curve {
         name: name.to_owned(),
+        colour,
+        stroke,
         points: (2..=64).filter_map(|n| Some((n as f64, of(n)?))).collect(),
-        mark: Mark::Line,
     };
-    let series = vec![
-        line("indices of 4 B", &|n| break_even_ratio(4, n)),
-        line("indices of 8 B (the reference repository)", &|n| break_even_ratio(8, n)),
-        line("the paper's CR 0.1", &|_| Some(0.1)),
-        line("the paper's CR 0.01", &|_| Some(0.01)),
+    let curves = vec![
+        line("indices of 4 B", Colour::Blue, Stroke::Solid, &|n| break_even_ratio(4, n)),
+        line("indices of 8 B (reference)", Colour::Red, Stroke::Solid, &|n| break_even_ratio(8, n)),
+        line("the paper's CR 0.1", Colour::Grey, Stroke::Dashed, &|_| Some(0.1)),
+        line("the paper's CR 0.01", Colour::Grey, Stroke::Dotted, &|_| Some(0.01)),
     ];
     Section {
         key: "break-even",
@@ -163,15 +169,15 @@ pub fn break_even() -> Section {
                 11 on."
             .to_owned(),
         rows,
-        chart: Some((
+        figure: Some((
             "break-even.svg",
-            Chart {
+            Figure {
                 title: "The largest CR at which an all-gather saves bytes".to_owned(),
-                x_label: "devices".to_owned(),
-                y_label: "CR".to_owned(),
-                x_scale: Scale::Linear,
-                y_scale: Scale::Log,
-                series,
+                x_name: "devices".to_owned(),
+                y_name: "CR".to_owned(),
+                x_scale: Scale::Number,
+                y_scale: Scale::Powers,
+                curves,
             },
         )),
     }
@@ -194,7 +200,7 @@ pub fn table5() -> Section {
                 of the network's first cell in which nothing was compressed (CNC 0). Accuracies need training."
             .to_owned(),
         rows: TABLE_5.iter().map(table5_row).collect(),
-        chart: None,
+        figure: None,
     }
 }
 

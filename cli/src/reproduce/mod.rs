@@ -14,7 +14,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
-use crate::{simulate::plots::Plot, svg::Chart};
+use crate::{plot::Figure, simulate::plots::Plot};
 
 /// A number agrees with the paper's within this share of it, or half a unit of its last printed digit.
 const TOLERANCE: f64 = 0.02;
@@ -174,14 +174,14 @@ pub struct Section {
     pub about: String,
     /// Numbers.
     pub rows: Vec<Row>,
-    /// File and chart, if it has one.
-    pub chart: Option<(&'static str, Chart)>,
+    /// File and figure, if it has one.
+    pub figure: Option<(&'static str, Figure)>,
 }
 
 impl Section {
-    /// Its chart as a file.
+    /// Its figure as a file.
     pub fn plot(&self) -> Option<Plot> {
-        self.chart.as_ref().map(|(file, chart)| Plot { file, chart: chart.clone() })
+        self.figure.as_ref().map(|(file, figure)| Plot { file, figure: figure.clone() })
     }
 }
 

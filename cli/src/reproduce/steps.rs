@@ -6,8 +6,8 @@ use super::{
     paper::{FIG_1, IID_DEVICES, RUNS, Run, SETS},
 };
 use crate::{
+    plot::{Colour, Curve, Figure, Scale, Stroke, beside},
     simulate::presets::{RESNET152, VGG19},
-    svg::{Chart, Mark, Scale, Series},
 };
 
 /// Fig. 1: the longest wait for a batch.
@@ -24,20 +24,11 @@ pub fn fig1() -> Section {
         let pairs = FIG_1.iter().zip(&rows).filter(|(cell, _)| cell.0 == set);
         pairs.filter_map(|(cell, row)| Some((f64::from(cell.1), of(row)?))).collect()
     };
-    let mut series = Vec::new();
-    for set in [0, 2] {
-        let name = SETS[set].name;
-        series.push(Series {
-            name: format!("{name}, ours"),
-            points: points(set, |row| Some(row.ours)),
-            mark: Mark::Line,
-        });
-        series.push(Series {
-            name: format!("{name}, paper"),
-            points: points(set, |row| row.paper.map(|paper| paper.value)),
-            mark: Mark::Dots,
-        });
-    }
+    let pair = |(set, colour): (usize, Colour)| {
+        let paper = points(set, |row| row.paper.map(|paper| paper.value));
+        beside(SETS[set].name, colour, points(set, |row| Some(row.ours)), paper)
+    };
+    let curves: Vec<Curve> = [(0, Colour::Blue), (2, Colour::Red)].into_iter().flat_map(pair).collect();
     Section {
         key: "fig1",
         title: "Fig. 1: the wait for a batch on the slowest stream",
@@ -45,15 +36,15 @@ pub fn fig1() -> Section {
                 why it can fall below 0; we subtract the same."
             .to_owned(),
         rows,
-        chart: Some((
+        figure: Some((
             "fig1.svg",
-            Chart {
+            Figure {
                 title: "Longest wait for a batch, less one second".to_owned(),
-                x_label: "batch, samples".to_owned(),
-                y_label: "s".to_owned(),
-                x_scale: Scale::Linear,
-                y_scale: Scale::Linear,
-                series,
+                x_name: "batch, samples".to_owned(),
+                y_name: "s".to_owned(),
+                x_scale: Scale::Number,
+                y_scale: Scale::Number,
+                curves,
             },
         )),
     }
@@ -90,7 +81,7 @@ pub fn baseline() -> Section {
                 gain more."
             .to_owned(),
         rows,
-        chart: None,
+        figure: None,
     }
 }
 
@@ -101,10 +92,11 @@ pub fn fig6() -> Section {
         let of = rows.iter().filter(|row| row.what.contains("ScaDLES") == scadles);
         of.filter_map(|row| Some((row.paper?.value, row.ours))).collect()
     };
-    let series = vec![
-        Series { name: "agreement".to_owned(), points: vec![(0.0, 0.0), (6.0, 6.0)], mark: Mark::Line },
-        Series { name: "conventional".to_owned(), points: pairs(false), mark: Mark::Dots },
-        Series { name: "ScaDLES".to_owned(), points: pairs(true), mark: Mark::Dots },
+    let curve = |name: &str, colour, stroke, points| Curve { name: name.to_owned(), colour, stroke, points };
+    let curves = vec![
+        curve("agreement", Colour::Grey, Stroke::Dashed, vec![(0.0, 0.0), (6.0, 6.0)]),
+        curve("conventional", Colour::Blue, Stroke::Rings, pairs(false)),
+        curve("ScaDLES", Colour::Red, Stroke::Rings, pairs(true)),
     ];
     Section {
         key: "fig6",
@@ -114,15 +106,15 @@ pub fn fig6() -> Section {
                 accuracy itself needs training."
             .to_owned(),
         rows,
-        chart: Some((
+        figure: Some((
             "fig6.svg",
-            Chart {
+            Figure {
                 title: "Step times of Fig. 6, ours against the paper's".to_owned(),
-                x_label: "paper, s".to_owned(),
-                y_label: "ours, s".to_owned(),
-                x_scale: Scale::Linear,
-                y_scale: Scale::Linear,
-                series,
+                x_name: "paper, s".to_owned(),
+                y_name: "ours, s".to_owned(),
+                x_scale: Scale::Number,
+                y_scale: Scale::Number,
+                curves,
             },
         )),
     }

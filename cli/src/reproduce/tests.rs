@@ -1,7 +1,6 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::svg;
 
 fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
@@ -28,7 +27,7 @@ fn the_document_and_its_plots_are_what_the_command_writes() {
     let plots: Vec<_> = sections.iter().filter_map(Section::plot).collect();
     assert!(plots.len() >= 5);
     for plot in plots {
-        assert_stored(&docs().join("reproduction").join(plot.file), &svg::render(&plot.chart));
+        assert_stored(&docs().join("reproduction").join(plot.file), &plot.figure.document());
     }
 }
 

@@ -145,8 +145,8 @@ pub fn markdown(sections: &[Section]) -> String {
             "\n## {}\n\n`scadles reproduce {}`. {}\n",
             section.title, section.key, section.about
         );
-        if let Some((file, chart)) = &section.chart {
-            let _ = writeln!(out, "![{}](reproduction/{file})\n", chart.title);
+        if let Some((file, figure)) = &section.figure {
+            let _ = writeln!(out, "![{}](reproduction/{file})\n", figure.title);
         }
         let _ = writeln!(out, "| {} |\n|---|---:|---:|---:|---|---|", HEADS.join(" | "));
         let mut notes = Notes::default();

@@ -1,6 +1,8 @@
 //! What the command line changes of a scenario, with clear words for what does not fit. Pure.
 
-use scadles_core::sim::{InjectionKind, InjectionModel, RateProfile, SimLimits, SparseKind, SparseModel};
+use scadles_core::sim::{
+    InjectionMode, InjectionModel, RateProfile, ReplicateBatch, SimLimits, SparseKind, SparseModel,
+};
 
 use super::{
     args::{Changes, ExchangeName, InjectionName, not_negative, positive, share},
@@ -247,13 +249,14 @@ fn network(scenario: &mut Scenario, changes: &Changes) -> Result<()> {
 fn injection(scenario: &mut Scenario, changes: &Changes) {
     let Some(name) = changes.injection else { return };
     let given = scenario.settings.injection;
-    let kind = match name {
-        InjectionName::Move => InjectionKind::Move,
-        InjectionName::Replicate => InjectionKind::Replicate,
+    let mode = match name {
+        InjectionName::Move => InjectionMode::Move,
+        InjectionName::Replicate => InjectionMode::Replicate,
     };
     let fraction = |asked: Option<f64>, own: Option<f64>| asked.or(own).unwrap_or(DEFAULT_FRACTION);
     scenario.settings.injection = Some(InjectionModel {
-        kind,
+        mode,
+        batch: given.map_or(ReplicateBatch::Grow, |given| given.batch),
         donor_fraction: fraction(changes.donor_fraction, given.map(|given| given.donor_fraction)),
         shared_fraction: fraction(changes.shared_fraction, given.map(|given| given.shared_fraction)),
         record_bytes: scenario.record_bytes,

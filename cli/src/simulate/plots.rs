@@ -3,27 +3,27 @@
 use scadles_core::sim::TracePoint;
 
 use super::Simulated;
-use crate::svg::{Chart, Mark, Scale, Series};
+use crate::plot::{Colour, Curve, Figure, Scale, Stroke};
 
 /// One file.
 pub struct Plot {
     /// Its name.
     pub file: &'static str,
     /// Its content.
-    pub chart: Chart,
+    pub figure: Figure,
 }
 
 /// Step time, wait, buffers, drops, samples and bytes over virtual time, a line per simulation.
 pub fn plots(all: &[Simulated]) -> Vec<Plot> {
     let plot = |file, title: &str, unit: &str, of: fn(&TracePoint) -> f64| Plot {
         file,
-        chart: Chart {
+        figure: Figure {
             title: title.to_owned(),
-            x_label: "virtual time, s".to_owned(),
-            y_label: unit.to_owned(),
-            x_scale: Scale::Linear,
-            y_scale: Scale::Linear,
-            series: all.iter().map(|simulated| series(simulated, of)).collect(),
+            x_name: "virtual time".to_owned(),
+            x_scale: Scale::Seconds,
+            y_name: unit.to_owned(),
+            y_scale: Scale::Number,
+            curves: all.iter().enumerate().map(|(place, simulated)| curve(simulated, place, of)).collect(),
         },
     };
     vec![
@@ -36,7 +36,8 @@ pub fn plots(all: &[Simulated]) -> Vec<Plot> {
     ]
 }
 
-fn series(simulated: &Simulated, of: fn(&TracePoint) -> f64) -> Series {
+fn curve(simulated: &Simulated, place: usize, of: fn(&TracePoint) -> f64) -> Curve {
     let points = simulated.trace.points().iter().map(|point| (point.seconds, of(point))).collect();
-    Series { name: simulated.scenario.name.clone(), points, mark: Mark::Line }
+    let (name, colour) = (simulated.scenario.name.clone(), Colour::of(place));
+    Curve { name, colour, stroke: Stroke::Solid, points }
 }

@@ -9,8 +9,8 @@ use scadles_control::{
     estimate::rule_name,
 };
 use scadles_core::sim::{
-    ExchangeModel, InjectionKind, InjectionModel, NetworkModel, SimDevice, SimLimits, SimSettings,
-    SparseKind, SparseModel, exchange::dense_bytes,
+    ExchangeModel, InjectionMode, InjectionModel, NetworkModel, ReplicateBatch, SimDevice, SimLimits,
+    SimSettings, SparseKind, SparseModel, exchange::dense_bytes,
 };
 
 use super::{
@@ -69,7 +69,7 @@ impl Scenario {
             rates: estimate.rates.clone().unwrap_or_default(),
             shape: Shape::Constant,
             seconds_per_sample: estimate.cost.seconds_per_sample,
-            record_bytes: job.model.record_bytes() as u64,
+            record_bytes: job.samples().payload_bytes() as u64,
             epoch_samples: job.training.epoch_samples,
             settings: SimSettings {
                 rule: job.stream.batch,
@@ -82,7 +82,7 @@ impl Scenario {
                     constant_seconds: 0.0,
                     sparse: None,
                 },
-                injection: None,
+                injection: injection_of(job),
                 compute_noise: 0.0,
                 seed: 0,
                 limits: SimLimits::NONE,
@@ -97,6 +97,10 @@ impl Scenario {
                 scenario.note("accuracy is not simulated: an hour of virtual time (--seconds)".to_owned());
                 SimLimits::seconds(HOUR_SECONDS)
             }
+            Completion::StreamEnd => {
+                scenario.note("streams have no end here: an hour of virtual time (--seconds)".to_owned());
+                SimLimits::seconds(HOUR_SECONDS)
+            }
         };
         scenario
     }
@@ -107,7 +111,8 @@ impl Scenario {
         let compute_seconds = network.step_seconds - network.sync_seconds;
         let measured_bytes = dense_bytes(network.parameters, MEASURED_WORLD_SIZE) as f64;
         let injection = preset.injection.map(|fraction| InjectionModel {
-            kind: InjectionKind::Replicate,
+            mode: InjectionMode::Replicate,
+            batch: ReplicateBatch::Grow,
             donor_fraction: fraction,
             shared_fraction: fraction,
             record_bytes: CIFAR_RECORD_BYTES,
@@ -187,11 +192,24 @@ impl Scenario {
             let _ = write!(
                 title,
                 ", {:?} α {} β {}",
-                injection.kind, injection.donor_fraction, injection.shared_fraction
+                injection.mode, injection.donor_fraction, injection.shared_fraction
             );
         }
         title
     }
+}
+
+/// How the job shares samples, as far as the simulator goes: it knows how many are shared, not the budget of a device.
+fn injection_of(job: &JobConfig) -> Option<InjectionModel> {
+    let config = job.injection.as_ref()?;
+    let willing = config.may_share.iter().filter(|may_share| **may_share).count();
+    Some(InjectionModel {
+        mode: config.mode,
+        batch: config.batch,
+        donor_fraction: config.donor_fraction.min(willing as f64 / config.may_share.len().max(1) as f64),
+        shared_fraction: config.shared_fraction,
+        record_bytes: job.samples().sample_bytes() as u64,
+    })
 }
 
 /// A step of this compression, as the reference repository sends it.

@@ -82,8 +82,9 @@ fn the_csv_and_the_json_hold_the_steps() {
 fn the_plots_of_several_simulations_have_a_line_for_each() {
     let all = [run("paper/s1-resnet152", "--steps 100"), run("paper/s1-resnet152-ddl", "--steps 100")];
     for plot in plots::plots(&all) {
-        let svg = crate::svg::render(&plot.chart);
-        assert!(svg.contains("paper/s1-resnet152-ddl") && svg.matches("fill=\"none\"").count() == 2, "{svg}");
+        let svg = plot.figure.document();
+        assert!(svg.contains("paper/s1-resnet152-ddl"), "{svg}");
+        assert_eq!(svg.matches("<path class=\"curve").count(), 2, "{svg}");
     }
 }
 

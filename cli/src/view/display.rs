@@ -1,11 +1,16 @@
-//! Writing snapshots, events and other lines to the terminal or a pipe.
+//! Writing snapshots, events and other lines to the terminal or a pipe, and handing them on to those who look from
+//! elsewhere.
 
 use std::{io::IsTerminal, time::Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use scadles_api::progress::Evaluation;
 
-use super::{Snapshot, line, table};
-use crate::screen::{say, span};
+use super::{Snapshot, line, page::EventKind, table};
+use crate::{
+    live::Feed,
+    screen::{say, span},
+};
 
 /// Seconds between two summary lines in a pipe.
 const PLAIN_INTERVAL_SECONDS: f64 = 5.0;
@@ -14,6 +19,7 @@ const PLAIN_INTERVAL_SECONDS: f64 = 5.0;
 pub struct Display {
     began: Instant,
     kind: Kind,
+    feed: Feed,
 }
 
 enum Kind {
@@ -64,24 +70,42 @@ impl Lines {
 }
 
 impl Display {
-    /// A live table where standard output is a terminal and `plain` is not asked for, plain lines otherwise.
-    pub fn new(plain: bool, began: Instant) -> Self {
+    /// A live table where standard output is a terminal and `plain` is not asked for, plain lines otherwise; the same goes
+    /// to `feed`.
+    pub fn new(plain: bool, began: Instant, feed: Feed) -> Self {
         let lines = if plain { None } else { Lines::on_terminal() };
         let kind = lines.map_or(Kind::Plain { last: 0.0 }, Kind::Live);
-        Self { began, kind }
+        Self { began, kind, feed }
     }
 
     /// Tells of something that happened; stays above the table.
     pub fn event(&self, text: &str) {
-        let text = format!("{:>8}  {text}", span(self.began.elapsed().as_secs_f64()));
+        self.tell(EventKind::Note, text);
+    }
+
+    /// Tells of something that went wrong, likewise.
+    pub fn failure(&self, text: &str) {
+        self.tell(EventKind::Failure, text);
+    }
+
+    fn tell(&self, kind: EventKind, text: &str) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.feed.note(seconds, kind, text);
+        let text = format!("{:>8}  {text}", span(seconds));
         match &self.kind {
             Kind::Live(lines) => lines.say(&text),
             Kind::Plain { .. } => say(text),
         }
     }
 
+    /// The evaluations along the surviving history, when they have changed.
+    pub fn evaluated(&self, evaluations: &[Evaluation]) {
+        self.feed.evaluated(evaluations);
+    }
+
     /// Shows how things stand.
     pub fn show(&mut self, snapshot: &Snapshot) {
+        self.feed.show(snapshot);
         match &mut self.kind {
             Kind::Live(lines) => lines.show(&table(snapshot)),
             Kind::Plain { last } => {

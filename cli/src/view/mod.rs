@@ -1,20 +1,25 @@
-//! What the person at the terminal sees while a job runs: a live table on a terminal, plain lines in a pipe.
+//! What a person sees while a job runs: a live table on a terminal, plain lines in a pipe, a page in a browser.
 //!
-//! [`Snapshot`] is plain data, [`table`] and [`line()`] turn it into text (pure); only [`Display`] writes.
+//! [`Snapshot`] is plain data; [`table`], [`line()`] and [`page::page`] turn it into what is shown (pure); only [`Display`]
+//! writes.
 
 mod display;
+pub mod history;
+pub mod page;
 mod text;
 
 pub use display::{Display, Lines};
 pub use text::{line, table};
 
-use scadles_api::{Progress, worker::Completion};
+use scadles_api::{Progress, report::AttemptReport, worker::Completion};
 
 /// One look at a running job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Job name.
     pub job: String,
+    /// Name of the supervision's phase.
+    pub phase: &'static str,
     /// What the supervisor is about, in its words.
     pub activity: String,
     /// Current attempt; 0 before the first.
@@ -27,8 +32,12 @@ pub struct Snapshot {
     pub epoch_samples: u64,
     /// Latest progress of rank 0, of whichever attempt.
     pub progress: Option<Progress>,
+    /// Attempts that have ended.
+    pub attempts: Vec<AttemptReport>,
     /// Device names in the order of ranks.
     pub devices: Vec<String>,
+    /// Samples that each worker's arena has room for, likewise.
+    pub places: Vec<u64>,
     /// Simulated streams, one per device; empty without a producer, or before it sends.
     pub streams: Vec<StreamView>,
 }
@@ -70,7 +79,10 @@ impl Snapshot {
             }
             Completion::MaxSteps(steps) => Some((progress.step as f64, steps as f64)),
             Completion::MaxSamples(samples) => Some((progress.samples as f64, samples as f64)),
-            Completion::TargetAccuracy(_) => None,
+            Completion::TargetAccuracy(_) | Completion::StreamEnd => None,
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -21,8 +21,10 @@ pub fn table(snapshot: &Snapshot) -> Vec<String> {
         Some(progress) => lines.push(facts(snapshot, progress)),
     }
     let name_width = snapshot.devices.iter().map(String::len).max().unwrap_or(0).max("device".len());
+    let shared =
+        if shares(snapshot) { format!("{:>9}  {:>9}  ", "shared", "received") } else { String::new() };
     lines.push(format!(
-        "{:name_width$}  {:>8}  {:>8}  {:>9}  {:>7}  {:>5}  {:>6}  state",
+        "{:name_width$}  {:>8}  {:>8}  {:>9}  {:>7}  {:>5}  {:>6}  {shared}state",
         "device", "asked/s", "rate/s", "buffered", "age", "batch", "weight"
     ));
     let rows = chosen_rows(snapshot);
@@ -93,8 +95,15 @@ fn facts(snapshot: &Snapshot, progress: &Progress) -> String {
             |bytes: fn(&DeviceProgress) -> u64| progress.devices.iter().map(bytes).sum::<u64>() as f64;
         let cnc = compression.sparse_steps as f64 / progress.step.max(1) as f64;
         let bytes = share(|device| device.bytes_sent) / share(|device| device.dense_bytes).max(1.0);
-        let _ = write!(text, "  CNC {cnc:.2} at {}", compression.ratio);
+        let _ = write!(text, "  CNC {cnc:.2} at {}", (compression.ratio * 1000.0).round() / 1000.0);
+        if compression.half_steps > 0 {
+            let half = compression.half_steps as f64 / progress.step.max(1) as f64;
+            let _ = write!(text, "  half {half:.2}");
+        }
         let _ = write!(text, "  bytes {:.0} % of dense", bytes * 100.0);
+    }
+    if let Some(injection) = &progress.injection {
+        let _ = write!(text, "  {:?}: {} samples shared", injection.mode, grouped(injection.shared_samples));
     }
     text
 }
@@ -106,8 +115,13 @@ fn row(snapshot: &Snapshot, index: usize, name_width: usize) -> String {
     let Some(device) = device(snapshot, index) else {
         return format!("{name:name_width$}  {asked:>8}");
     };
+    let shared = if shares(snapshot) {
+        format!("{:>9}  {:>9}  ", grouped(device.ledger.shared_out), grouped(device.ledger.received))
+    } else {
+        String::new()
+    };
     format!(
-        "{name:name_width$}  {asked:>8}  {:>8.1}  {:>9}  {:>7}  {:>5}  {:>6.3}  {}",
+        "{name:name_width$}  {asked:>8}  {:>8.1}  {:>9}  {:>7}  {:>5}  {:>6.3}  {shared}{}",
         device.stream_rate,
         grouped(device.ledger.buffered),
         span(device.oldest_seconds),
@@ -117,7 +131,12 @@ fn row(snapshot: &Snapshot, index: usize, name_width: usize) -> String {
     )
 }
 
-fn device(snapshot: &Snapshot, index: usize) -> Option<&DeviceProgress> {
+/// Whether devices share samples.
+fn shares(snapshot: &Snapshot) -> bool {
+    snapshot.progress.as_ref().is_some_and(|progress| progress.injection.is_some())
+}
+
+pub(super) fn device(snapshot: &Snapshot, index: usize) -> Option<&DeviceProgress> {
     snapshot.progress.as_ref().and_then(|progress| progress.devices.get(index))
 }
 
@@ -136,7 +155,7 @@ fn state(device: &DeviceProgress, stream: Option<&StreamView>) -> String {
 }
 
 /// All devices where they fit, otherwise the worst first.
-fn chosen_rows(snapshot: &Snapshot) -> Vec<usize> {
+pub(super) fn chosen_rows(snapshot: &Snapshot) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..snapshot.devices.len()).collect();
     if rows.len() > MAX_ROWS {
         let badness = |index: &usize| {
@@ -179,74 +198,12 @@ fn devices_in_brief(progress: &Progress) -> String {
 #[cfg(test)]
 mod tests {
     use scadles_api::{
-        Ledger, Phase,
-        progress::{CompressionProgress, Evaluation, TopK},
+        job::InjectionMode,
+        progress::{CompressionProgress, InjectionProgress},
     };
 
     use super::*;
-
-    fn progress() -> Progress {
-        let device = |name: &str, rate: f64, batch, weight, buffered| DeviceProgress {
-            name: name.to_owned(),
-            ledger: Ledger { buffered, ..Ledger::default() },
-            stream_rate: rate,
-            local_batch: batch,
-            aggregation_weight: weight,
-            oldest_seconds: 0.4,
-            state: BufferState::Healthy,
-            ..DeviceProgress::default()
-        };
-        Progress {
-            protocol: scadles_api::PROTOCOL_VERSION,
-            device: "device-0".to_owned(),
-            attempt: 1,
-            rank: 0,
-            phase: Phase::Training,
-            step: 214,
-            samples: 29_104,
-            epoch: 0.58,
-            loss: Some(1.4123),
-            learning_rate: 0.05,
-            window_seconds: 0.25,
-            step_seconds: 0.25,
-            samples_per_second: 544.0,
-            train_seconds: 53.0,
-            compression: None,
-            evaluation: Some(Evaluation {
-                step: 200,
-                samples_trained: 27_000,
-                seconds: 50.0,
-                pictures: 2000,
-                loss: 1.5,
-                top_k: vec![TopK { accuracy_k: 1, share: 0.4731 }],
-                per_class: vec![],
-            }),
-            checkpoint: None,
-            durable_positions: vec![],
-            devices: vec![
-                device("device-0", 199.8, 50, 0.806, 1112),
-                device("device-1", 47.9, 12, 0.194, 31),
-            ],
-            last_words: None,
-        }
-    }
-
-    fn snapshot() -> Snapshot {
-        Snapshot {
-            job: "quickstart".to_owned(),
-            activity: "training".to_owned(),
-            attempt: 1,
-            seconds: 61.2,
-            completion: Completion::MaxSamples(60_000),
-            epoch_samples: 50_000,
-            progress: Some(progress()),
-            devices: vec!["device-0".to_owned(), "device-1".to_owned()],
-            streams: vec![
-                StreamView { asked: 200.0, waiting: None },
-                StreamView { asked: 48.0, waiting: Some(("for a checkpoint".to_owned(), 3.0)) },
-            ],
-        }
-    }
+    use crate::view::testing::{progress, snapshot};
 
     #[test]
     fn the_table_shows_each_device_under_the_facts_of_the_step() {
@@ -272,13 +229,37 @@ mod tests {
     #[test]
     fn a_job_with_compression_shows_how_often_and_how_much() {
         let mut compressed = progress();
-        compressed.compression =
-            Some(CompressionProgress { ratio: 0.1, sparse_steps: 107, vetoed_steps: 90, energy_loss: None });
+        compressed.compression = Some(CompressionProgress {
+            ratio: 0.1,
+            sparse_steps: 107,
+            vetoed_steps: 90,
+            ..CompressionProgress::default()
+        });
         for device in &mut compressed.devices {
             (device.bytes_sent, device.dense_bytes) = (300, 1000);
         }
         let text = line(&Snapshot { progress: Some(compressed), ..snapshot() });
         assert!(text.contains("window 0.25 s  CNC 0.50 at 0.1  bytes 30 % of dense  left"), "{text}");
+    }
+
+    #[test]
+    fn a_job_whose_devices_share_samples_shows_how_many() {
+        let mut sharing = progress();
+        sharing.injection = Some(InjectionProgress {
+            mode: InjectionMode::Move,
+            shared_samples: 1210,
+            bytes_sent: 3_718_330,
+        });
+        (sharing.devices[0].ledger.shared_out, sharing.devices[1].ledger.received) = (1210, 1210);
+        let sharing = Snapshot { progress: Some(sharing), ..snapshot() };
+        assert!(
+            line(&sharing).contains("window 0.25 s  Move: 1 210 samples shared  left"),
+            "{}",
+            line(&sharing)
+        );
+        let lines = table(&sharing);
+        assert!(lines[2].ends_with("weight     shared   received  state"), "{}", lines[2]);
+        assert!(lines[3].ends_with(" 0.806      1 210          0  Healthy"), "{}", lines[3]);
     }
 
     #[test]

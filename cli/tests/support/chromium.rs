@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use scadles::report::html::POLICY;
@@ -71,16 +71,55 @@ pub fn look(page: &Path, window: Window, scratch: &Path) -> Findings {
     let copy = scratch.join(format!("checked-{}-{}.html", window.width, window.dark));
     std::fs::write(&copy, checked).unwrap();
     let output = chromium(window, scratch).arg("--dump-dom").arg(&copy).output().unwrap();
-    let dom = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let found = dom.split("<pre id=\"findings\">").nth(1).and_then(|rest| rest.split("</pre>").next());
-    let found = found.unwrap_or_else(|| panic!("the checks did not run:\n{said}"));
+    findings(&Seen::of(&output))
+}
+
+/// A page after a while, as a browser has it.
+pub struct Seen {
+    pub dom: String,
+    pub console: Vec<String>,
+}
+
+impl Seen {
+    fn of(output: &Output) -> Self {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Self {
+            dom: String::from_utf8_lossy(&output.stdout).into_owned(),
+            console: said.lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned).collect(),
+        }
+    }
+
+    /// A number in the document's own attributes.
+    pub fn data(&self, name: &str) -> u64 {
+        let value = self.dom.split(&format!("data-{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no data-{name}:\n{}", self.dom))
+    }
+}
+
+/// Opens the page at an address and leaves it alone for so many seconds of its own time, which passes as quickly as the
+/// answers to its requests come.
+pub fn open(address: &str, window: Window, seconds: u64, scratch: &Path) -> Seen {
+    let mut command = chromium(window, scratch);
+    command.arg(format!("--virtual-time-budget={}", seconds * 1_000)).arg("--dump-dom").arg(address);
+    Seen::of(&command.output().unwrap())
+}
+
+/// The checks as a script that a page may run by itself, once it has been brought up to date so many times.
+pub fn checks_after(updates: u64) -> String {
+    format!(
+        "const looking = setInterval(() => {{ if (!(Number(document.documentElement.dataset.updates) >= {updates})) return; \
+         clearInterval(looking);\n{CHECKS}\n}}, 50);"
+    )
+}
+
+/// What the checks have written into a page.
+pub fn findings(seen: &Seen) -> Findings {
+    let found = seen.dom.split("<pre id=\"findings\">").nth(1).and_then(|rest| rest.split("</pre>").next());
+    let found = found.unwrap_or_else(|| panic!("the checks did not run:\n{:?}\n{}", seen.console, seen.dom));
     let mut lines = found.lines();
     let plots = lines.next().unwrap().parse().unwrap();
     let ground = lines.next().unwrap().to_owned();
-    let mistakes = lines
-        .map(str::to_owned)
-        .chain(said.lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned));
+    let mistakes = lines.map(str::to_owned).chain(seen.console.iter().cloned());
     Findings { plots, mistakes: mistakes.collect(), ground }
 }
 

@@ -57,20 +57,20 @@ impl Finished {
     }
 
     /// Samples per second of a device: between 20 and 200, each its own.
-    fn rate(device: usize) -> f64 {
+    pub fn rate(device: usize) -> f64 {
         20.0 + (device * 73 % 181) as f64
     }
 
-    fn batch(device: usize, step: u64) -> u64 {
+    pub fn batch(device: usize, step: u64) -> u64 {
         (Self::rate(device) * STEP) as u64 + (step * 7 + device as u64 * 3) % 5
     }
 
-    fn global_batch(&self, step: u64) -> u64 {
+    pub fn global_batch(&self, step: u64) -> u64 {
         (0..self.devices).map(|device| Self::batch(device, step)).sum()
     }
 
     /// Samples of the steps up to this one.
-    fn samples(&self, steps: u64) -> u64 {
+    pub fn samples(&self, steps: u64) -> u64 {
         (1..=steps).map(|step| self.global_batch(step)).sum()
     }
 
@@ -91,6 +91,7 @@ impl Finished {
         let steps = (seconds * slowest / 64.0) as u64;
         RunReport {
             compression: None,
+            injection: None,
             version: REPORT_VERSION,
             outcome: self.outcome,
             message: self.message.clone(),

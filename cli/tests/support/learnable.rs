@@ -34,11 +34,18 @@ pub struct Settings {
     /// A rule's name, or the whole member `batch`.
     pub rule: &'static str,
     pub steps: u64,
+    /// Further members of `spec.stream` and `spec.training`, each with a comma behind it.
+    pub stream: &'static str,
+    pub training: &'static str,
+    /// The member `injection`, or nothing.
+    pub injection: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { name: "learnable", policy: "Persistence", rule: "LineRate", steps: 60 }
+        let (stream, training, injection) = ("", "", "");
+        let policy = "Persistence";
+        Self { name: "learnable", policy, rule: "LineRate", steps: 60, stream, training, injection }
     }
 }
 
@@ -47,7 +54,8 @@ pub fn job(folder: &Path, settings: &Settings) -> PathBuf {
     let data = folder.join("records.bin");
     std::fs::write(&data, records()).unwrap();
     let data = data.display();
-    let Settings { name, policy, rule, steps } = settings;
+    let Settings { name, policy, rule, steps, stream, training, injection } = settings;
+    let injection = if injection.is_empty() { String::new() } else { format!("  injection: {injection}\n") };
     let rule = if rule.starts_with('{') { (*rule).to_owned() } else { format!("{{rule: {rule}}}") };
     let text = format!(
         "apiVersion: scadles.io/v1alpha1
@@ -55,13 +63,13 @@ kind: ScadlesJob
 metadata: {{name: {name}}}
 spec:
   model: {{name: Mlp, numClasses: 10, inputShape: [1, 8, 8]}}
-  training: {{optimizer: {{learningRate: 0.05}}}}
+  training: {{{training}optimizer: {{learningRate: 0.05}}}}
   devices: {{count: 3}}
-  stream: {{policy: {policy}, batch: {rule}, transform: {{mean: [0.5], std: [0.25]}}}}
+  stream: {{{stream}policy: {policy}, batch: {rule}, transform: {{mean: [0.5], std: [0.25]}}}}
   producer:
     dataset: {{name: Files, files: {{path: {data}}}}}
     rates: {{list: [210, 97, 31]}}
-  evaluation: {{dataset: {{name: Files, files: {{path: {data}}}}}, everySteps: 20, samples: 500, topK: [1, 5]}}
+{injection}  evaluation: {{dataset: {{name: Files, files: {{path: {data}}}}}, everySteps: 20, samples: 500, topK: [1, 5]}}
   checkpoint: {{everySteps: 10}}
   completion: {{maxSteps: {steps}}}
   runPolicy: {{maxRestarts: 4, startDeadlineSeconds: 60, collectiveSeconds: 20, stopGraceSeconds: 10}}

@@ -3,9 +3,12 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary includes it and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod account;
+pub mod book;
 pub mod chromium;
 pub mod finished;
 pub mod learnable;
+pub mod replay;
 pub mod running;
 
 use std::{
@@ -99,13 +102,18 @@ pub fn scadles(worker: &Path) -> Command {
 }
 
 /// Waits for the end of a process; kills it and fails when it does not come.
-pub fn finish(mut child: Child) -> Output {
-    let deadline = Instant::now() + PATIENCE;
+pub fn finish(child: Child) -> Output {
+    finish_within(PATIENCE, child)
+}
+
+/// The same for what takes longer.
+pub fn finish_within(patience: Duration, mut child: Child) -> Output {
+    let deadline = Instant::now() + patience;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();
             let output = child.wait_with_output().unwrap();
-            panic!("still running after {PATIENCE:?}:\n{}", text(&output));
+            panic!("still running after {patience:?}:\n{}", text(&output));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

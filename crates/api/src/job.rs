@@ -14,12 +14,16 @@ use crate::units::ByteSize;
 mod cluster;
 mod compression;
 mod data;
+mod format;
+mod injection;
 #[cfg(feature = "crd")]
 pub mod rules;
 
 pub use cluster::*;
 pub use compression::*;
 pub use data::*;
+pub use format::*;
+pub use injection::*;
 
 /// A streaming training job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,7 +89,7 @@ pub struct Metadata {
         printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
     )
 )]
-#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_RATE_PER_DEVICE, validation = rules::TARGET_NEEDS_EVALUATION, validation = rules::MODEL_IS_FIXED, validation = rules::DEVICE_COUNT_IS_FIXED, validation = rules::DEVICE_NAMES_ARE_FIXED, validation = rules::KAFKA_WHILE_SUSPENDED, validation = rules::STORAGE_WHILE_SUSPENDED, validation = rules::OUTPUT_WHILE_SUSPENDED, validation = rules::MANAGED_BY_IS_FIXED))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_RATE_PER_DEVICE, validation = rules::TARGET_NEEDS_EVALUATION, validation = rules::STREAM_END_AND_END, validation = rules::END_WITHOUT_PRODUCER, validation = rules::ONE_WEIGHT_PER_CLASS, validation = rules::SHARING_IS_OPTED_IN, validation = rules::SHARE_OF_A_BATCH, validation = rules::MODEL_IS_FIXED, validation = rules::DEVICE_COUNT_IS_FIXED, validation = rules::DEVICE_NAMES_ARE_FIXED, validation = rules::KAFKA_WHILE_SUSPENDED, validation = rules::STORAGE_WHILE_SUSPENDED, validation = rules::OUTPUT_WHILE_SUSPENDED, validation = rules::MANAGED_BY_IS_FIXED))]
 #[serde(rename_all = "camelCase")]
 pub struct ScadlesJobSpec {
     /// The network.
@@ -110,6 +114,9 @@ pub struct ScadlesJobSpec {
     /// Compression of gradients. Left out: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
+    /// Samples that devices share, as they are. Left out: none; every sample is trained where it arrived.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub injection: Option<InjectionSpec>,
     /// When and where training state is saved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointSpec>,
@@ -135,7 +142,8 @@ pub struct ScadlesJobSpec {
     pub managed_by: Option<String>,
 }
 
-/// Built-in networks.
+/// Networks: built-in ones, and your own. Those of convolutions have torchvision's parameters, GroupNorm in BatchNorm's place;
+/// numbers of parameters are those for 3 channels and 10 labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum ModelName {
@@ -143,8 +151,49 @@ pub enum ModelName {
     Cnn,
     /// Two hidden layers of 128 units.
     Mlp,
-    /// ResNet-18 with a 3×3 stem for small images (11.2 million parameters).
+    /// ResNet-18 (11.2 million parameters).
     ResNet18,
+    /// ResNet-34 (21.3 million parameters).
+    ResNet34,
+    /// ResNet-50, of bottleneck blocks (23.5 million parameters).
+    ResNet50,
+    /// ResNet-152, of bottleneck blocks (58.2 million parameters).
+    ResNet152,
+    /// VGG-11, a norm after every convolution, no dropout (128.8 million parameters).
+    Vgg11,
+    /// VGG-16, likewise (134.3 million parameters).
+    Vgg16,
+    /// VGG-19, likewise (139.6 million parameters).
+    Vgg19,
+    /// Your own network, from the file that `torchScript` names.
+    TorchScript,
+}
+
+impl ModelName {
+    /// Whether it is a ResNet, which has a choice of stems.
+    pub const fn is_resnet(self) -> bool {
+        matches!(self, Self::ResNet18 | Self::ResNet34 | Self::ResNet50 | Self::ResNet152)
+    }
+}
+
+/// The first layers of a ResNet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+pub enum Stem {
+    /// A 3×3 convolution: for small pictures.
+    Cifar,
+    /// A 7×7 convolution and a 3×3 max-pool, both of stride 2, as in torchvision.
+    Imagenet,
+}
+
+impl Stem {
+    /// Sides from this one on get `Imagenet` by default, in pixels: its layers then still see 16×16 and not 8×8.
+    pub const SMALLEST_IMAGENET_SIDE: u32 = 64;
+
+    /// The default for pictures of this shape (channels, height, width).
+    pub fn of_pictures([_, height, width]: [u32; 3]) -> Self {
+        if height.min(width) < Self::SMALLEST_IMAGENET_SIDE { Self::Cifar } else { Self::Imagenet }
+    }
 }
 
 /// Normalisation between layers. Batch statistics are not offered before they can be agreed between ranks.
@@ -157,20 +206,37 @@ pub enum Normalization {
 
 /// The network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::FILE_OF_TORCH_SCRIPT, validation = rules::STEM_OF_RESNETS, validation = rules::NORMALIZATION_OF_BUILT_IN))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// Which network.
     pub name: ModelName,
-    /// Default `Group`.
+    /// Built-in networks only. Default `Group`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
-    /// Number of labels. Default 10.
+    /// Number of labels. Default 10; 100 with the format or the producer's data set `Cifar100`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<u32>,
     /// Channels, height, width of one sample. Default [3, 32, 32].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_shape: Option<[u32; 3]>,
+    /// ResNets only: the first layers. Default `Cifar` for pictures whose shorter side is below 64 pixels, else `Imagenet`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
+    /// `TorchScript` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub torch_script: Option<TorchScriptSpec>,
+}
+
+/// Your own network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct TorchScriptSpec {
+    /// A file written by `torch.jit.script(module).save(FILE)`, whose values training begins with. `scadles run` looks for it
+    /// beside the job file, a cluster below `/data` (`spec.data`).
+    pub path: String,
 }
 
 /// How the learning rate follows the global batch Σb (paper §IV).
@@ -187,7 +253,7 @@ pub enum LearningRateScaling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum Aggregation {
-    /// By samples: w_i = b_i/Σb.
+    /// By samples: w_i = b_i/Σb; with `classWeights` by the sums of their samples' weights.
     Weighted,
     /// Every device that took part counts the same.
     Uniform,
@@ -213,6 +279,9 @@ pub struct TrainingSpec {
     /// Default `Weighted`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregation: Option<Aggregation>,
+    /// What a sample of each class counts in the loss: one number of 0 or more per class. Default: all count the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<Vec<f64>>,
     /// Samples that make an epoch, all devices together. Default: the size of the producer's data set, else 50000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch_samples: Option<u64>,
@@ -243,24 +312,6 @@ pub struct OptimizerSpec {
     pub gamma: Option<f64>,
 }
 
-/// Layout of one record's payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
-pub enum RecordFormat {
-    /// One label byte, then channels × height × width bytes (3,073 for CIFAR-10, 785 for Fashion-MNIST).
-    CifarBinary,
-}
-
-/// Where a stream is read from when there is no checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
-pub enum StartFrom {
-    /// The oldest record that the broker still has.
-    Earliest,
-    /// Only what arrives after the start.
-    Latest,
-}
-
 /// What happens to samples that no batch has taken (paper §II-C, §IV).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
@@ -285,15 +336,28 @@ pub enum BatchRuleName {
 
 /// How samples become batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::IMAGE_OF_IMAGE, validation = rules::TENSOR_OF_TENSOR, validation = rules::TIMESTAMP_OF_TIMESTAMP, validation = rules::END_BEHIND_THE_START))]
 #[serde(rename_all = "camelCase")]
 pub struct StreamSpec {
     /// Default `CifarBinary`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<RecordFormat>,
+    pub format: Option<RecordFormatName>,
+    /// `Image` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSpec>,
+    /// `Tensor` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensor: Option<TensorSpec>,
     /// Default `Earliest`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_from: Option<StartFrom>,
+    pub start_from: Option<StartFromName>,
+    /// `startFrom: Timestamp` only: an RFC 3339 time such as `2026-05-04T08:30:00Z`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<String>,
+    /// When streams are over. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<StreamEndSpec>,
     /// Default `Persistence`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<StreamPolicy>,
@@ -351,10 +415,10 @@ pub struct FixedBatchSpec {
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TransformSpec {
-    /// Per channel, of values in [0, 1]. Default: of the producer's data set, else 0.5.
+    /// Per channel, of values in [0, 1]. Default: of the producer's data set, else 0.5; of tensors of `F32` 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f64>>,
-    /// Per channel, above 0. Default: of the producer's data set, else 0.25.
+    /// Per channel, above 0. Default: of the producer's data set, else 0.25; of tensors of `F32` 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f64>>,
     /// Zero padding around the picture before a random crop to its size; 0 = no crop. Default 0.
@@ -454,6 +518,9 @@ pub struct NamedDevice {
     /// Its topic. Default: from the template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
+    /// Whether its raw samples may leave it, with `spec.injection`. Default false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_data: Option<bool>,
 }
 
 /// When and where training state is saved.
@@ -494,7 +561,7 @@ pub struct EvaluationSpec {
 /// When the job is done: exactly one member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
-#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_COMPLETION))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::ONE_COMPLETION, validation = rules::STREAM_END_IS_TRUE))]
 #[serde(rename_all = "camelCase")]
 pub struct CompletionSpec {
     /// Epochs: each is `training.epochSamples` samples of all devices together.
@@ -509,6 +576,9 @@ pub struct CompletionSpec {
     /// Top-1 share of an evaluation, in (0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_accuracy: Option<f64>,
+    /// `true`: when all streams are over (`spec.stream.end`) and all that could be trained is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_end: Option<bool>,
 }
 
 /// Restarts, deadlines, patience.

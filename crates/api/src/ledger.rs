@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Where every sample of one device went, counted from the recorded start position of its stream
-/// (algorithms.md §3). Invariant: [`Ledger::is_balanced`].
+/// (algorithms.md §3). Invariant: [`Ledger::is_balanced`]; the last three columns are beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +22,12 @@ pub struct Ledger {
     pub lost: u64,
     /// Samples trained by steps that a restart rolled back; they are buffered again, or trained a second time.
     pub rolled_back: u64,
+    /// Samples given or copied to other devices, each counted once, at the device where it arrived.
+    #[serde(default)]
+    pub shared_out: u64,
+    /// Samples of other devices that this one trained.
+    #[serde(default)]
+    pub received: u64,
 }
 
 impl Ledger {
@@ -44,6 +50,8 @@ impl std::ops::Add for Ledger {
             rejected: self.rejected + other.rejected,
             lost: self.lost + other.lost,
             rolled_back: self.rolled_back + other.rolled_back,
+            shared_out: self.shared_out + other.shared_out,
+            received: self.received + other.received,
         }
     }
 }

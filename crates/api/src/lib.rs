@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod names;
 pub mod progress;
 pub mod report;
+pub mod samples;
 pub mod status;
 pub mod units;
 pub mod worker;

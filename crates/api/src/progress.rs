@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointRef, ExitCode, Ledger, PartitionPosition};
+use crate::{CheckpointRef, ExitCode, Ledger, PartitionPosition, job::InjectionMode};
 
 /// Where a worker stands within an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,9 @@ pub struct Progress {
     /// Compression so far, in jobs that have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionProgress>,
+    /// Shared samples so far, in jobs that have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injection: Option<InjectionProgress>,
     /// Latest evaluation, if any.
     pub evaluation: Option<Evaluation>,
     /// Last durable checkpoint.
@@ -93,7 +96,7 @@ pub struct DeviceProgress {
     pub ledger: Ledger,
     /// Measured from end offsets, samples per second.
     pub stream_rate: f64,
-    /// Batch of the last step.
+    /// b_i of the last step: what it took from the device's own stream.
     pub local_batch: u32,
     /// Weight in the last step.
     pub aggregation_weight: f64,
@@ -103,7 +106,7 @@ pub struct DeviceProgress {
     pub oldest_seconds: f64,
     /// State of the buffer.
     pub state: BufferState,
-    /// Seconds since the stream last grew.
+    /// Seconds since the stream last grew; 0 once it is over (`spec.stream.end`).
     pub silent_seconds: f64,
     /// Test-then-train Top-1 over the latest samples.
     pub prequential_accuracy: Option<f64>,
@@ -112,6 +115,9 @@ pub struct DeviceProgress {
     /// Bytes that the same steps would have handed over without compression; 0 in jobs without it.
     #[serde(default)]
     pub dense_bytes: u64,
+    /// Bytes of samples handed to the collectives for other devices, every copy counted, since the job began.
+    #[serde(default)]
+    pub sample_bytes_sent: u64,
     /// Seconds spent waiting for samples or for others, since the job began.
     pub wait_seconds: f64,
     /// Seconds of compute, exchange and update, since the job began.
@@ -124,14 +130,40 @@ pub struct DeviceProgress {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompressionProgress {
-    /// CR, the share of the elements that a sparse step sends.
+    /// CR, the share of the elements that a sparse step sends; their mean where steps differ.
     pub ratio: f64,
     /// Steps that sent only the largest elements.
     pub sparse_steps: u64,
+    /// Steps that sent all elements in half precision.
+    #[serde(default)]
+    pub half_steps: u64,
     /// Steps that sent all because ℓ was above δ.
     pub vetoed_steps: u64,
-    /// Mean energy loss ℓ that the gate looks at, in [0, 1]; `None` before the first step.
+    /// Mean energy loss ℓ that the gate looks at, in [0, 1], at the largest of the job's ratios; `None` before the first
+    /// step.
     pub energy_loss: Option<f64>,
+}
+
+/// Shared samples since the job began, along the surviving history; devices' shares are in their rows.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectionProgress {
+    /// What becomes of a shared sample.
+    pub mode: InjectionMode,
+    /// Samples shared, each counted once.
+    pub shared_samples: u64,
+    /// Bytes of samples that all devices together sent, every copy counted.
+    pub bytes_sent: u64,
+}
+
+/// Bytes that the paper counts per shared sample, once for all its copies (3 KB, §IV): for comparison with its figures.
+const PAPER_BYTES_PER_SAMPLE: u64 = 3 * 1024;
+
+impl InjectionProgress {
+    /// What the paper's accounting makes of it: 3 KB a sample, once.
+    pub const fn paper_bytes(&self) -> u64 {
+        self.shared_samples * PAPER_BYTES_PER_SAMPLE
+    }
 }
 
 /// Result of an evaluation over the held-out set.

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ExitCode, job::ScadlesJob, progress::Evaluation};
+use crate::{
+    ExitCode,
+    job::{InjectionMode, ScadlesJob},
+    progress::Evaluation,
+};
 
 /// Version of the report's format; grows when a field changes its meaning.
 pub const REPORT_VERSION: u32 = 1;
@@ -38,6 +42,9 @@ pub struct RunReport {
     /// Compression of gradients, in jobs that have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSummary>,
+    /// Shared samples, in jobs that have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injection: Option<InjectionSummary>,
     /// Per device.
     pub devices: Vec<DeviceReport>,
     /// Evaluations in order, by time and by samples.
@@ -54,10 +61,13 @@ pub struct RunReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompressionSummary {
-    /// CR, the share of the elements that a sparse step sends.
+    /// CR, the share of the elements that a sparse step sends; their mean where steps differ.
     pub ratio: f64,
     /// Steps that sent only the largest elements.
     pub sparse_steps: u64,
+    /// Steps that sent all elements in half precision.
+    #[serde(default)]
+    pub half_steps: u64,
     /// Steps that sent all because the gate was closed.
     pub vetoed_steps: u64,
     /// sparse steps / all steps (the paper's CNC ratio).
@@ -66,6 +76,20 @@ pub struct CompressionSummary {
     pub bytes_sent: u64,
     /// Bytes that the same steps would have handed over without compression.
     pub dense_bytes: u64,
+}
+
+/// What data injection did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectionSummary {
+    /// What became of a shared sample.
+    pub mode: InjectionMode,
+    /// Samples shared, each counted once.
+    pub shared_samples: u64,
+    /// Bytes of samples that all workers together sent, every copy counted.
+    pub bytes_sent: u64,
+    /// The same by the paper's accounting: 3 KB a sample, once.
+    pub paper_bytes: u64,
 }
 
 /// One device's columns.
@@ -87,6 +111,12 @@ pub struct DeviceReport {
     pub lost: u64,
     /// Samples trained by steps that a restart rolled back.
     pub rolled_back: u64,
+    /// Samples given or copied to other devices, each counted once.
+    #[serde(default)]
+    pub shared_out: u64,
+    /// Samples of other devices that this one trained.
+    #[serde(default)]
+    pub received: u64,
     /// Samples per second, measured over the run; arrived / seconds where it was too short to measure.
     pub rate_mean: f64,
     /// Samples per second that the producer was asked for, if any.

@@ -3,14 +3,15 @@
 //! `scadles-control::plan` makes these from a validated job; a worker never sees the raw spec. Everything that may change
 //! between attempts travels in [`crate::Attempt`] instead.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::job::{
-    Aggregation, DatasetName, EnergyOf, LearningRateScaling, ModelName, Normalization, RecordFormat,
-    SaslMechanism, StartFrom, StreamPolicy,
+    Aggregation, DatasetName, DonorChoice, EnergyOf, ImageFit, InjectionMode, LearningRateScaling, ModelName,
+    Normalization, ReplicateBatch, SaslMechanism, Stem, StreamPolicy, ValueType,
 };
+pub use crate::samples::{RecordFormat, SampleShape};
 
 /// The configuration of one worker: a file in the local body; in a cluster made from the job's file and the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +65,9 @@ pub struct JobConfig {
     /// Compression of gradients, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionConfig>,
+    /// Samples that devices share, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injection: Option<InjectionConfig>,
     /// Saved state.
     pub checkpoint: CheckpointConfig,
     /// Held-out evaluation, if any.
@@ -81,6 +85,13 @@ pub struct JobConfig {
     pub data_dir: PathBuf,
     /// Compute threads per worker.
     pub threads: u32,
+}
+
+impl JobConfig {
+    /// What one sample of the job is.
+    pub fn samples(&self) -> SampleShape {
+        SampleShape::new(self.stream.format, &self.model)
+    }
 }
 
 /// One device: a stream and the worker that trains on it.
@@ -144,17 +155,75 @@ pub struct ModelConfig {
     pub num_classes: u32,
     /// Channels, height, width.
     pub input_shape: [u32; 3],
+    /// First layers of a ResNet; `None` for other networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
+    /// File of a network that is not built in; `None` for those that are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torch_script: Option<TorchScriptConfig>,
+}
+
+/// A network of the user's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TorchScriptConfig {
+    /// The file; a relative path is below the folder of the data sets.
+    pub path: PathBuf,
+    /// Trained numbers in it; `None` where nobody has looked yet (in a cluster only the workers can).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u64>,
+}
+
+/// What the trainer says of a network that is not built in, on one line of standard output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ModelVerdict {
+    /// It can be trained.
+    Usable {
+        /// Trained numbers in it.
+        parameters: u64,
+    },
+    /// It cannot.
+    Refused {
+        /// What is wrong with it.
+        message: String,
+        /// What to do.
+        remedy: String,
+    },
 }
 
 impl ModelConfig {
-    /// Bytes of one picture: channels × height × width, one byte each.
-    pub fn picture_bytes(&self) -> usize {
-        self.input_shape.iter().map(|side| *side as usize).product()
+    /// A built-in network with its default norm and first layers.
+    pub fn built_in(name: ModelName, input_shape: [u32; 3], num_classes: u32) -> Self {
+        Self {
+            name,
+            normalization: Normalization::Group,
+            num_classes,
+            input_shape,
+            stem: name.is_resnet().then(|| Stem::of_pictures(input_shape)),
+            torch_script: None,
+        }
     }
 
-    /// Bytes of one `CifarBinary` record: a label byte and the picture.
-    pub fn record_bytes(&self) -> usize {
-        1 + self.picture_bytes()
+    /// The same network with the path of its file, if it has one and that is relative, below `folder`.
+    #[must_use]
+    pub fn below(&self, folder: &Path) -> Self {
+        let mut model = self.clone();
+        if let Some(file) = &mut model.torch_script {
+            file.path = folder.join(&file.path);
+        }
+        model
+    }
+
+    /// The same network without its file: what can be compared when that may lie elsewhere or is told apart by what it holds.
+    #[must_use]
+    pub fn without_file(&self) -> Self {
+        Self { torch_script: None, ..self.clone() }
+    }
+
+    /// Values of one picture: channels × height × width.
+    pub fn picture_values(&self) -> usize {
+        self.input_shape.iter().map(|side| *side as usize).product()
     }
 }
 
@@ -180,6 +249,9 @@ pub struct TrainingConfig {
     pub learning_rate_scaling: LearningRateScaling,
     /// How gradients are combined.
     pub aggregation: Aggregation,
+    /// What a sample of each class counts in the loss; empty: all count the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_weights: Vec<f32>,
     /// Samples of all devices that make an epoch.
     pub epoch_samples: u64,
     /// Seed of everything random.
@@ -194,6 +266,9 @@ pub struct StreamConfig {
     pub format: RecordFormat,
     /// Where a stream without checkpoint is read from.
     pub start_from: StartFrom,
+    /// When a stream is over.
+    #[serde(default, skip_serializing_if = "StreamEnd::is_never")]
+    pub end: StreamEnd,
     /// What happens to samples that no batch has taken.
     pub policy: StreamPolicy,
     /// When a step starts, how large a batch is.
@@ -206,6 +281,52 @@ pub struct StreamConfig {
     pub buffer_bytes: u64,
     /// Share of undecodable records above which the job fails.
     pub max_rejected_share: f64,
+}
+
+impl StreamConfig {
+    /// Samples of this size that the arena has room for, its bytes shared equally by the partitions.
+    pub fn samples_that_fit(&self, sample_bytes: usize, partitions: u32) -> u64 {
+        let partitions = u64::from(partitions.max(1));
+        self.buffer_bytes / partitions / (sample_bytes as u64).max(1) * partitions
+    }
+}
+
+/// Where a stream without checkpoint is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all_fields = "camelCase")]
+pub enum StartFrom {
+    /// The oldest record that the broker still has.
+    Earliest,
+    /// Only what arrives after the start.
+    Latest,
+    /// The first record that is as new as this.
+    Timestamp {
+        /// Milliseconds since the Unix epoch.
+        unix_millis: i64,
+    },
+}
+
+/// When a stream is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all_fields = "camelCase")]
+pub enum StreamEnd {
+    /// Never.
+    #[default]
+    Never,
+    /// Behind the records that were there when the job first looked.
+    OffsetsAtStart,
+    /// When no record has come for a while.
+    Idle {
+        /// For so long, while the broker answers.
+        seconds: f64,
+    },
+}
+
+impl StreamEnd {
+    /// Whether streams have no end.
+    pub fn is_never(&self) -> bool {
+        *self == Self::Never
+    }
 }
 
 /// When a step starts and how large a device's batch is (algorithms.md §1).
@@ -242,7 +363,7 @@ pub struct BatchBounds {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Transform {
-    /// Per channel, of values in [0, 1].
+    /// Per channel, of values in [0, 1]; of tensors of f32, as they are.
     pub mean: Vec<f32>,
     /// Per channel.
     pub std: Vec<f32>,
@@ -293,12 +414,35 @@ pub enum PartitionRule {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompressionConfig {
-    /// CR in (0, 1].
+    /// CR in (0, 1]; the least of them where the choice is free.
     pub ratio: f64,
+    /// Whether the ranks choose, step by step, what is quickest for what it loses: dense, half precision, a ratio.
+    #[serde(default)]
+    pub is_free: bool,
     /// δ of the gate; `None` compresses every step.
     pub delta: Option<f64>,
     /// Whose energy the gate looks at.
     pub energy_of: EnergyOf,
+}
+
+/// Samples that devices share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectionConfig {
+    /// What becomes of a shared sample.
+    pub mode: InjectionMode,
+    /// How large batches are beside copies; `Grow` with `Move`, which makes none.
+    pub batch: ReplicateBatch,
+    /// α in (0, 1].
+    pub donor_fraction: f64,
+    /// β in (0, 1].
+    pub shared_fraction: f64,
+    /// Which of the devices that may share do so in a step.
+    pub donors: DonorChoice,
+    /// Per device, in the order of `devices`: whether its raw samples may leave it.
+    pub may_share: Vec<bool>,
+    /// Most bytes of samples that one device sends in a step; `None`: no bound.
+    pub budget_bytes_per_step: Option<u64>,
 }
 
 /// Saved state.
@@ -370,6 +514,8 @@ pub enum Completion {
     MaxSamples(u64),
     /// Top-1 share of an evaluation.
     TargetAccuracy(f64),
+    /// All streams are over and trained.
+    StreamEnd,
 }
 
 /// Deadlines and patience, in seconds.
@@ -390,4 +536,21 @@ pub struct Limits {
     pub stop_grace_seconds: f64,
     /// A worker whose supervisor is silent for this long exits.
     pub orphan_seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_path_of_a_network_is_below_the_data_and_an_absolute_one_stays() {
+        let path = |path: &str| {
+            let file = TorchScriptConfig { path: path.into(), parameters: None };
+            let own = ModelConfig::built_in(ModelName::TorchScript, [1, 8, 8], 10);
+            let own = ModelConfig { torch_script: Some(file), ..own }.below(Path::new("/data"));
+            own.torch_script.unwrap().path
+        };
+        assert_eq!(path("nets/own.pt"), Path::new("/data/nets/own.pt"));
+        assert_eq!(path("/home/own.pt"), Path::new("/home/own.pt"));
+    }
 }

@@ -134,21 +134,21 @@ fn check_data(found: &mut Findings, spec: &ScadlesJobSpec) {
     let evaluation = spec.evaluation.as_ref().and_then(|it| it.dataset.as_ref());
     let evaluation = evaluation.map(|it| ("spec.evaluation.dataset", it));
     let sets: Vec<(&str, &DatasetSpec)> = producer.into_iter().chain(evaluation).collect();
-    if spec.data.is_none() && (!sets.is_empty() || spec.evaluation.is_some()) {
+    let model = spec.model.torch_script.as_ref().map(|file| &file.path);
+    if spec.data.is_none() && (!sets.is_empty() || spec.evaluation.is_some() || model.is_some()) {
         found.add(
             "spec.data",
             "",
-            "is missing: pods find data sets in a mounted volume only",
+            "is missing: pods find data sets and files of models in a mounted volume only",
             "give spec.data.image (scadles-data has Fashion-MNIST) or spec.data.persistentVolumeClaim.claimName",
         );
     }
-    for (path, set) in sets {
-        let file = set.files.as_ref().filter(|_| set.name == DatasetName::Files);
-        let Some(file) = file.filter(|file| file.path.starts_with('/') || file.path.contains("..")) else {
-            continue;
-        };
+    let files = sets.into_iter().filter(|(_, set)| set.name == DatasetName::Files);
+    let files = files.filter_map(|(at, set)| Some((format!("{at}.files.path"), &set.files.as_ref()?.path)));
+    let model = model.map(|path| ("spec.model.torchScript.path".to_owned(), path));
+    for (at, path) in files.chain(model).filter(|(_, path)| path.starts_with('/') || path.contains("..")) {
         let problem = format!("files are looked for below the data volume, {DATA_FOLDER}");
-        found.add(format!("{path}.files.path"), &file.path, problem, "give a path relative to the volume");
+        found.add(at, path, problem, "give a path relative to the volume");
     }
     let claim = spec.data.as_ref().and_then(|data| data.persistent_volume_claim.as_ref());
     check_claim(found, "spec.data.persistentVolumeClaim", claim);

@@ -1,5 +1,7 @@
 //! What a step costs, from documented constants: good for sizing and for comparing rules, not for promises. No I/O.
 
+mod networks;
+
 use scadles_api::worker::{BatchBounds, BatchRule, ModelConfig, ModelName};
 use scadles_core::sim::NetworkModel;
 pub use scadles_core::{
@@ -13,8 +15,14 @@ const HIGHEST_LOAD: f64 = 0.99;
 const EXCHANGE_BYTES_PER_SECOND: f64 = 5e8;
 /// Seconds that an exchange takes however small it is, per rank beyond the first.
 const EXCHANGE_LATENCY_SECONDS: f64 = 5e-4;
-/// Pixels of the pictures for which [`default_seconds_per_sample`] is given.
+/// Pixels of the pictures for which the small networks' seconds per sample are given.
 const REFERENCE_PIXELS: f64 = 1024.0;
+/// Forward and backward of one sample of ResNet-18 at 3×32×32, stem `Cifar`, on one core, in seconds.
+const RESNET18_SECONDS: f64 = 8e-2;
+/// Multiplications of its forward pass.
+const RESNET18_MULTIPLICATIONS: f64 = 555_422_720.0;
+/// Its parameters with 10 labels.
+const RESNET18_PARAMETERS: u64 = 11_173_962;
 
 /// Number of trained numbers of a network, as the trainer builds it (its tests compare the two).
 pub fn parameter_count(model: &ModelConfig) -> u64 {
@@ -27,21 +35,42 @@ pub fn parameter_count(model: &ModelConfig) -> u64 {
             convolutions + 2 * (16 + 32 + 64) + (64 * (height / 8) * (width / 8) + 1) * classes
         }
         ModelName::Mlp => (channels * height * width + 1) * 128 + (128 + 1) * 128 + (128 + 1) * classes,
-        // The stem follows the channels, the head the classes; the rest is fixed.
-        ModelName::ResNet18 => 11_166_976 + 64 * (9 * channels + 2) + 513 * classes,
+        // Where nobody has looked into the file: as many as ResNet-18 has.
+        ModelName::TorchScript => {
+            model.torch_script.as_ref().and_then(|file| file.parameters).unwrap_or(RESNET18_PARAMETERS)
+        }
+        _ => large_network(model).parameters,
     }
 }
 
-/// Forward and backward of one sample on one core, in seconds: a rough figure of a present-day laptop, proportional to
-/// the pixels of a picture.
+/// Size of a network of many layers; nothing for the others.
+fn large_network(model: &ModelConfig) -> networks::Size {
+    match model.name {
+        ModelName::Cnn | ModelName::Mlp | ModelName::TorchScript => networks::Size::default(),
+        ModelName::ResNet18 => networks::resnet(model, [2, 2, 2, 2], false),
+        ModelName::ResNet34 => networks::resnet(model, [3, 4, 6, 3], false),
+        ModelName::ResNet50 => networks::resnet(model, [3, 4, 6, 3], true),
+        ModelName::ResNet152 => networks::resnet(model, [3, 8, 36, 3], true),
+        ModelName::Vgg11 => networks::vgg(model, [1, 1, 2, 2, 2]),
+        ModelName::Vgg16 => networks::vgg(model, [2, 2, 3, 3, 3]),
+        ModelName::Vgg19 => networks::vgg(model, [2, 2, 4, 4, 4]),
+    }
+}
+
+/// Forward and backward of one sample on one core, in seconds: a rough figure of a present-day laptop. The small networks'
+/// is proportional to the pixels of a picture, the large ones' to their multiplications; a network of the user's own is
+/// taken to work its parameters as hard as ResNet-18.
 pub fn default_seconds_per_sample(model: &ModelConfig) -> f64 {
     let [_, height, width] = model.input_shape.map(f64::from);
-    let seconds = match model.name {
-        ModelName::Cnn => 8e-4,
-        ModelName::Mlp => 5e-5,
-        ModelName::ResNet18 => 8e-2,
-    };
-    seconds * (height * width / REFERENCE_PIXELS)
+    let pixels = height * width / REFERENCE_PIXELS;
+    match model.name {
+        ModelName::Cnn => 8e-4 * pixels,
+        ModelName::Mlp => 5e-5 * pixels,
+        ModelName::TorchScript => {
+            RESNET18_SECONDS * (parameter_count(model) as f64 / RESNET18_PARAMETERS as f64)
+        }
+        _ => RESNET18_SECONDS * (large_network(model).multiplications as f64 / RESNET18_MULTIPLICATIONS),
+    }
 }
 
 /// How many workers share a core, at least 1.
@@ -151,7 +180,7 @@ fn line_rate_window(highest_rate: f64, most: f64, cost: StepCost) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use scadles_api::worker::Normalization;
+    use scadles_api::worker::{Stem, TorchScriptConfig};
 
     use super::*;
 
@@ -160,7 +189,7 @@ mod tests {
     const S1: [f64; 8] = [50.0, 38.0, 12.0, 36.0, 34.0, 13.0, 82.0, 40.0];
 
     fn model(name: ModelName) -> ModelConfig {
-        ModelConfig { name, normalization: Normalization::Group, num_classes: 10, input_shape: [3, 32, 32] }
+        ModelConfig::built_in(name, [3, 32, 32], 10)
     }
 
     #[test]
@@ -170,7 +199,50 @@ mod tests {
             parameter_count(&model(ModelName::Mlp)),
             3072 * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10
         );
-        assert_eq!(parameter_count(&model(ModelName::ResNet18)), 11_173_962);
+        assert_eq!(parameter_count(&model(ModelName::ResNet18)), RESNET18_PARAMETERS);
+    }
+
+    /// torchvision's models of 1000 classes, their documentation's `num_params`.
+    const PUBLISHED: [(ModelName, u64); 7] = [
+        (ModelName::ResNet18, 11_689_512),
+        (ModelName::ResNet34, 21_797_672),
+        (ModelName::ResNet50, 25_557_032),
+        (ModelName::ResNet152, 60_192_808),
+        (ModelName::Vgg11, 132_868_840),
+        (ModelName::Vgg16, 138_365_992),
+        (ModelName::Vgg19, 143_678_248),
+    ];
+
+    #[test]
+    fn large_networks_count_as_published() {
+        for (name, parameters) in PUBLISHED {
+            let model = ModelConfig::built_in(name, [3, 224, 224], 1000);
+            assert_eq!(model.stem, name.is_resnet().then_some(Stem::Imagenet));
+            assert_eq!(parameter_count(&model), parameters, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_follow_the_multiplications() {
+        let seconds = |name| default_seconds_per_sample(&model(name));
+        assert!((seconds(ModelName::ResNet18) - RESNET18_SECONDS).abs() < 1e-12);
+        // torchvision's documentation counts 4.09 and 11.51 thousand million multiplications at 224×224.
+        for (name, giga) in
+            [(ModelName::ResNet50, 4.09), (ModelName::ResNet152, 11.51), (ModelName::Vgg19, 19.63)]
+        {
+            let large = large_network(&ModelConfig::built_in(name, [3, 224, 224], 1000));
+            assert!((large.multiplications as f64 / 1e9 / giga - 1.0).abs() < 0.01, "{name:?}: {large:?}");
+        }
+        assert!(seconds(ModelName::ResNet152) > 2.0 * seconds(ModelName::ResNet50));
+    }
+
+    #[test]
+    fn an_own_network_is_guessed_until_its_file_was_looked_into() {
+        let mut own = model(ModelName::TorchScript);
+        assert_eq!(parameter_count(&own), RESNET18_PARAMETERS);
+        own.torch_script = Some(TorchScriptConfig { path: "own.pt".into(), parameters: Some(1000) });
+        assert_eq!(parameter_count(&own), 1000);
+        assert!(default_seconds_per_sample(&own) < 1e-4);
     }
 
     #[test]

@@ -31,6 +31,16 @@ const CIFAR_10: DatasetFacts = DatasetFacts {
     std: &[0.24703, 0.24349, 0.26159],
 };
 
+const CIFAR_100: DatasetFacts = DatasetFacts {
+    label: "Cifar100",
+    input_shape: [3, 32, 32],
+    num_classes: 100,
+    train_samples: 50_000,
+    test_samples: 10_000,
+    mean: &[0.50708, 0.48655, 0.44092],
+    std: &[0.26733, 0.25644, 0.27615],
+};
+
 const FASHION_MNIST: DatasetFacts = DatasetFacts {
     label: "FashionMnist",
     input_shape: [1, 28, 28],
@@ -45,6 +55,7 @@ const FASHION_MNIST: DatasetFacts = DatasetFacts {
 pub const fn facts(name: DatasetName) -> Option<DatasetFacts> {
     match name {
         DatasetName::Cifar10 => Some(CIFAR_10),
+        DatasetName::Cifar100 => Some(CIFAR_100),
         DatasetName::FashionMnist => Some(FASHION_MNIST),
         DatasetName::Files => None,
     }

@@ -7,12 +7,14 @@ use scadles_api::{
     job::TopicManagement,
     worker::{
         BatchRule, BucketConfig, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl,
-        KafkaSecurity, ProducerConfig, StreamPolicy,
+        KafkaSecurity, ProducerConfig, StartFrom, StreamPolicy,
     },
 };
 
+use scadles_core::inject::{InjectionRule, donor_count, shared_of};
+
 use crate::{
-    cost::{StepCost, settle},
+    cost::{DeviceStep, StepCost, settle},
     mistake::{Findings, Mistakes},
     text,
     validate::{ValidatedJob, is_host_and_port},
@@ -125,7 +127,7 @@ pub struct ProducerPlan {
     pub config: ProducerConfig,
     /// To whom.
     pub devices: Vec<DeviceConfig>,
-    /// Size of every record.
+    /// Size of every record; pictures are mostly packed to less.
     pub record_bytes: usize,
     /// Bytes that a partition may hold beyond the last durable checkpoint before its producer waits; `None` = no bound.
     pub budget_bytes_per_partition: Option<u64>,
@@ -162,6 +164,7 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
     check_partition_quota(&mut found, job, &devices);
     let security = kafka_security(&mut found, job, body);
     note_limits(&mut notes, job, body, &devices);
+    note_injection(&mut notes, job, body);
     note_cluster_only(&mut notes, job, body);
     let topics = devices
         .iter()
@@ -175,7 +178,7 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
     let producer = job.producer.as_ref().map(|config| ProducerPlan {
         config: config.clone(),
         devices: devices.clone(),
-        record_bytes: job.model.record_bytes(),
+        record_bytes: job.samples().payload_bytes(),
         budget_bytes_per_partition: budget_bytes(body),
     });
     let kafka = KafkaConfig { bootstrap_servers: bootstrap_servers(body), security };
@@ -217,7 +220,7 @@ fn devices(job: &ValidatedJob, body: &Body) -> Vec<DeviceConfig> {
             name: device.name.clone(),
             topic: device.topic.clone(),
             partitions: job.topics.partitions.unwrap_or_else(|| match budget_bytes(body) {
-                Some(budget) => embedded_partitions(*rate, job.model.record_bytes(), seconds, budget),
+                Some(budget) => embedded_partitions(*rate, job.samples().payload_bytes(), seconds, budget),
                 None => 1,
             }),
         })
@@ -260,6 +263,14 @@ fn check_broker(
             None
         }
         BrokerKind::Embedded { bytes_per_partition, memory_bytes_of_machine, .. } => {
+            if matches!(job.stream.start_from, StartFrom::Timestamp { .. }) {
+                found.add(
+                    "spec.stream.startFrom",
+                    "Timestamp",
+                    "the embedded broker cannot look records up by their time, and has none of before",
+                    "use a real Kafka with --kafka HOST:PORT, or write Earliest",
+                );
+            }
             if job.producer.is_none() {
                 found.add(
                     "spec.producer",
@@ -297,9 +308,11 @@ fn check_partition_quota(found: &mut Findings, job: &ValidatedJob, devices: &[De
         BatchRule::Fixed { size } => size.max(job.stream.batch_bounds.max),
         BatchRule::StreamRate { .. } | BatchRule::LineRate => job.stream.batch_bounds.max,
     };
-    let record = job.model.record_bytes() as u64;
-    let partitions = u64::from(devices.iter().map(|device| device.partitions).max().unwrap_or(1));
-    let fits = job.stream.buffer_bytes / partitions / record * partitions;
+    let record = job.samples().sample_bytes();
+    let most = devices.iter().map(|device| device.partitions).max().unwrap_or(1);
+    let partitions = u64::from(most);
+    let fits = job.stream.samples_that_fit(record, most);
+    let record = record as u64;
     if fits < u64::from(largest) {
         found.add(
             "spec.stream.bufferBytes",
@@ -343,6 +356,45 @@ fn note_limits(notes: &mut Vec<String>, job: &ValidatedJob, body: &Body, devices
             "By a rough estimate {} of {} devices train more slowly than their samples arrive.",
             step.backlogged,
             devices.len()
+        ));
+    }
+}
+
+/// Raw samples that leave their device, and settings by which fewer do than the job's author may think.
+fn note_injection(notes: &mut Vec<String>, job: &ValidatedJob, body: &Body) {
+    let Some(config) = &job.injection else { return };
+    let devices = config.may_share.len();
+    if devices == 1 {
+        notes.push("Injection: one device has nobody to share with.".to_owned());
+        return;
+    }
+    let rule = InjectionRule::new(config, job.samples().sample_bytes() as u64, job.training.seed);
+    let willing = config.may_share.iter().filter(|may_share| **may_share).count();
+    notes.push(format!(
+        "Injection: raw samples of {willing} of {devices} devices leave them; in a step {} of these share {} % of \
+         their batches.",
+        rule.donor_count(),
+        config.shared_fraction * 100.0
+    ));
+    let wanted = donor_count(config.donor_fraction, devices);
+    if willing < wanted {
+        notes.push(format!(
+            "Injection: donorFraction {} asks for {wanted} donors in a step; {willing} of {devices} devices may share.",
+            config.donor_fraction
+        ));
+    }
+    let Some(producer) = &job.producer else { return };
+    let cost = StepCost::new(&job.model, devices, body.cores, None);
+    let settled = settle(job.stream.batch, job.stream.batch_bounds, &producer.rates, cost).devices;
+    let shares_none = |(device, may_share): (&DeviceStep, &bool)| {
+        *may_share && shared_of(config.shared_fraction, rule.own_batch(device.local_batch as u64)) == 0
+    };
+    let too_small = settled.iter().zip(&config.may_share).filter(|pair| shares_none(*pair)).count();
+    if too_small > 0 {
+        notes.push(format!(
+            "Injection: by a rough estimate the batches of {too_small} of {devices} devices are too small for \
+             sharedFraction {}: not one of their samples is shared.",
+            config.shared_fraction
         ));
     }
 }
@@ -403,6 +455,7 @@ fn job_config(job: &ValidatedJob, body: &Body, devices: Vec<DeviceConfig>, kafka
         stream: job.stream.clone(),
         producer: job.producer.clone(),
         compression: job.compression,
+        injection: job.injection.clone(),
         checkpoint: CheckpointConfig {
             root: root.unwrap_or_else(|| body.output_dir.join("checkpoints")),
             bucket: body.buckets.checkpoints.clone(),

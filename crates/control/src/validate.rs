@@ -5,6 +5,8 @@
 
 mod compression;
 mod data;
+mod injection;
+mod records;
 mod run;
 mod streams;
 mod training;
@@ -18,8 +20,8 @@ use scadles_api::{
     job::{Adoption, DeletionPolicy, SaslMechanism, TopicManagement},
     names,
     worker::{
-        Completion, CompressionConfig, EvaluationConfig, Limits, ModelConfig, ProducerConfig, StreamConfig,
-        TrainingConfig,
+        Completion, CompressionConfig, EvaluationConfig, InjectionConfig, Limits, ModelConfig,
+        ProducerConfig, SampleShape, StreamConfig, TrainingConfig,
     },
 };
 
@@ -59,6 +61,8 @@ pub struct ValidatedJob {
     pub producer: Option<ProducerConfig>,
     /// Compression of gradients; `None`: every step is dense.
     pub compression: Option<CompressionConfig>,
+    /// Samples that devices share; `None`: every sample is trained where it arrived.
+    pub injection: Option<InjectionConfig>,
     /// Saved state.
     pub checkpoint: ValidatedCheckpoint,
     /// Held-out evaluation.
@@ -69,6 +73,13 @@ pub struct ValidatedJob {
     pub limits: Limits,
     /// Fields that the job gives and that only a cluster honours.
     pub cluster_only: Vec<&'static str>,
+}
+
+impl ValidatedJob {
+    /// What one sample of the job is.
+    pub fn samples(&self) -> SampleShape {
+        SampleShape::new(self.stream.format, &self.model)
+    }
 }
 
 /// One device.
@@ -132,11 +143,15 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
     let (name, namespace) = head(&mut found, job);
     let devices = streams::devices(&mut found, job, &namespace);
     let count = devices.len();
-    let model = training::model(&mut found, &spec.model);
+    let format = records::format(&mut found, spec.stream.as_ref());
+    let model = training::model(&mut found, spec, format);
+    records::fits_model(&mut found, format, &model);
     let producer_facts = spec.producer.as_ref().and_then(|it| crate::dataset::facts(it.dataset.name));
-    let training = training::training(&mut found, spec, producer_facts);
-    let stream = streams::stream(&mut found, spec, &model, producer_facts);
-    let data = data::Data { model: &model, seed: training.seed, devices: count };
+    let training = training::training(&mut found, spec, &model, producer_facts);
+    let samples = SampleShape::new(format, &model);
+    let stream = streams::stream(&mut found, spec, samples, producer_facts);
+    let injection = injection::injection(&mut found, spec, count, &stream, samples);
+    let data = data::Data { model: &model, format, seed: training.seed, devices: count };
     let producer = spec.producer.as_ref().map(|given| data.producer(&mut found, given));
     let evaluation = spec.evaluation.as_ref().map(|given| data.evaluation(&mut found, given, spec));
     let validated = ValidatedJob {
@@ -151,8 +166,9 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
         stream,
         producer,
         compression: compression::compression(&mut found, spec.compression.as_ref()),
+        injection,
         checkpoint: run::checkpoint(&mut found, spec.checkpoint.as_ref()),
-        completion: run::completion(&mut found, &spec.completion, evaluation.as_ref()),
+        completion: run::completion(&mut found, spec, evaluation.as_ref()),
         evaluation,
         limits: run::limits(&mut found, spec.run_policy.as_ref()),
         cluster_only: crate::cluster::fields_given(spec),

@@ -27,12 +27,29 @@ const SECTIONS: [(&str, &str); 4] = [
         "What belongs together",
         "- `spec.devices`, `spec.completion`, `spec.producer.rates` and `spec.checkpoint.storage`: exactly one member.\n\
          - `spec.stream.batch.windowSeconds` belongs to the rule `StreamRate`, `spec.stream.batch.fixed` to `Fixed`,\n\
-         \x20 `spec.producer.labelSkew` to the partition `LabelSkew`, `files` to the data set `Files`.\n\
-         - `spec.compression.ratio` belongs to the modes `Static` and `Adaptive`, `delta` and `energyOf` to `Adaptive`.\n\
-         - `spec.stream.batch.min` is at most `max`; `spec.stream.bufferBytes` has room for a batch of `max` records.\n\
+         \x20 `spec.producer.labelSkew` to the partition `LabelSkew`, `files` to the data set `Files`,\n\
+         \x20 `spec.model.torchScript` to the model `TorchScript`, `spec.model.stem` to the ResNets.\n\
+         - `spec.stream.image` belongs to the format `Image`, `tensor` to `Tensor`, `timestamp` to `startFrom: Timestamp`,\n\
+         \x20 `end.idle` to the rule `Idle`.\n\
+         - Values of a record lie channel by channel, row by row. `Image` needs 1 channel (grey) or 3 (red, green, blue);\n\
+         \x20 pictures that are scaled have at most 8,388,608 pixels and 8,192 a side, and take up to about 100 MB while they are\n\
+         \x20 decoded. Values of `F32` are finite. A record that is otherwise, or has no label, is `rejected`.\n\
+         - `numClasses` is at most 256 with `CifarBinary`, 100 with `Cifar100`, 1,024 with `Image` and `Tensor`;\n\
+         \x20 `spec.training.classWeights` has so many entries, not all 0.\n\
+         - A producer sends its data set in the stream's format: pictures as PNG files, `F32` as numbers from 0 to 1 (own files\n\
+         \x20 as they are). Records of `Cifar100` need a data set with coarse labels: `Cifar100` or `Files`.\n\
+         - `spec.completion.streamEnd` and a `spec.stream.end` other than `Never` need each other, and no `spec.producer`.\n\
+         \x20 `OffsetsAtStart` needs `policy: Persistence` and not `startFrom: Latest`; `idle.seconds` is below\n\
+         \x20 `spec.runPolicy.stallSeconds`. What lies behind an end is not counted as arrived.\n\
+         - The embedded broker knows no `startFrom: Timestamp`.\n\
+         - `spec.compression.ratio` belongs to the modes `Static`, `Adaptive` and `Auto`, `delta` and `energyOf` to the last two.\n\
+         - `spec.injection.replicate` belongs to the mode `Replicate`. `sharedFraction` times the largest batch is at least 1, and\n\
+         \x20 `budgetBytesPerStep` has room for a sample with its copies. `optIn: Named`, the default, needs a device with\n\
+         \x20 `shareData: true`: raw samples leave a device only where the job says so.\n\
+         - `spec.stream.batch.min` is at most `max`; `spec.stream.bufferBytes` has room for a batch of `max` samples.\n\
          - A data set with a name fits `spec.model.inputShape` and `numClasses`: Cifar10 is `[3, 32, 32]` with 10 labels,\n\
-         \x20 FashionMnist `[1, 28, 28]` with 10. `Cnn` and `ResNet18` need sides of at least 8 pixels; at most 16 channels\n\
-         \x20 and 512 pixels a side.\n\
+         \x20 Cifar100 the same with 100, FashionMnist `[1, 28, 28]` with 10. `Cnn` and the ResNets need sides of at least 8\n\
+         \x20 pixels, the VGGs of 32; at most 16 channels and 512 pixels a side.\n\
          - `spec.producer.rates.list` has one rate per device. Drawn rates (`uniform`, `normal`) follow from the seed and are\n\
          \x20 whole numbers from a mean of 4 on; draws at or below 0 are repeated.\n\
          - `spec.completion.targetAccuracy` needs `spec.evaluation.everySteps` above 0.\n\
@@ -48,7 +65,8 @@ const SECTIONS: [(&str, &str); 4] = [
         "What a cluster asks besides",
         "- `spec.kafka` is needed, with names that every namespace can resolve (`kafka.demo.svc:9092`).\n\
          - `spec.checkpoint.storage` needs `persistentVolumeClaim` or `s3`; `path` is for `scadles run` alone.\n\
-         - `spec.data` is needed where a data set is sent or evaluated; files are looked for below it.\n\
+         - `spec.data` is needed where a data set is sent or evaluated, or the model is `TorchScript`; files are\n\
+         \x20 looked for below it.\n\
          - `spec.model`, the devices' names and `spec.managedBy` never change; `spec.kafka`, `spec.output` and the storage of\n\
          \x20 checkpoints only while `spec.suspend` is true; every other change replaces the running attempt after a checkpoint.\n\
          - `scadles run` ignores what only a cluster honours, and says so.\n",
@@ -57,7 +75,8 @@ const SECTIONS: [(&str, &str); 4] = [
 ];
 
 /// Probed together with fields that make the path belong there.
-const CONTEXT: [(&str, &str, &str); 4] = [
+const CONTEXT: [(&str, &str, &str); 5] = [
+    ("spec.stream.end.idle.seconds", "spec.stream.end.rule", "Idle"),
     ("spec.stream.batch.fixed.size", "spec.stream.batch.rule", "Fixed"),
     ("spec.stream.batch.fixed", "spec.stream.batch.rule", "Fixed"),
     ("spec.stream.batch.windowSeconds", "spec.stream.batch.rule", "StreamRate"),

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{BatchRule, SHORTEST_WINDOW_SECONDS};
 use crate::compress::cost::LinkCost;
 use crate::compress::gate::{
-    CompressionDecision, CompressionReport, CompressionRule, CompressionState, EnergyStatistics,
+    CompressionDecision, CompressionReport, CompressionRule, CompressionState, EnergyStatistics, StepTimes,
 };
 use crate::device_stream::DeviceCheckpoint;
 use crate::evaluate::EvaluationCounts;
+use crate::inject::{InjectionPlan, InjectionRule, Offer};
 use crate::learning_rate::LearningRatePlan;
 use crate::partition_queue::BatchRange;
 use crate::weights::{Aggregation, Share, compute_weights};
@@ -38,6 +39,8 @@ pub struct AgreeSettings {
     pub learning_rate: LearningRatePlan,
     /// When gradients are compressed, if they ever are.
     pub compression: Option<CompressionRule>,
+    /// How devices share samples, if they do.
+    pub injection: Option<InjectionRule>,
     /// When the job is complete.
     pub completion: Completion,
     /// A checkpoint follows every so many steps; 0: only when asked for.
@@ -89,6 +92,7 @@ impl StopReason {
 
 /// What one rank says before a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each says something of its own, and all go together")]
 pub struct StepReport {
     /// Who.
     pub rank: usize,
@@ -98,7 +102,7 @@ pub struct StepReport {
     pub ready: bool,
     /// b_i, samples; 0: sits out.
     pub local_batch: u64,
-    /// Sum of the class weights of the batch; b_i without class weights.
+    /// Sum of the class weights of the batch, 0 or more; b_i without class weights.
     pub loss_mass: f64,
     /// EWMA of compute + exchange, in seconds.
     pub busy_seconds: f64,
@@ -106,10 +110,14 @@ pub struct StepReport {
     pub stream_rate: f64,
     /// Q_i, samples, local and at the broker.
     pub buffered: u64,
-    /// The batch in training order, for the journal.
+    /// The batch in training order, for the journal and for what is shared of it.
     pub ranges: Vec<BatchRange>,
+    /// Samples of the batch by label, where donors are chosen by them; else empty.
+    pub labels: Vec<u32>,
     /// Position and ledger of the device before the batch, for progress and checkpoint.
     pub stream: Option<DeviceCheckpoint>,
+    /// The device's stream is over, and all that could be trained of it is.
+    pub stream_ended: bool,
     /// This rank wants to stop.
     pub stop_requested: Option<StopReason>,
     /// Its request to stop asks for no checkpoint.
@@ -158,18 +166,22 @@ pub enum Action {
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepPlan {
-    /// b_i by rank.
+    /// b_i by rank: what is taken from the rank's own stream.
     pub local_batches: Vec<u64>,
+    /// Samples that each rank trains: b_i, less what it gives away, with what it gets from others.
+    pub trained_batches: Vec<u64>,
     /// w_i by rank.
     pub aggregation_weights: Vec<f64>,
     /// What a rank multiplies the sum of its samples' losses by.
     pub loss_scales: Vec<f64>,
-    /// Σb.
+    /// Σb, each sample once.
     pub global_batch: u64,
-    /// η_t.
+    /// η_t; follows Σ of the trained batches, copies counted.
     pub scaled_learning_rate: f64,
     /// How the gradients travel.
     pub compression: CompressionDecision,
+    /// Samples that travel before the ranks compute.
+    pub injection: InjectionPlan,
     /// Write a checkpoint after the step.
     pub checkpoint: bool,
     /// Evaluate after the step.
@@ -203,9 +215,19 @@ pub enum Error {
         /// The group's.
         expected: u64,
     },
-    /// A batch whose loss mass is not a positive number.
+    /// A batch that is not the records it lists, where some of them are to be shared.
+    #[error("failed to agree: rank {rank} has {local_batch} samples and lists {listed} records")]
+    Ranges {
+        /// The rank.
+        rank: usize,
+        /// b_i.
+        local_batch: u64,
+        /// Records of its ranges.
+        listed: u64,
+    },
+    /// A batch whose loss mass is negative or no number.
     #[error(
-        "failed to agree: rank {rank} has {local_batch} samples of loss mass {loss_mass}, not a positive number"
+        "failed to agree: rank {rank} has {local_batch} samples of loss mass {loss_mass}, not a number of 0 or more"
     )]
     LossMass {
         /// The rank.
@@ -294,8 +316,12 @@ fn in_rank_order<'a>(
         if step != state.step {
             return Err(Error::WrongStep { rank, step, expected: state.step });
         }
-        if local_batch > 0 && !(loss_mass.is_finite() && loss_mass > 0.0) {
+        if local_batch > 0 && !(loss_mass.is_finite() && loss_mass >= 0.0) {
             return Err(Error::LossMass { rank, local_batch, loss_mass });
+        }
+        let listed = offer(report).samples();
+        if settings.injection.is_some() && report.ready && listed != local_batch {
+            return Err(Error::Ranges { rank, local_batch, listed });
         }
     }
     Ok(ordered)
@@ -323,6 +349,9 @@ fn stop_reason(
         Completion::TargetAccuracy(target) => {
             evaluation.and_then(EvaluationCounts::top_1).is_some_and(|accuracy| accuracy >= target)
         }
+        Completion::StreamEnd => {
+            reports.len() == settings.world_size && reports.iter().all(|report| report.stream_ended)
+        }
     };
     complete.then_some(StopReason::Completed)
 }
@@ -347,24 +376,46 @@ fn plan_step(
     reports: &[&StepReport],
     global_batch: u64,
 ) -> StepPlan {
-    let shares: Vec<Share> = reports
-        .iter()
-        .map(|report| Share { local_batch: report.local_batch, loss_mass: report.loss_mass })
-        .collect();
+    let offers: Vec<Offer<'_>> = reports.iter().map(|report| offer(report)).collect();
+    let injection =
+        settings.injection.as_ref().map(|rule| rule.plan(state.step, &offers)).unwrap_or_default();
+    let local_batches: Vec<u64> = reports.iter().map(|report| report.local_batch).collect();
+    let trained_batches = injection.trained(&local_batches);
+    let share = |(rank, &local_batch)| Share { local_batch, loss_mass: loss_mass(reports, &injection, rank) };
+    let shares: Vec<Share> = trained_batches.iter().enumerate().map(share).collect();
     let weights = compute_weights(settings.aggregation, &shares);
+    let effective_batch = trained_batches.iter().sum();
     let next_step = state.step + 1;
     let due = |every: u64| every > 0 && next_step.is_multiple_of(every);
     StepPlan {
-        local_batches: shares.iter().map(|share| share.local_batch).collect(),
+        local_batches,
+        trained_batches,
         aggregation_weights: weights.aggregation_weights,
         loss_scales: weights.loss_scales,
         global_batch,
-        scaled_learning_rate: settings.learning_rate.scaled_learning_rate(state.samples, global_batch),
+        scaled_learning_rate: settings.learning_rate.scaled_learning_rate(state.samples, effective_batch),
         compression: CompressionDecision::Dense,
+        injection,
         checkpoint: due(settings.checkpoint_every_steps)
             || reports.iter().any(|report| report.checkpoint_requested),
         evaluate: due(settings.evaluate_every_steps),
     }
+}
+
+fn offer(report: &StepReport) -> Offer<'_> {
+    Offer { ranges: &report.ranges, labels: &report.labels }
+}
+
+/// Loss mass of what `rank` trains: a shared sample has the mean mass of its donor's batch.
+fn loss_mass(reports: &[&StepReport], injection: &InjectionPlan, rank: usize) -> f64 {
+    let own = reports[rank];
+    if injection.is_empty() {
+        return own.loss_mass;
+    }
+    let each = |report: &StepReport| report.loss_mass / report.local_batch.max(1) as f64;
+    let kept = own.local_batch - injection.given_away(rank);
+    let received = injection.received_by(rank).map(|part| part.samples() as f64 * each(reports[part.donor]));
+    kept as f64 * each(own) + received.sum::<f64>()
 }
 
 /// What the last step taught about compression: the state that a checkpoint after it holds. Reports in rank order.
@@ -383,8 +434,24 @@ fn decide_compression(
     let Some(rule) = &settings.compression else {
         return (CompressionDecision::Dense, state.compression);
     };
-    let link = LinkCost::slowest(reports.iter().filter_map(|report| report.compression).map(|it| it.link));
-    observed_compression(state, reports).decide(rule, &link)
+    let known = || reports.iter().filter_map(|report| report.compression);
+    let link = LinkCost::slowest(known().map(|it| it.link));
+    let compute = reports.iter().zip(known()).map(|(report, it)| report.busy_seconds - it.exchange_seconds);
+    let times =
+        StepTimes { compute: compute.fold(0.0, f64::max), least: least_step_seconds(settings, reports) };
+    observed_compression(state, reports).decide(rule, &link, &times)
+}
+
+/// No step is shorter, however quick its exchange: it waits for samples.
+fn least_step_seconds(settings: &AgreeSettings, reports: &[&StepReport]) -> f64 {
+    match settings.rule {
+        BatchRule::Fixed { size } => {
+            let rates = reports.iter().map(|report| report.stream_rate).filter(|rate| *rate > 0.0);
+            f64::from(size) / rates.fold(f64::INFINITY, f64::min)
+        }
+        BatchRule::StreamRate { window_seconds } => window_seconds,
+        BatchRule::LineRate => SHORTEST_WINDOW_SECONDS,
+    }
 }
 
 /// The newest tuning that every rank has; never an older one than before.

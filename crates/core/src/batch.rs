@@ -1,5 +1,8 @@
 //! When a device's window ends and how many samples it trains: the batch rules of algorithms §1. No I/O, no clock.
 //!
+//! What an ended stream still holds is trained to the last sample: in batches of at most the rule's size, or of `max` under
+//! `StreamRate`, whose windows bring nothing more; the bounds below do not count.
+//!
 //! Each rank drives one [`BatchClock`]: [`poll`](BatchClock::poll) until it is ready, report, then
 //! [`agreed`](BatchClock::agreed) with what the group decided and [`step_finished`](BatchClock::step_finished) with what
 //! the step took. A batch that was ready once does not change until the group has agreed: b_i is final in the report.
@@ -44,6 +47,20 @@ pub struct StreamView {
     pub stream_rate: f64,
     /// Q_i: samples in the local buffer and at the broker.
     pub buffered: u64,
+    /// Whether more will come.
+    pub supply: Supply,
+}
+
+/// What is to be expected of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Supply {
+    /// More may arrive.
+    #[default]
+    Flowing,
+    /// Nothing more arrives; the broker has some that is not here yet.
+    Ended,
+    /// Nothing more arrives, and all that is left is available.
+    AllHere,
 }
 
 /// What a device is waiting for.
@@ -70,7 +87,7 @@ pub struct StepTiming {
     pub busy_seconds: f64,
     /// Forward and backward of this rank alone.
     pub compute_seconds: f64,
-    /// b_i.
+    /// Samples trained: b_i, or what is left of it with those of others.
     pub local_batch: u64,
 }
 
@@ -127,6 +144,10 @@ impl BatchClock {
         }
         if let BatchRule::Fixed { size } = self.rule {
             let size = u64::from(size);
+            if view.available < size && view.supply == Supply::AllHere {
+                (self.short_since, self.short_seconds) = (None, 0.0);
+                return self.ready(view.available);
+            }
             if view.available < size {
                 // What has arrived and is not here yet is not the stream's delay.
                 if view.buffered < size {
@@ -148,14 +169,19 @@ impl BatchClock {
             return Readiness::NotBefore(ends);
         }
         let wanted = match self.rule {
-            BatchRule::StreamRate { .. } => self.close_stream_rate_window(now, started, view),
+            BatchRule::StreamRate { .. } => {
+                let quota = self.close_stream_rate_window(now, started, view);
+                if view.supply == Supply::Flowing { quota } else { u64::MAX }
+            }
             BatchRule::LineRate | BatchRule::Fixed { .. } => {
                 self.window_started = Some(next_start(now, ends, self.window_seconds * LINE_RATE_SLACK));
                 self.line_rate_batch(view).max(u64::from(self.bounds.min))
             }
         };
-        let local_batch = self.sit_out(wanted.min(view.available).min(u64::from(self.bounds.max)));
-        self.ready(local_batch)
+        let possible = wanted.min(view.available).min(u64::from(self.bounds.max));
+        // A rest that is too small for a batch would stay for ever once the stream is over.
+        let is_rest = view.supply == Supply::AllHere;
+        self.ready(if is_rest { possible } else { self.sit_out(possible) })
     }
 
     /// Closes the window that began at `started` and returns the quota in whole samples: what arrived in one window's length.

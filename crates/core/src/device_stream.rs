@@ -22,6 +22,9 @@ pub struct PartitionCheckpoint {
     pub next_offset: u64,
     /// What became of the offsets between the two.
     pub decided: Decided,
+    /// Where the stream ends, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_offset: Option<u64>,
 }
 
 /// Where one device stands in a checkpoint.
@@ -40,8 +43,18 @@ impl DeviceCheckpoint {
             start_offset,
             next_offset: start_offset,
             decided: Decided::default(),
+            end_offset: None,
         };
         Self { partitions: start_offsets.iter().map(partition).collect(), rolled_back: 0 }
+    }
+
+    /// The same stream, which ends at these offsets in partitions that did not know their end yet.
+    #[must_use]
+    pub fn ending_at(mut self, end_offsets: &[u64]) -> Self {
+        for (partition, &end) in self.partitions.iter_mut().zip(end_offsets) {
+            partition.end_offset.get_or_insert(end.max(partition.next_offset));
+        }
+        self
     }
 
     /// Every offset below the next one is in exactly one column.
@@ -83,7 +96,7 @@ pub enum Fetched {
 pub enum Acceptance {
     /// It is in the queue (or counted as rejected).
     Accepted,
-    /// Its offset was fetched or decided before (a message from before a seek): free the slot.
+    /// Its offset was fetched or decided before (a message from before a seek), or lies behind the stream's end: free the slot.
     Stale,
 }
 
@@ -181,7 +194,9 @@ impl DeviceStream {
     /// samples had been trained after the checkpoint and are trained again.
     pub fn resume(checkpoint: &DeviceCheckpoint, buffer_bytes: u64, rolled_back: u64) -> Result<Self, Error> {
         checkpoint.check()?;
-        let queue = |p: &PartitionCheckpoint| PartitionQueue::new(p.start_offset, p.next_offset, p.decided);
+        let queue = |p: &PartitionCheckpoint| {
+            PartitionQueue::new(p.start_offset, p.next_offset, p.decided).with_limit(p.end_offset)
+        };
         Ok(Self {
             queues: checkpoint.partitions.iter().map(queue).collect(),
             quota_bytes: buffer_bytes / checkpoint.partitions.len().max(1) as u64,
@@ -241,6 +256,9 @@ impl DeviceStream {
             return Ok(Acceptance::Stale);
         }
         queue.push_gap_up_to(offset);
+        if queue.limit().is_some_and(|limit| offset >= limit) {
+            return Ok(Acceptance::Stale);
+        }
         match record {
             Fetched::Sample(sample) => queue.push_sample(sample),
             Fetched::Rejected => queue.push_skip(Skip::Rejected, 1),
@@ -364,6 +382,7 @@ impl DeviceStream {
             rejected: seen.rejected,
             lost: seen.lost,
             rolled_back: self.rolled_back,
+            ..Ledger::default()
         }
     }
 
@@ -378,6 +397,7 @@ impl DeviceStream {
             start_offset: queue.start(),
             next_offset: queue.position(),
             decided: queue.decided(),
+            end_offset: queue.limit(),
         };
         DeviceCheckpoint {
             partitions: self.queues.iter().map(partition).collect(),

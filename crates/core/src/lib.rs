@@ -12,6 +12,7 @@
 //! | [`agree`] | what all ranks do next: step, wait or stop |
 //! | [`weights`], [`learning_rate`] | aggregation weights, the step's learning rate |
 //! | [`partition_queue`], [`device_stream`], [`ledger`] | which samples are trained, in which order, and that none is unaccounted for |
+//! | [`inject`] | which samples devices share, and who trains them |
 //! | [`outlook`] | which sample is expected in which row of the coming batch |
 //! | [`schedule`], [`rates`] | what a simulated stream sends; the papers' rate sets |
 //! | [`augment`] | the random crop and flip of one sample |
@@ -32,6 +33,7 @@ pub mod device_stream;
 pub mod evaluate;
 pub mod ewma;
 pub mod exchange_plan;
+pub mod inject;
 pub mod learning_rate;
 pub mod ledger;
 pub mod outlook;

@@ -96,13 +96,15 @@ impl Entry {
 
 /// FIFO of one partition.
 ///
-/// `start ≤ position ≤ fetched_end ≤ end`. Below `position` all is decided; between `position` and `fetched_end` lie the
+/// `start ≤ position ≤ fetched_end ≤ end ≤ limit`. Below `position` all is decided; between `position` and `fetched_end` lie the
 /// entries; the rest up to `end` is still at the broker.
 #[derive(Debug, Clone)]
 pub struct PartitionQueue {
     start: u64,
     position: u64,
     end: u64,
+    /// Where the stream ends, if it does: records from here on are none of it.
+    limit: Option<u64>,
     /// The end as the broker last said it; what was fetched since may reach beyond.
     observed_end: u64,
     entries: VecDeque<Entry>,
@@ -119,6 +121,7 @@ impl PartitionQueue {
             start,
             position,
             end: position,
+            limit: None,
             observed_end: position,
             entries: VecDeque::new(),
             decided,
@@ -126,6 +129,21 @@ impl PartitionQueue {
             samples: 0,
             bytes: 0,
         }
+    }
+
+    /// The same queue of a stream that ends before the record at `limit`.
+    pub(crate) fn with_limit(self, limit: Option<u64>) -> Self {
+        Self { limit: limit.map(|limit| limit.max(self.position)), ..self }
+    }
+
+    /// Where the stream ends, if it does.
+    pub fn limit(&self) -> Option<u64> {
+        self.limit
+    }
+
+    /// `offset`, or where the stream ends if that comes first.
+    pub fn within(&self, offset: u64) -> u64 {
+        self.limit.map_or(offset, |limit| offset.min(limit))
     }
 
     /// First offset of the recorded start position.
@@ -184,12 +202,12 @@ impl PartitionQueue {
     }
 
     pub(crate) fn raise_end(&mut self, end: u64) {
-        self.end = self.end.max(end);
+        self.end = self.end.max(self.within(end));
     }
 
     /// The low watermark is `low`: what was not fetched below it is lost. Returns whether the reader must seek.
     pub(crate) fn raise_low(&mut self, low: u64) -> bool {
-        let fetched_end = self.fetched_end();
+        let (low, fetched_end) = (self.within(low), self.fetched_end());
         if low <= fetched_end {
             return false;
         }
@@ -200,6 +218,7 @@ impl PartitionQueue {
 
     /// Offsets between `fetched_end` and `offset` hold no record.
     pub(crate) fn push_gap_up_to(&mut self, offset: u64) {
+        let offset = self.within(offset);
         let gap = offset.saturating_sub(self.fetched_end());
         if gap > 0 {
             self.push_skip(Skip::Gap, gap);

@@ -43,6 +43,13 @@ impl RandomStream {
         (self.word(index) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
+    /// A number of about the standard normal distribution: twelve even ones minus six (Irwin and Hall). Additions only, so
+    /// that no mathematics library has a say in the bits; it never leaves ±6.
+    pub fn normal(self, index: u64) -> f64 {
+        let first = index * 12;
+        (first..first + 12).map(|index| self.unit(index)).sum::<f64>() - 6.0
+    }
+
     /// A number in [0, bound); 0 for a bound of 0. The bias is below bound / 2^64.
     pub const fn below(self, index: u64, bound: u64) -> u64 {
         ((self.word(index) as u128 * bound as u128) >> 64) as u64
@@ -116,6 +123,17 @@ mod tests {
     const PINNED_WORDS: [u64; 3] =
         [6_508_596_784_743_280_115, 17_893_673_160_414_006_014, 8_438_080_830_296_065_651];
     const PINNED_PERMUTATION: [u64; 10] = [2, 1, 0, 6, 4, 9, 7, 8, 5, 3];
+
+    #[test]
+    fn normal_numbers_have_the_moments_of_the_normal_distribution() {
+        const COUNT: u64 = 100_000;
+        let stream = RandomStream::new(3, 2);
+        let moment = |power| (0..COUNT).map(|i| stream.normal(i).powi(power)).sum::<f64>() / COUNT as f64;
+        assert!(moment(1).abs() < 0.01, "mean {}", moment(1));
+        assert!((moment(2) - 1.0).abs() < 0.02, "variance {}", moment(2));
+        // 3 − 0.1: tails end at ±6.
+        assert!((moment(4) - 2.9).abs() < 0.1, "fourth moment {}", moment(4));
+    }
 
     #[test]
     fn unit_numbers_fill_the_interval_evenly() {

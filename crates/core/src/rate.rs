@@ -17,6 +17,7 @@ pub const POLL_SECONDS: f64 = 0.25;
 /// estimate; arrivals counted so far stay counted.
 #[derive(Debug, Clone, Default)]
 pub struct RateEstimator {
+    first_poll_seconds: Option<f64>,
     last_poll_seconds: Option<f64>,
     last_end: u64,
     arrived: u64,
@@ -38,6 +39,7 @@ impl RateEstimator {
         let Some(before_seconds) = self.last_poll_seconds.filter(|_| end_offset_total >= self.last_end)
         else {
             self.rate.reset();
+            self.first_poll_seconds.get_or_insert(now_seconds);
             self.last_end = end_offset_total;
             self.last_poll_seconds = Some(now_seconds);
             return;
@@ -74,6 +76,13 @@ impl RateEstimator {
         self.arrived
     }
 
+    /// For how long polls have seen no new sample, from the first poll on if they saw none at all, up to the last poll, in
+    /// seconds: what no poll has looked at does not count. `None` before the first poll.
+    pub fn quiet_seconds(&self) -> Option<f64> {
+        let since = self.last_arrival_seconds.or(self.first_poll_seconds)?;
+        Some(self.last_poll_seconds? - since)
+    }
+
     /// When a poll last saw new samples, in seconds; `None` before the first.
     pub fn last_arrival_seconds(&self) -> Option<f64> {
         self.last_arrival_seconds
@@ -101,6 +110,20 @@ mod tests {
             let measured = estimator.stream_rate().unwrap();
             assert!((measured / rate - 1.0).abs() <= 0.05, "{measured} for {rate}");
         }
+    }
+
+    #[test]
+    fn quiet_is_what_polls_have_seen_and_not_the_time_without_them() {
+        let mut estimator = RateEstimator::new();
+        assert_eq!(estimator.quiet_seconds(), None);
+        estimator.poll(2.0, 7);
+        estimator.poll(5.0, 7);
+        assert_eq!(estimator.quiet_seconds(), Some(3.0));
+        estimator.poll(6.0, 8);
+        assert_eq!(estimator.quiet_seconds(), Some(0.0));
+        // No poll for an hour, as while a broker is away.
+        estimator.poll(3606.0, 9);
+        assert_eq!(estimator.quiet_seconds(), Some(0.0));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! # Assumptions
 //! Every device keeps its own time of compute, all wait for the slowest, then the exchange takes the same for all.
-//! Shared samples (injection) travel while the step before computes, and take no time of their own.
+//! Shared samples (injection) travel while devices compute on those that they keep, and take no time of their own.
 
 use scadles_api::job::StreamPolicy;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub mod stream;
 pub mod summary;
 
 pub use exchange::{ExchangeModel, NetworkModel, Sent, SparseKind, SparseModel};
-pub use injection::{InjectionKind, InjectionModel};
+pub use injection::{InjectionMode, InjectionModel, InjectionVolume, ReplicateBatch};
 pub use stream::RateProfile;
 pub use summary::{DeviceSummary, SimSummary, Spread, Trace, TracePoint};
 
@@ -151,6 +151,17 @@ pub struct SimBatch {
     pub buffered: u64,
     /// EWMA of compute + exchange, in seconds.
     pub busy_seconds: f64,
+}
+
+/// What really happened in a step, where samples are trained.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Gradients.
+    pub sent: Sent,
+    /// Samples that each rank has trained.
+    pub trained: &'a [u64],
+    /// Samples that devices have shared.
+    pub shared: InjectionVolume,
 }
 
 /// One device in one simulated step.
@@ -309,11 +320,15 @@ impl Simulation {
             self.end = SimEnd::Complete;
             return false;
         }
+        let world_size = self.ranks.len();
         let mut agreed_seconds = self.now;
         for (index, rank) in self.ranks.iter_mut().enumerate() {
             if rank.become_ready(self.now, limits.seconds).is_err() {
                 self.end = SimEnd::Starved { rank: index };
                 return false;
+            }
+            if let Some(injection) = &self.settings.injection {
+                rank.local_batch = injection.own_batch(world_size, rank.local_batch);
             }
             agreed_seconds = agreed_seconds.max(rank.ready_seconds);
         }
@@ -325,26 +340,31 @@ impl Simulation {
         true
     }
 
-    /// The second half: the batches that were cut are trained, and what they have learned is exchanged; `sent` where that
-    /// is known, or else as the model has it.
-    pub fn train(&mut self, sent: Option<Sent>) -> &SimStep {
+    /// The second half: the batches that were cut are trained, and what they have learned is exchanged; as `known`, or else
+    /// as the models of exchange and injection have it.
+    pub fn train(&mut self, known: Option<Known<'_>>) -> &SimStep {
         let global_batch: u64 = self.ranks.iter().map(|rank| rank.local_batch).sum();
         let world_size = self.ranks.len();
         self.effective.clear();
         self.effective.extend(self.ranks.iter().map(|rank| rank.local_batch));
-        if let Some(injection) = self.settings.injection {
-            let volume = injection.share(self.donors.substream(self.steps), &mut self.effective);
-            self.totals.shared_samples += volume.shared_samples;
-            self.totals.injection_bytes += volume.sent_bytes;
-        }
+        let volume = match (known, self.settings.injection) {
+            (Some(known), _) => {
+                self.effective.copy_from_slice(known.trained);
+                known.shared
+            }
+            (None, Some(model)) => model.share(self.donors.substream(self.steps), &mut self.effective),
+            (None, None) => InjectionVolume::default(),
+        };
+        self.totals.shared_samples += volume.shared_samples;
+        self.totals.injection_bytes += volume.sent_bytes;
         let noise = self.settings.compute_noise;
         self.compute.clear();
         let pairs = self.ranks.iter().zip(&self.effective);
         self.compute.extend(pairs.map(|(rank, &trained)| rank.compute_seconds(trained, noise, self.steps)));
         let model = &self.settings.exchange;
-        let exchange = match sent {
+        let exchange = match known {
             None => model.of_step(self.steps, world_size),
-            Some(sent) => model.of_bytes(sent, world_size),
+            Some(known) => model.of_bytes(known.sent, world_size),
         };
         let slowest = self.compute.iter().copied().fold(0.0, f64::max);
         // The exchange ends for all when the slowest has computed.

@@ -1,4 +1,5 @@
-//! Aggregation weights w_i = b_i / Σb, the weight that is applied once, in the loss (algorithms §2). No I/O.
+//! Aggregation weights w_i = loss mass of rank i / Σ loss mass (b_i / Σb without class weights), the weight that is applied
+//! once, in the loss (algorithms §2). No I/O.
 
 pub use scadles_api::job::Aggregation;
 
@@ -19,6 +20,15 @@ pub struct Weights {
     /// w_i / loss mass of rank i: what the *sum* of a rank's weighted sample losses is multiplied by, so that the plain
     /// sum of all ranks' gradients is the aggregate.
     pub loss_scales: Vec<f64>,
+}
+
+/// What samples with these labels count in the loss: the sum of their classes' weights, in their order; their number without
+/// weights.
+pub fn loss_mass(class_weights: &[f32], labels: impl Iterator<Item = usize>) -> f64 {
+    if class_weights.is_empty() {
+        return labels.count() as f64;
+    }
+    labels.filter_map(|label| class_weights.get(label)).map(|weight| f64::from(*weight)).sum()
 }
 
 /// Weights for `shares` in rank order. A rank without samples or without mass has weight 0. The mass is summed in rank
@@ -55,6 +65,24 @@ mod tests {
         let weights = compute_weights(Aggregation::Weighted, &shares(&[0, 1, 7, 64]));
         assert_eq!(weights.aggregation_weights, [0.0, 1.0 / 72.0, 7.0 / 72.0, 64.0 / 72.0]);
         assert_eq!(weights.loss_scales, [0.0, 1.0 / 72.0, 1.0 / 72.0, 1.0 / 72.0]);
+    }
+
+    #[test]
+    fn with_class_weights_every_sample_counts_what_its_class_does() {
+        let class_weights = [0.5, 0.0, 2.0];
+        let batches: [&[usize]; 4] = [&[0, 0, 2], &[], &[1, 1], &[2]];
+        let shares = batches.map(|labels| Share {
+            local_batch: labels.len() as u64,
+            loss_mass: loss_mass(&class_weights, labels.iter().copied()),
+        });
+        assert_eq!(shares.map(|share| share.loss_mass), [3.0, 0.0, 0.0, 2.0]);
+        let weights = compute_weights(Aggregation::Weighted, &shares);
+        assert_eq!(weights.aggregation_weights, [0.6, 0.0, 0.0, 0.4]);
+        assert_eq!(weights.loss_scales, [0.2, 0.0, 0.0, 0.2]);
+        let uniform = compute_weights(Aggregation::Uniform, &shares);
+        assert_eq!(uniform.aggregation_weights, [0.5, 0.0, 0.0, 0.5], "without mass a device takes no part");
+        let massless = compute_weights(Aggregation::Weighted, &shares[1..3]);
+        assert_eq!(massless.loss_scales, [0.0, 0.0]);
     }
 
     #[test]

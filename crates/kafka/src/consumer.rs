@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::connection::{Context, KafkaConnection, refusal};
 use crate::error::{Error, Result, is_transient_code};
+use crate::format::LABEL_HEADER;
 use crate::offsets::{OffsetWatcher, PartitionOffsets};
 
 /// A seek forward over at most this many records reads past them: a real seek throws away what was prefetched.
@@ -93,6 +94,17 @@ impl Record<'_> {
     pub fn payload(&self) -> &[u8] {
         self.message.payload().unwrap_or_default()
     }
+
+    /// What its header [`LABEL_HEADER`] holds, if it has one with a value.
+    pub fn label(&self) -> Option<&[u8]> {
+        label_of(&self.message)
+    }
+}
+
+/// The value of a message's header [`LABEL_HEADER`]; of several the last, as Kafka's own clients take it.
+pub(crate) fn label_of<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
+    let headers = message.headers()?.iter().filter(|header| header.key == LABEL_HEADER);
+    headers.last().and_then(|header| header.value)
 }
 
 /// Reads all partitions of a topic from explicit offsets.
@@ -264,7 +276,7 @@ impl State {
                     None => self.outage(consumer, reason),
                 }
             }
-            other => match Error::from_client("read", &self.topic, other) {
+            other => match Error::from_client(&format!("read topic {:?}", self.topic), &self.topic, other) {
                 Error::Client { .. } if !matches!(other, KafkaError::MessageConsumptionFatal(_)) => {
                     tracing::warn!(topic = self.topic, error = %other, "unexpected error while reading");
                     self.outage(consumer, other.to_string());

@@ -1,7 +1,7 @@
 //! Everything between this workspace and Apache Kafka: connections, topics, streams in, streams out.
 //!
-//! Role: the only crate that links librdkafka. All of it is shell (I/O), except [`pacing`], the planning in [`topics`] and
-//! [`dataset`]'s decoding, which are plain functions over plain data.
+//! Role: the only crate that links librdkafka. All of it is shell (I/O), except [`pacing`], [`mod@format`], the planning in [`topics`]
+//! and [`dataset`]'s decoding, which are plain functions over plain data.
 //!
 //! One device is one topic; its samples are spread over the topic's partitions. Sample number `o · P + p` of a device
 //! lies in partition `p` of `P` at offset `o`, so that any record can be made again from its place alone.
@@ -12,6 +12,7 @@ pub mod connection;
 pub mod consumer;
 pub mod dataset;
 pub mod error;
+pub mod format;
 pub mod offsets;
 pub mod pacing;
 pub mod producer;
@@ -26,7 +27,9 @@ pub use connection::KafkaConnection;
 pub use consumer::{ConsumerOptions, Event, Record, StreamConsumer};
 pub use error::{Error, Result};
 pub use offsets::{OffsetWatcher, PartitionOffsets};
-pub use producer::{DeviceStream, PacedProducer, ProducerOptions, RecordSource, StreamStatistics};
+pub use producer::{
+    DeviceStream, OutgoingRecord, PacedProducer, ProducerOptions, RecordSource, StreamStatistics,
+};
 pub use read_range::{OwnedRecord, RangeReader};
 pub use security::{Credentials, Material, Sasl, Tls};
 pub use topics::{

@@ -102,6 +102,28 @@ impl OffsetWatcher {
         Ok(end)
     }
 
+    /// For every partition, the offset of its first record whose own time is `unix_millis` or later; where there is none, the
+    /// end that the last poll saw. The embedded broker never finds one.
+    pub fn find_time(&self, unix_millis: i64, deadline: Duration) -> Result<Vec<u64>> {
+        let question = |left| self.find_time_once(unix_millis, left);
+        with_retries(deadline, &self.client, question).map_err(|error| self.unanswered(deadline, &error))
+    }
+
+    fn find_time_once(&self, unix_millis: i64, left: Duration) -> std::result::Result<Vec<u64>, KafkaError> {
+        let mut found: Vec<u64> = self.last.iter().map(|reach| reach.end).collect();
+        found.resize(self.partitions as usize, 0);
+        let which = Offset::Offset(unix_millis);
+        let answer = ask_leaders(&self.client, &[(&self.topic, self.partitions)], which, left)?;
+        for element in answer.elements() {
+            element.error()?;
+            let place = found.get_mut(element.partition().cast_unsigned() as usize);
+            if let (Some(place), Offset::Offset(offset)) = (place, element.offset()) {
+                *place = offset.cast_unsigned();
+            }
+        }
+        Ok(found)
+    }
+
     fn ask(&self, which: Offset, deadline: Duration) -> Result<Vec<u64>> {
         let ask = || with_retries(deadline, &self.client, |left| self.ask_once(which, left));
         let mut answer = ask();
@@ -112,13 +134,15 @@ impl OffsetWatcher {
             self.client.poll(UNKNOWN_TOPIC_PAUSE);
             answer = ask();
         }
-        answer.map_err(|error| {
-            if self.is_missing(&error) {
-                return Error::TopicMissing { topic: self.topic.clone() };
-            }
-            let what = format!("ask for the offsets of topic {:?}", self.topic);
-            self.connection.unanswered(&what, deadline, &error, &self.client)
-        })
+        answer.map_err(|error| self.unanswered(deadline, &error))
+    }
+
+    fn unanswered(&self, deadline: Duration, error: &KafkaError) -> Error {
+        if self.is_missing(error) {
+            return Error::TopicMissing { topic: self.topic.clone() };
+        }
+        let what = format!("ask for the offsets of topic {:?}", self.topic);
+        self.connection.unanswered(&what, deadline, error, &self.client)
     }
 
     fn is_missing(&self, error: &KafkaError) -> bool {
@@ -133,21 +157,31 @@ impl OffsetWatcher {
 }
 
 /// One question about all partitions of all `topics` (name, partitions), which goes to each leader once: the protocol takes
-/// -1 (end) and -2 (first) for timestamps. `None` for a partition that does not exist.
-pub(crate) fn list_offsets(
+/// -1 (end) and -2 (first) for timestamps.
+fn ask_leaders(
     client: &BaseConsumer<Context>,
     topics: &[(&str, u32)],
     which: Offset,
     left: Duration,
-) -> std::result::Result<Vec<Vec<Option<u64>>>, KafkaError> {
+) -> std::result::Result<TopicPartitionList, KafkaError> {
     let mut list = TopicPartitionList::with_capacity(topics.iter().map(|(_, count)| *count as usize).sum());
     for (topic, partitions) in topics {
         for partition in 0..*partitions {
             list.add_partition_offset(topic, partition.cast_signed(), which)?;
         }
     }
+    client.offsets_for_times(list, left)
+}
+
+/// First or end offsets of all partitions of all `topics` (name, partitions). `None` for a partition that does not exist.
+pub(crate) fn list_offsets(
+    client: &BaseConsumer<Context>,
+    topics: &[(&str, u32)],
+    which: Offset,
+    left: Duration,
+) -> std::result::Result<Vec<Vec<Option<u64>>>, KafkaError> {
     let mut offsets = BTreeMap::new();
-    for element in client.offsets_for_times(list, left)?.elements() {
+    for element in ask_leaders(client, topics, which, left)?.elements() {
         match (element.error(), element.offset()) {
             (Ok(()), Offset::Offset(offset)) => {
                 let place = (element.topic().to_owned(), element.partition().cast_unsigned());

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::connection::{KafkaConnection, log_line, refusal};
 use crate::error::{Error, Result, code_of, is_transient_code};
+use crate::format::LABEL_HEADER;
 use crate::offsets::OffsetWatcher;
 use crate::pacing::{Cursor, Place, Schedule};
 
@@ -24,10 +25,36 @@ const TICK: Duration = Duration::from_millis(5);
 /// travels alone.
 pub const RECORD_OVERHEAD_BYTES: u64 = 96;
 
+/// Bytes that a label's header costs at the broker, at most.
+const LABEL_OVERHEAD_BYTES: u64 = 32;
+
+/// A record on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutgoingRecord<'a> {
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// The label of its header; `None`: it has no header.
+    pub label: Option<u32>,
+}
+
+impl OutgoingRecord<'_> {
+    /// Bytes that it costs at the broker, at most.
+    fn stored_bytes(&self) -> u64 {
+        let label = if self.label.is_some() { LABEL_OVERHEAD_BYTES } else { 0 };
+        self.payload.len() as u64 + RECORD_OVERHEAD_BYTES + label
+    }
+}
+
+impl<'a> From<&'a [u8]> for OutgoingRecord<'a> {
+    fn from(payload: &'a [u8]) -> Self {
+        Self { payload, label: None }
+    }
+}
+
 /// Makes records. A record is a pure function of device and number, so that it can be made again for a replay.
 pub trait RecordSource: Send {
-    /// The bytes of sample `number` of device `device` (its position in the list of streams).
-    fn record(&mut self, device: usize, number: u64) -> &[u8];
+    /// Sample `number` of device `device` (its position in the list of streams); the error says why there is none.
+    fn record(&mut self, device: usize, number: u64) -> std::result::Result<OutgoingRecord<'_>, String>;
 }
 
 /// One device's stream.
@@ -399,23 +426,27 @@ impl Sender {
     fn send_stream(&mut self, stream: &mut Stream, now: f64) -> Result<Option<WaitCause>> {
         for _ in 0..stream.due(now) {
             let place = stream.cursor.next_place();
-            let payload = self.source.record(stream.device, place.number);
-            let stored_bytes = payload.len() as u64 + RECORD_OVERHEAD_BYTES;
+            let made = self.source.record(stream.device, place.number);
+            let made = made.map_err(|reason| Error::Client { what: "make records".to_owned(), reason })?;
             let budget = self.options.budget_bytes_per_partition;
-            if !stream.cursor.may_send(place.partition, stored_bytes, budget) {
+            if !stream.cursor.may_send(place.partition, made.stored_bytes(), budget) {
                 return Ok(Some(WaitCause::Budget));
             }
-            let record: BaseRecord<'_, (), [u8], usize> =
+            let mut record: BaseRecord<'_, (), [u8], usize> =
                 BaseRecord::with_opaque_to(&stream.spec.topic, pack(stream.device, place))
                     .partition(place.partition.cast_signed())
-                    .payload(payload);
+                    .payload(made.payload);
+            if let Some(label) = made.label {
+                record = record.headers(label_header(label));
+            }
             match self.producer.send(record) {
                 Ok(()) => {}
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
                     return Ok(Some(WaitCause::Broker));
                 }
                 Err((error, _)) => {
-                    return Err(Error::from_client("send records", &stream.spec.topic, &error));
+                    let what = format!("send records to topic {:?}", stream.spec.topic);
+                    return Err(Error::from_client(&what, &stream.spec.topic, &error));
                 }
             }
             stream.cursor.advance(place);
@@ -423,6 +454,11 @@ impl Sender {
         }
         Ok(None)
     }
+}
+
+fn label_header(label: u32) -> OwnedHeaders {
+    let label = label.to_string();
+    OwnedHeaders::new_with_capacity(1).insert(Header { key: LABEL_HEADER, value: Some(&label) })
 }
 
 const OFFSET_BITS: u32 = 48;
@@ -498,7 +534,10 @@ impl ProducerContext for Deliveries {
                     waited: Duration::ZERO,
                     reason: error.to_string(),
                 }),
-                _ => self.shared.fail(Error::from_client("send records", &topic(), error)),
+                _ => {
+                    let what = format!("send records to topic {:?}", topic());
+                    self.shared.fail(Error::from_client(&what, &topic(), error));
+                }
             },
         }
     }

@@ -9,6 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::connection::{Context, KafkaConnection};
+use crate::consumer::label_of;
 use crate::error::{Error, Result, code_of, is_transient_code};
 
 /// Records read ahead per partition: a replay asks for the ranges of a partition one after the other.
@@ -21,6 +22,8 @@ pub struct OwnedRecord {
     pub offset: u64,
     /// Its bytes.
     pub payload: Vec<u8>,
+    /// What its header [`crate::format::LABEL_HEADER`] holds.
+    pub label: Option<Vec<u8>>,
 }
 
 /// Reads ranges of records of any topics over one client.
@@ -100,7 +103,8 @@ impl RangeReader {
                         && offset >= first
                     {
                         let payload = message.payload().unwrap_or_default().to_vec();
-                        records.push(OwnedRecord { offset, payload });
+                        let label = label_of(&message).map(<[u8]>::to_vec);
+                        records.push(OwnedRecord { offset, payload, label });
                     }
                 }
                 Some(Err(
@@ -137,7 +141,8 @@ mod tests {
 
     #[test]
     fn a_range_is_only_taken_from_what_is_known_completely() {
-        let known: Vec<_> = (10..20).map(|offset| OwnedRecord { offset, payload: vec![] }).collect();
+        let known: Vec<_> =
+            (10..20).map(|offset| OwnedRecord { offset, payload: vec![], label: None }).collect();
         assert_eq!(range(&known, 12, 3).unwrap()[0].offset, 12);
         assert_eq!(range(&known, 17, 3).unwrap().len(), 3);
         assert_eq!(range(&known, 18, 3), None);

@@ -1,33 +1,29 @@
-//! Real Kafka brokers for tests: started from `KAFKA_HOME` in a few seconds, killed, restarted, and removed.
+//! Real Kafka brokers for tests: started from `KAFKA_HOME` in a few seconds, killed, restarted, and removed. One, or three
+//! that copy each record ([`RealCluster`]); one that takes TLS and known users only; one of Kafka 3.9 with `ZooKeeper`.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::ffi::OsString;
+use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use scadles_api::worker::{KafkaConfig, KafkaSasl, KafkaSecurity, SaslMechanism};
 
 use crate::connection::KafkaConnection;
 
+mod cluster;
+mod process;
+mod quorum;
 mod secure;
 
+pub use cluster::RealCluster;
+use process::{Launch, Server};
+use quorum::{Quorum, start_zookeeper};
 use secure::SecureFiles;
 pub use secure::{PASSWORD, USER};
 
-/// How long a broker may take to start on a busy machine.
-const START_DEADLINE: Duration = Duration::from_secs(90);
-
-/// How long a broker may take to end in order.
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
-
 const CLUSTER_ID: &str = "c2NhZGxlcy10ZXN0LTAwMQ";
-
-/// Line in the broker's log that says it is ready.
-const READY: &str = "Kafka Server started";
 
 /// What can go wrong with a broker under test. The text is for the person who reads the failed test.
 #[derive(Debug, thiserror::Error)]
@@ -40,31 +36,40 @@ fn failed(what: &str, error: impl std::fmt::Display) -> TestingError {
     TestingError(format!("failed to {what}: {error}"))
 }
 
-/// Folder of Apache Kafka, from `KAFKA_HOME`; the error says how to get one.
+/// Folder of Apache Kafka 4, from `KAFKA_HOME`; the error says how to get one.
 pub fn kafka_home() -> Result<PathBuf> {
-    let home = std::env::var_os("KAFKA_HOME").map(PathBuf::from).ok_or_else(|| {
-        TestingError(
-            "KAFKA_HOME is not set, and this test needs a real Apache Kafka: set it to a folder of Kafka 4.x \
-             (`export KAFKA_HOME=$(scripts/setup.sh kafka)` fetches one), or run `make test`, which leaves the \
-             binaries `*_on_kafka` out where there is none"
-                .to_owned(),
-        )
+    home("KAFKA_HOME", "_on_kafka", "Kafka 4.x (`export KAFKA_HOME=$(scripts/setup.sh kafka)` fetches one)")
+}
+
+/// Folder of Apache Kafka 3.9, the last that knows `ZooKeeper`, from `KAFKA_3_HOME`; the error says how to get one.
+pub fn kafka_3_home() -> Result<PathBuf> {
+    home("KAFKA_3_HOME", "_on_kafka3", "an unpacked archive of Kafka 3.9")
+}
+
+fn home(variable: &str, suffix: &str, wanted: &str) -> Result<PathBuf> {
+    let home = std::env::var_os(variable).map(PathBuf::from).ok_or_else(|| {
+        TestingError(format!(
+            "{variable} is not set, and this test needs a real Apache Kafka: set it to a folder of {wanted}, or run \
+             `make test`, which leaves the binaries `*{suffix}` out where there is none"
+        ))
     })?;
     if home.join("bin/kafka-server-start.sh").is_file() {
         return Ok(home);
     }
-    Err(TestingError(format!("KAFKA_HOME={} has no bin/kafka-server-start.sh", home.display())))
+    Err(TestingError(format!("{variable}={} has no bin/kafka-server-start.sh", home.display())))
 }
 
-/// One Kafka broker (KRaft, single node) with its own ports and data, all of which goes with this value.
+/// One Kafka broker with its own ports and data, all of which goes with this value.
 ///
 /// Several may run at once. A watchdog shell ends the broker when this process ends, however it ends.
 pub struct RealKafka {
     home: PathBuf,
     dir: PathBuf,
     port: u16,
+    quorum: Quorum,
     secure: Option<Secure>,
-    running: Option<Running>,
+    running: Option<Server>,
+    zookeeper: Option<Server>,
 }
 
 struct Secure {
@@ -73,47 +78,49 @@ struct Secure {
     internal: u16,
 }
 
-struct Running {
-    /// Shell that ends the broker when its standard input closes.
-    watchdog: Child,
-    broker: u32,
-}
-
 impl RealKafka {
-    /// Starts a broker and waits until it is ready.
+    /// Starts a broker (`KRaft`) and waits until it is ready.
     pub fn start() -> Result<Self> {
         Self::start_with(&[])
     }
 
     /// Starts a broker with further server properties, for instance `log.retention.ms=1000`.
     pub fn start_with(properties: &[&str]) -> Result<Self> {
-        let mut kafka = Self::new()?;
-        let [controller] = free_ports()?;
-        kafka.prepare(controller, properties).map_err(|error| failed("prepare a broker's folder", error))?;
+        let [port, controller] = free_ports()?;
+        let mut kafka = Self::new(kafka_home()?, port, Quorum::alone(controller));
+        kafka.prepare(properties).map_err(|error| failed("prepare a broker's folder", error))?;
         kafka.restart()?;
         Ok(kafka)
     }
 
-    /// Starts a broker that takes only TLS connections of [`USER`] with [`PASSWORD`] (SCRAM-SHA-512 or -256). Everything
-    /// is allowed until an ACL says otherwise.
+    /// Starts a broker that takes only TLS connections of [`USER`] with [`PASSWORD`] (SCRAM-SHA-512 or -256, or PLAIN).
+    /// Everything is allowed until an ACL says otherwise.
     pub fn start_secure() -> Result<Self> {
-        let mut kafka = Self::new()?;
-        let [controller, internal] = free_ports()?;
+        let [port, controller, internal] = free_ports()?;
+        let mut kafka = Self::new(kafka_home()?, port, Quorum::alone(controller));
         fs::create_dir_all(&kafka.dir).map_err(|error| failed("prepare a broker's folder", error))?;
         kafka.secure = Some(Secure { files: SecureFiles::make(&kafka.dir)?, internal });
-        kafka.prepare(controller, &[]).map_err(|error| failed("prepare a broker's folder", error))?;
+        kafka.prepare(&[]).map_err(|error| failed("prepare a broker's folder", error))?;
         kafka.make_users()?;
         kafka.restart()?;
         Ok(kafka)
     }
 
-    fn new() -> Result<Self> {
+    /// Starts a `ZooKeeper` and a broker of Kafka 3.9 that uses it.
+    pub fn start_with_zookeeper() -> Result<Self> {
+        let [port, zookeeper] = free_ports()?;
+        let mut kafka = Self::new(kafka_3_home()?, port, Quorum::ZooKeeper { port: zookeeper });
+        kafka.prepare(&[]).map_err(|error| failed("prepare a broker's folder", error))?;
+        kafka.zookeeper = Some(start_zookeeper(&kafka.home, &kafka.dir, zookeeper, kafka.launch_options())?);
+        kafka.restart()?;
+        Ok(kafka)
+    }
+
+    fn new(home: PathBuf, port: u16, quorum: Quorum) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let home = kafka_home()?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("scadles-kafka-{}-{number}", std::process::id()));
-        let [port] = free_ports()?;
-        Ok(Self { home, dir, port, secure: None, running: None })
+        Self { home, dir, port, quorum, secure: None, running: None, zookeeper: None }
     }
 
     /// `bootstrap.servers`.
@@ -170,35 +177,42 @@ impl RealKafka {
 
     /// Starts the broker again on its data and ports, and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
-        if self.running.is_some() {
-            self.kill()?;
+        self.launch()?;
+        self.await_ready()
+    }
+
+    /// Starts the broker, without waiting for anything.
+    fn launch(&mut self) -> Result<()> {
+        self.kill()?;
+        self.running = Some(Server::start(&self.launch_options())?);
+        Ok(())
+    }
+
+    fn await_ready(&self) -> Result<()> {
+        let Some(server) = &self.running else { return Ok(()) };
+        server.await_ready(|log| {
+            self.quorum.ready().iter().all(|line| log.contains(line))
+                && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        })
+    }
+
+    fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn launch_options(&self) -> Launch {
+        Launch {
+            program: self.home.join("bin/kafka-server-start.sh"),
+            config: self.dir.join("server.properties"),
+            log: self.log_path(),
+            folder: self.dir.clone(),
+            environment: vec![
+                ("KAFKA_HEAP_OPTS", OsString::from("-Xms64m -Xmx256m")),
+                ("KAFKA_JVM_PERFORMANCE_OPTS", self.jvm_options().into()),
+                ("KAFKA_LOG4J_OPTS", self.quorum.logging_option(&self.dir).into()),
+                ("LOG_DIR", self.dir.join("logs").into()),
+            ],
         }
-        let log = File::create(self.log_path()).map_err(|error| failed("make the broker's log", error))?;
-        let errors = log.try_clone().map_err(|error| failed("make the broker's log", error))?;
-        let pid_path = self.dir.join("pid");
-        let _ = fs::remove_file(&pid_path);
-        // The shell's standard input is a pipe of this process: when that closes, so ends the broker. A line says that
-        // the data is kept; without one this process has crashed or left a static behind, and all is removed.
-        // A process group of its own keeps the terminal's Ctrl-C from ending the broker out of turn.
-        let watchdog = Command::new("/bin/sh")
-            .arg("-c")
-            .arg(WATCHDOG)
-            .arg("watchdog")
-            .arg(self.home.join("bin/kafka-server-start.sh"))
-            .arg(self.dir.join("server.properties"))
-            .arg(&pid_path)
-            .arg(&self.dir)
-            .env("KAFKA_HEAP_OPTS", "-Xms64m -Xmx256m")
-            .env("KAFKA_JVM_PERFORMANCE_OPTS", self.jvm_options())
-            .env("KAFKA_LOG4J_OPTS", self.log_options())
-            .env("LOG_DIR", self.dir.join("logs"))
-            .stdin(Stdio::piped())
-            .stdout(log)
-            .stderr(errors)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| failed("start a broker", error))?;
-        self.await_ready(watchdog, &pid_path)
     }
 
     /// Runs one of Kafka's own tools, for instance `kafka-get-offsets`, against this broker; its standard output.
@@ -238,36 +252,36 @@ impl RealKafka {
         self.dir.join("log")
     }
 
-    /// Writes the configuration and, in place of `kafka-storage format` and its second JVM, the file that it writes.
-    fn prepare(&self, controller: u16, properties: &[&str]) -> std::io::Result<()> {
+    /// Writes the configuration.
+    fn prepare(&self, properties: &[&str]) -> std::io::Result<()> {
         let data = self.dir.join("data");
         fs::create_dir_all(&data)?;
-        fs::write(
-            data.join("meta.properties"),
-            format!("version=1\ncluster.id={CLUSTER_ID}\nnode.id=1\ndirectory.id=c2NhZGxlcy1kYXRhLTAwMQ\n"),
-        )?;
-        let mut text = format!(
-            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             controller.listener.names=CONTROLLER\nlog.dirs={data}\n",
-            data = data.display(),
-        );
+        self.quorum.format(&data)?;
+        let controller = self.quorum.listener();
         let listeners = match &self.secure {
-            Some(secure) => secure.files.properties(self.port, secure.internal, controller),
+            Some(secure) => secure.files.properties(self.port, secure.internal, &controller),
             None => format!(
-                "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                "listeners=PLAINTEXT://127.0.0.1:{port}{}\n\
                  advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n",
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT{}\n",
+                controller.0,
+                controller.1,
                 port = self.port,
             ),
         };
-        text.push_str(&listeners);
-        text.push_str(SERVER_PROPERTIES);
+        let mut text = format!(
+            "{}log.dirs={}\n{listeners}{SERVER_PROPERTIES}",
+            self.quorum.properties(),
+            data.display()
+        );
+        // Of a property that is there twice the last one counts.
         for property in properties {
             text.push_str(property);
             text.push('\n');
         }
         fs::write(self.dir.join("server.properties"), text)?;
-        fs::write(self.dir.join("log4j2.properties"), LOG_PROPERTIES)
+        let (file, logging) = self.quorum.logging();
+        fs::write(self.dir.join(file), logging)
     }
 
     /// Users are part of a new cluster's metadata, which Kafka's own tool writes.
@@ -302,83 +316,17 @@ impl RealKafka {
         options
     }
 
-    fn log_options(&self) -> String {
-        format!("-Dlog4j2.configurationFile={}", self.dir.join("log4j2.properties").display())
-    }
-
-    fn await_ready(&mut self, mut watchdog: Child, pid_path: &Path) -> Result<()> {
-        let end = Instant::now() + START_DEADLINE;
-        loop {
-            let pid = fs::read_to_string(pid_path).ok().and_then(|text| text.trim().parse::<u32>().ok());
-            let ready = self.log().contains(READY) && TcpStream::connect(("127.0.0.1", self.port)).is_ok();
-            if let (Some(broker), true) = (pid, ready) {
-                self.running = Some(Running { watchdog, broker });
-                return Ok(());
-            }
-            let ended = pid.is_some_and(|pid| !runs(pid));
-            if ended || Instant::now() >= end {
-                let log = self.log();
-                dismiss(&mut watchdog);
-                let tail: Vec<_> = log.lines().rev().take(15).collect();
-                let tail: Vec<_> = tail.into_iter().rev().collect();
-                return Err(TestingError(format!(
-                    "the broker did not start; its log ends:\n{}",
-                    tail.join("\n")
-                )));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
     fn end(&mut self, signal: &str) -> Result<()> {
-        let Some(mut running) = self.running.take() else { return Ok(()) };
-        let _ = Command::new("kill").arg(format!("-{signal}")).arg(running.broker.to_string()).status();
-        let end = Instant::now() + STOP_DEADLINE;
-        while runs(running.broker) && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let late = runs(running.broker);
-        dismiss(&mut running.watchdog);
-        if late {
-            Err(TestingError(format!("the broker did not end within {STOP_DEADLINE:?}")))
-        } else {
-            Ok(())
-        }
+        self.running.take().map_or(Ok(()), |server| server.end(signal))
     }
 }
 
 impl Drop for RealKafka {
     fn drop(&mut self) {
         let _ = self.kill();
+        self.zookeeper = None;
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-/// Starts the broker `$1 $2`, writes its pid to `$3`, and ends it when standard input closes, with the folder `$4` where
-/// no line came before.
-const WATCHDOG: &str = r#"
-"$1" "$2" </dev/null &
-echo $! >"$3.new" && mv "$3.new" "$3"
-if read -r keep; then gone=; else gone=$4; fi
-kill -KILL $! 2>/dev/null
-wait $! 2>/dev/null
-[ -z "$gone" ] || rm -rf "$gone"
-"#;
-
-/// Lets the shell end the broker and itself, data kept.
-fn dismiss(watchdog: &mut Child) {
-    if let Some(mut input) = watchdog.stdin.take() {
-        let _ = input.write_all(b"keep\n");
-    }
-    let _ = watchdog.wait();
-}
-
-/// True while the process runs (a zombie does not).
-fn runs(pid: u32) -> bool {
-    let mut stat = String::new();
-    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_string(&mut stat));
-    // The state follows the name, which is in brackets and may itself hold brackets.
-    read.is_ok() && !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }
 
 /// Ports that were free a moment ago, all held until all are known.
@@ -412,13 +360,4 @@ log.cleaner.dedupe.buffer.size=4194304
 num.network.threads=2
 num.io.threads=2
 delete.topic.enable=true
-";
-
-const LOG_PROPERTIES: &str = "\
-rootLogger.level = INFO
-rootLogger.appenderRef.stdout.ref = STDOUT
-appender.console.name = STDOUT
-appender.console.type = Console
-appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = [%d] %p %m (%c)%n
 ";

@@ -6,7 +6,7 @@ mod suite;
 
 use std::sync::OnceLock;
 
-use scadles_kafka::{Broker, EmbeddedBroker, Error, ProducerOptions};
+use scadles_kafka::{Broker, EmbeddedBroker, Error, OffsetWatcher, ProducerOptions};
 use suite::{DEADLINE, conformance};
 
 fn broker() -> &'static dyn Broker {
@@ -25,6 +25,15 @@ fn what_it_cannot_do_is_said_in_one_line_that_points_to_a_real_kafka() {
         assert!(matches!(error, Error::Unsupported { .. }));
         assert!(error.to_string().contains("--kafka HOST:PORT"), "{error}");
     }
+}
+
+#[test]
+fn no_record_is_found_by_its_time() {
+    let topic = suite::topic(broker(), 1);
+    suite::send(broker(), &topic, 1, 10);
+    let mut watcher = OffsetWatcher::new(broker().connection(), &topic, DEADLINE).unwrap();
+    watcher.poll(DEADLINE).unwrap();
+    assert_eq!(watcher.find_time(0, DEADLINE).unwrap(), [10]);
 }
 
 #[test]

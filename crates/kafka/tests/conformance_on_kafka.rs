@@ -33,6 +33,27 @@ fn kafkas_own_tool_sees_the_same_end_offsets() {
 }
 
 #[test]
+fn records_are_found_by_their_own_time() {
+    let topic = suite::topic(broker(), 1);
+    suite::send(broker(), &topic, 1, 10);
+    suite::send(broker(), &topic, 1, 10);
+    let mut consumer = suite::consume_from(broker(), &topic, &[0]);
+    let mut times = Vec::new();
+    while times.len() < 20 {
+        match consumer.poll(DEADLINE) {
+            Some(Event::Record(record)) => times.push(record.timestamp_millis().unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut watcher = OffsetWatcher::new(broker().connection(), &topic, DEADLINE).unwrap();
+    watcher.poll(DEADLINE).unwrap();
+    for time in [0, times[0], times[10], times[19], times[19] + 1] {
+        let first = times.iter().position(|of_record| *of_record >= time).unwrap_or(20) as u64;
+        assert_eq!(watcher.find_time(time, DEADLINE).unwrap(), [first], "{time} in {times:?}");
+    }
+}
+
+#[test]
 fn streams_outlive_a_killed_broker_in_order_and_without_loss() {
     let mut kafka = RealKafka::start().unwrap_or_else(|error| panic!("{error}"));
     let broker = RealBroker::connect(kafka.connection(), DEADLINE).unwrap();

@@ -5,20 +5,21 @@
 use std::path::PathBuf;
 
 use scadles_api::job::DatasetName;
-use scadles_api::worker::DatasetConfig;
+use scadles_api::worker::{DatasetConfig, RecordFormat, SampleShape};
 use scadles_kafka::dataset::{CIFAR_RECORD_BYTES, Dataset, FASHION_RECORD_BYTES, Split};
 
 fn load(name: DatasetName, split: Split) -> Dataset {
     let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     let dir = std::env::var_os("SCADLES_DATA").map_or_else(|| repository.join(".cache/data"), PathBuf::from);
     let config = DatasetConfig { name, path: None };
-    Dataset::load(&config, split, &dir, 0).unwrap_or_else(|error| panic!("{error}"))
+    let shape = SampleShape { format: RecordFormat::CifarBinary, num_classes: 10, input_shape: [3, 32, 32] };
+    Dataset::load(&config, split, &dir, &shape).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn labels_counted(dataset: &Dataset) -> [usize; 10] {
     let mut counts = [0; 10];
     for index in 0..dataset.len() {
-        counts[usize::from(dataset.label(index))] += 1;
+        counts[dataset.label(index) as usize] += 1;
     }
     counts
 }

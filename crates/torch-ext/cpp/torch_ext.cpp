@@ -1,22 +1,32 @@
-// What tch does not bind: c10d's ProcessGroupGloo, gradients that live in a given buffer, and a few
-// process-wide switches. Gloo's own objects are only passed on as opaque pointers: its headers may be of another
+// What tch does not bind: c10d's ProcessGroupGloo, gradients that live in a given buffer, a look into scripted modules,
+// and a few process-wide switches. Gloo's own objects are only passed on as opaque pointers: its headers may be of another
 // version than the Gloo inside libtorch.
 #include "torch_ext.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <c10/core/Allocator.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
+
+#include <malloc.h>
 
 #include <algorithm>
 #include <chrono>
+#include <climits>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <set>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -45,6 +55,51 @@ char* guarded(F&& body) noexcept {
 
 at::Tensor& tensor_of(void* pointer) {
   return *static_cast<at::Tensor*>(pointer);
+}
+
+// What a block of a graph, and those inside of it, do beside computing; see te_inspect_script.
+void inspect_block(torch::jit::Block& block, std::set<std::string>& found) {
+  for (torch::jit::Node* node : block.nodes()) {
+    std::string kind = node->kind().toQualString();
+    if (kind.find("batch_norm") != std::string::npos) {
+      found.insert("statistics " + kind);
+    } else if (node->kind() == c10::prim::SetAttr) {
+      found.insert("assigns " + node->s(c10::attr::name));
+    } else if (node->isNondeterministic()) {
+      found.insert("random " + kind);
+    }
+    for (torch::jit::Block* inner : node->blocks()) {
+      inspect_block(*inner, found);
+    }
+  }
+}
+
+// The tensors of the module that are others after a forward pass.
+void find_changes(torch::jit::Module& module, const at::Tensor& input, std::set<std::string>& found) {
+  struct Seen {
+    std::string name;
+    at::Tensor tensor;
+    at::Tensor before;
+  };
+  std::vector<Seen> seen;
+  for (const auto& buffer : module.named_buffers()) {
+    seen.push_back({buffer.name, buffer.value, buffer.value.detach().clone()});
+  }
+  for (const auto& parameter : module.named_parameters()) {
+    seen.push_back({parameter.name, parameter.value, parameter.value.detach().clone()});
+  }
+  try {
+    module.train();
+    module.forward({input});
+  } catch (const std::exception&) {
+    // The caller tries the pass itself and says what is wrong.
+    return;
+  }
+  for (const auto& [name, tensor, before] : seen) {
+    if (!at::equal(before, tensor)) {
+      found.insert("changes " + name);
+    }
+  }
 }
 
 // The store on the other side of the C face, as c10d sees it: what a Gloo group uses to find its peers.
@@ -117,16 +172,20 @@ class ForeignStore : public c10d::Store {
   te_gloo_options options_;
 };
 
+// What a message belongs to. Messages of unlike tags never meet: Gloo ends the process where one is longer than what is
+// expected, so ranks that call unlike collectives must wait for each other until the timeout instead.
+enum Tag : int { kSum, kGather, kCounts, kParts };
+
 // Sends and receives between pairs of ranks, straight from and to the tensors' memory. Gloo's progress thread does
-// them side by side; between two ranks they keep their order.
+// them side by side; between two ranks those of one tag keep their order.
 class Transfers {
  public:
-  explicit Transfers(te_gloo& group) : group_(group) {}
+  Transfers(te_gloo& group, Tag tag) : group_(group), tag_(tag) {}
 
   void send(const at::Tensor& part, int rank) {
     if (part.numel() > 0) {
       std::vector<at::Tensor> tensors{part};
-      sends_.push_back(group_.group->send(tensors, rank, 0));
+      sends_.push_back(group_.group->send(tensors, rank, tag_));
     }
   }
 
@@ -142,7 +201,7 @@ class Transfers {
     c10::intrusive_ptr<c10d::Work> work;
     if (part.numel() > 0) {
       std::vector<at::Tensor> tensors{part};
-      work = group_.group->recv(tensors, rank, 0);
+      work = group_.group->recv(tensors, rank, tag_);
     }
     receives_.push_back(std::move(work));
   }
@@ -160,10 +219,14 @@ class Transfers {
     }
   }
 
-  void wait() {
+  void wait_receives() {
     while (!receives_.empty()) {
       wait_one_receive();
     }
+  }
+
+  void wait() {
+    wait_receives();
     wait_sends();
   }
 
@@ -175,6 +238,7 @@ class Transfers {
   }
 
   te_gloo& group_;
+  Tag tag_;
   std::deque<c10::intrusive_ptr<c10d::Work>> sends_;
   std::deque<c10::intrusive_ptr<c10d::Work>> receives_;
 };
@@ -280,8 +344,8 @@ class RankOrderedSum {
   const int size_;
   const int64_t range_;
   at::Tensor scratch_;
-  Transfers contributions_{group_};
-  Transfers sums_{group_};
+  Transfers contributions_{group_, kSum};
+  Transfers sums_{group_, kSum};
 };
 
 // libtorch's flight recorder notes every collective in one map of the whole process, which it changes without a lock:
@@ -290,6 +354,44 @@ void without_flight_recorder() {
   static std::once_flag once;
   std::call_once(once, [] { setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0); });
 }
+
+// libtorch's memory without posix_memalign. glibc before 2.38 asks for more than it needs to align a block, and what it
+// cuts off in front stays apart when the block is freed: the hole is then too small for the next block of the same size. A
+// quarter of what a step allocates was such holes. Here a block is aligned within a plain one, which fits again.
+class AlignedWithin final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t len) override {
+    if (len == 0) {
+      return {nullptr, nullptr, &give_back, c10::Device(c10::DeviceType::CPU)};
+    }
+    void* block = len > SIZE_MAX - kRoom ? nullptr : malloc(len + kRoom);
+    if (block == nullptr) {
+      throw std::runtime_error("no memory for a tensor of " + std::to_string(len) + " bytes");
+    }
+    const auto first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
+    auto* data = reinterpret_cast<void**>((first + kAlignment - 1) / kAlignment * kAlignment);
+    data[-1] = block;
+    return {data, data, &give_back, c10::Device(c10::DeviceType::CPU)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override {
+    return &give_back;
+  }
+
+  void copy_data(void* target, const void* source, std::size_t len) const override {
+    memcpy(target, source, len);
+  }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  static constexpr size_t kRoom = kAlignment + sizeof(void*);
+
+  static void give_back(void* data) {
+    if (data != nullptr) {
+      free(static_cast<void**>(data)[-1]);
+    }
+  }
+};
 
 } // namespace
 
@@ -330,11 +432,42 @@ char* te_gloo_all_reduce_sum(te_gloo* group, void* tensor) {
   });
 }
 
+// Each rank first tells the others how much it sends: Gloo takes a message for whole that is shorter than expected.
 char* te_gloo_all_to_all_v(te_gloo* group, void* send, const int64_t* send_counts, void* recv, const int64_t* recv_counts, size_t ranks) {
   return guarded([&] {
-    std::vector<int64_t> out_counts(recv_counts, recv_counts + ranks);
-    std::vector<int64_t> in_counts(send_counts, send_counts + ranks);
-    group->group->alltoall_base(tensor_of(recv), tensor_of(send), out_counts, in_counts)->wait();
+    at::NoGradGuard no_grad;
+    const at::Tensor& source = tensor_of(send);
+    at::Tensor& target = tensor_of(recv);
+    const size_t own = group->group->getRank();
+    std::vector<int64_t> send_starts(ranks, 0), recv_starts(ranks, 0);
+    for (size_t rank = 1; rank < ranks; ++rank) {
+      send_starts[rank] = send_starts[rank - 1] + send_counts[rank - 1];
+      recv_starts[rank] = recv_starts[rank - 1] + recv_counts[rank - 1];
+    }
+    at::Tensor sent = at::empty({static_cast<int64_t>(ranks)}, at::kLong);
+    at::Tensor told = at::empty({static_cast<int64_t>(ranks)}, at::kLong);
+    std::copy(send_counts, send_counts + ranks, sent.data_ptr<int64_t>());
+    Transfers counts(*group, kCounts);
+    Transfers parts(*group, kParts);
+    for (size_t step = 1; step < ranks; ++step) {
+      const size_t peer = (own + step) % ranks;
+      counts.send(sent.narrow(0, peer, 1), peer);
+      parts.send(source.narrow(0, send_starts[peer], send_counts[peer]), peer);
+      counts.receive(told.narrow(0, peer, 1), peer);
+    }
+    counts.wait_receives();
+    for (size_t step = 1; step < ranks; ++step) {
+      const size_t peer = (own + step) % ranks;
+      const int64_t count = told.data_ptr<int64_t>()[peer];
+      if (count != recv_counts[peer]) {
+        throw std::runtime_error("rank " + std::to_string(peer) + " sends " + std::to_string(count) + " elements, but " +
+                                 std::to_string(recv_counts[peer]) + " are expected of it");
+      }
+      parts.receive(target.narrow(0, recv_starts[peer], recv_counts[peer]), peer);
+    }
+    target.narrow(0, recv_starts[own], recv_counts[own]).copy_(source.narrow(0, send_starts[own], send_counts[own]));
+    parts.wait();
+    counts.wait();
   });
 }
 
@@ -347,7 +480,7 @@ char* te_gloo_all_gather_v(te_gloo* group, void* send, void* recv, const int64_t
     at::NoGradGuard no_grad;
     at::Tensor& target = tensor_of(recv);
     const int own = group->group->getRank();
-    Transfers transfers(*group);
+    Transfers transfers(*group, kGather);
     int64_t start = 0;
     for (size_t rank = 0; rank < ranks; ++rank) {
       at::Tensor part = target.narrow(0, start, recv_counts[rank]);
@@ -385,6 +518,23 @@ char* te_adopt(void* parameter, void* value, void* gradient) {
   });
 }
 
+char* te_inspect_script(const char* file, size_t len, const int64_t* shape, size_t dimensions, char** findings) {
+  return guarded([&] {
+    std::istringstream stream(std::string(file, len));
+    torch::jit::Module module = torch::jit::load(stream, at::kCPU);
+    auto graph = module.get_method("forward").graph()->copy();
+    torch::jit::Inline(*graph);
+    std::set<std::string> found;
+    inspect_block(*graph->block(), found);
+    find_changes(module, at::zeros(at::IntArrayRef(shape, dimensions)), found);
+    std::string text;
+    for (const std::string& finding : found) {
+      text += finding + "\n";
+    }
+    *findings = strdup(text.c_str());
+  });
+}
+
 char* te_set_threads(int intra_op) {
   return guarded([&] { at::set_num_threads(intra_op); });
 }
@@ -399,6 +549,25 @@ char* te_set_interop_threads(int threads) {
 
 int te_set_flush_denormal(int on) {
   return at::globalContext().setFlushDenormal(on != 0) ? 1 : 0;
+}
+
+int te_keep_freed_memory() {
+#ifdef __GLIBC__
+  static AlignedWithin allocator;
+  static std::once_flag once;
+  std::call_once(once, [] { c10::SetAllocator(c10::DeviceType::CPU, &allocator, /*priority=*/1); });
+  // glibc before 2.35 takes no threshold above 32 MiB for the first.
+  const bool from_heap = mallopt(M_MMAP_THRESHOLD, INT_MAX) == 1 || mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1;
+  return from_heap && mallopt(M_TRIM_THRESHOLD, INT_MAX) == 1 ? 1 : 0;
+#else
+  return 0;
+#endif
+}
+
+void te_release_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 const char* te_torch_version() {

@@ -62,22 +62,36 @@ unsafe extern "C" {
     pub(crate) fn te_gloo_broadcast(group: *mut Group, tensor: *mut c_void, root: c_int) -> Outcome;
     pub(crate) fn te_gloo_barrier(group: *mut Group) -> Outcome;
     pub(crate) fn te_adopt(parameter: *mut c_void, value: *mut c_void, gradient: *mut c_void) -> Outcome;
+    pub(crate) fn te_inspect_script(
+        file: *const c_char,
+        len: usize,
+        shape: *const i64,
+        dimensions: usize,
+        findings: *mut *mut c_char,
+    ) -> Outcome;
     pub(crate) fn te_set_threads(intra_op: c_int) -> Outcome;
     pub(crate) fn te_set_interop_threads(threads: c_int) -> Outcome;
     pub(crate) fn te_set_flush_denormal(on: c_int) -> c_int;
+    pub(crate) fn te_keep_freed_memory() -> c_int;
+    pub(crate) fn te_release_freed_memory();
     pub(crate) fn te_torch_version() -> *const c_char;
 }
 
 /// Takes over the message, if there is one.
 pub(crate) fn check(outcome: Outcome) -> Result<(), String> {
-    if outcome.is_null() {
-        return Ok(());
+    take(outcome).map_or(Ok(()), Err)
+}
+
+/// Takes over a text that was handed to us; `None` for null.
+pub(crate) fn take(text: *mut c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
     }
-    // SAFETY: a non-null outcome is a NUL-terminated string on the C heap that was handed to us.
-    let message = unsafe { CStr::from_ptr(outcome) }.to_string_lossy().trim_end().to_owned();
+    // SAFETY: what is not null is a NUL-terminated string on the C heap that was handed to us.
+    let copy = unsafe { CStr::from_ptr(text) }.to_string_lossy().trim_end().to_owned();
     // SAFETY: freed exactly once, by the allocator's own side, after the copy above.
-    unsafe { te_free(outcome) };
-    Err(message)
+    unsafe { te_free(text) };
+    Some(copy)
 }
 
 /// The `at::Tensor*` behind a tch tensor.

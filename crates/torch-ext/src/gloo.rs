@@ -126,8 +126,8 @@ impl Gloo {
     }
 
     /// Sends `send_counts[j]` elements of `send`, in order, to rank j, and receives `recv_counts[i]` from rank i into
-    /// `recv`, in order. Any kind; counts may be zero; the counts must match between ranks (this is not checked
-    /// across processes: a mismatch ends in an error or the timeout).
+    /// `recv`, in order. Any kind; counts may be zero. A rank that is sent more or less than it expects gets an error
+    /// that says so, and the others one when it leaves.
     pub fn all_to_all_v(
         &self,
         send: &Tensor,

@@ -1,5 +1,5 @@
 //! What the trainer needs of libtorch and `tch` does not bind: c10d's TCP store and Gloo process group, parameters
-//! and gradients in one flat buffer each, and a few process-wide switches.
+//! and gradients in one flat buffer each, a look into scripted modules, and a few process-wide switches.
 //!
 //! Role: a narrow safe face over one C++ file. Gloo and the store talk to the network; the rest does no I/O.
 //! Arguments are checked before they cross, C++ exceptions come back as [`Error`].
@@ -9,6 +9,7 @@
 mod ffi;
 mod flat;
 mod gloo;
+mod script;
 mod store;
 
 use std::ffi::CStr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use flat::{ALIGNMENT_BYTES, Element, FlatParameters, Slot};
 pub use gloo::Gloo;
+pub use script::{ScriptFinding, inspect_script};
 pub use store::TcpStore;
 
 /// What can go wrong here. `operation` is the called function's name.
@@ -97,6 +99,24 @@ fn at_least_one(operation: &'static str, threads: i32) -> Result<(), Error> {
 pub fn set_flush_denormal(on: bool) -> bool {
     // SAFETY: sets a control register of the calling thread.
     unsafe { ffi::te_set_flush_denormal(i32::from(on)) != 0 }
+}
+
+/// Keeps memory that was freed for the next allocation instead of giving it back to the system (process-wide). A step
+/// allocates what the step before has freed, hundreds of megabytes; glibc would have the system take the pages away and
+/// clear new ones each time, which costs more than the optimizer. What a process has once used it then holds to its end.
+/// To be called before the first tensor is made: it changes how libtorch takes memory, too, so that a block that was freed
+/// fits again. On the main thread; what other threads allocate in one piece of more than 64 MiB is given back all the same. Returns
+/// whether the allocator can do it.
+pub fn keep_freed_memory() -> bool {
+    // SAFETY: sets two numbers of the C allocator, which any thread may do at any time.
+    unsafe { ffi::te_keep_freed_memory() != 0 }
+}
+
+/// Gives memory that was freed so far back to the system, once, where the allocator can: after work that is not done
+/// again, such as drawing start values.
+pub fn release_freed_memory() {
+    // SAFETY: the C allocator looks through its free memory, under its own locks.
+    unsafe { ffi::te_release_freed_memory() }
 }
 
 /// The version of libtorch that this crate was compiled against, for example `2.11.0`.

@@ -124,6 +124,26 @@ fn all_to_all_v_moves_unequal_and_empty_parts_of_any_kind() {
 }
 
 #[test]
+fn a_rank_that_is_sent_less_or_more_than_it_expects_says_so() {
+    for expected in [1, 4] {
+        let messages = common::threads(2, TIMEOUT, |group| {
+            let own = group.rank();
+            // Rank 0 sends three elements to rank 1, which expects another number.
+            let send = zeros(if own == 0 { 3 } else { 2 }, Kind::Float);
+            let send_counts = if own == 0 { [0, 3] } else { [2, 0] };
+            let recv_counts = if own == 0 { [0, 2] } else { [expected, 0] };
+            let mut recv = zeros(recv_counts.iter().sum(), Kind::Float);
+            match group.all_to_all_v(&send, &send_counts, &mut recv, &recv_counts) {
+                Err(Error::Collective { message, .. }) => message,
+                other => format!("{other:?}"),
+            }
+        });
+        let part = format!("rank 0 sends 3 elements, but {expected} are expected of it");
+        assert!(messages[1].contains(&part), "{}", messages[1]);
+    }
+}
+
+#[test]
 fn all_gather_and_broadcast_deliver_in_rank_order() {
     for kind in [Kind::Uint8, Kind::Float] {
         for len in [0, 1, 1000] {

@@ -218,6 +218,7 @@ impl Worker {
             samples_per_second: STEP_SAMPLES as f64,
             train_seconds: self.step as f64,
             compression: None,
+            injection: None,
             evaluation: None,
             checkpoint: self.checkpoint(),
             durable_positions: Vec::new(),

@@ -35,6 +35,17 @@ pub fn spread(values: &mut [f64]) -> String {
     format!("{middle:.3} ({low:.3} to {high:.3})")
 }
 
+/// An interval that holds the median of what `values` are drawn from, with 95 % confidence, whatever their distribution:
+/// two of them, by their ranks (the normal approximation of the sign test). Sorts them.
+pub fn interval(values: &mut [f64]) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let (count, last) = (values.len() as f64, values.len().saturating_sub(1));
+    let half_width = 1.96 * count.sqrt();
+    let low = f64::midpoint(count, -half_width).floor().max(1.0) as usize - 1;
+    let high = f64::midpoint(count, half_width).ceil() as usize;
+    (values[low], values[high.min(last)])
+}
+
 /// Prints a number beside its bound; whether it holds.
 pub fn check(what: &str, value: f64, text: &str, bound: f64) -> bool {
     let holds = value <= bound;

@@ -85,11 +85,20 @@ pub struct DeviceTotals {
     pub local_batches: u64,
     /// Σ of aggregation weights.
     pub aggregation_weights: f64,
-    /// Bytes handed to the collectives.
+    /// Bytes of gradients handed to the collectives.
     pub bytes_sent: u64,
     /// Bytes that the same steps would have handed over without compression; 0 in jobs without it.
     #[serde(default)]
     pub dense_bytes: u64,
+    /// Samples given or copied to other devices, each counted once.
+    #[serde(default)]
+    pub shared_out: u64,
+    /// Samples of other devices that were trained.
+    #[serde(default)]
+    pub received: u64,
+    /// Bytes of samples handed to the collectives, every copy counted.
+    #[serde(default)]
+    pub sample_bytes_sent: u64,
     /// Seconds of waiting for samples or for others.
     pub wait_seconds: f64,
     /// Seconds of compute, exchange and update.

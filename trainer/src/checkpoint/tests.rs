@@ -27,7 +27,11 @@ pub(crate) fn snapshot(attempt: u32, step: u64) -> Snapshot {
         learner_seed: u64::MAX,
         window_seconds: 0.25 + f64::EPSILON,
         train_seconds: 1.0 / 3.0,
-        compression: CompressionState { sparse_steps: 3, vetoed_steps: 1, ..CompressionState::default() },
+        compression: CompressionState {
+            sparse_steps: [3, 0, 0],
+            vetoed_steps: 1,
+            ..CompressionState::default()
+        },
         parameter_hash: "00ff".to_owned(),
         journal_segment: "0001-00000000".to_owned(),
         devices: vec![device],

@@ -1,4 +1,4 @@
-use scadles_api::job::{ModelName, Normalization};
+use scadles_api::worker::RecordFormat;
 use scadles_core::device_stream::{BatchRange, DeviceCheckpoint, DeviceStream, Fetched, SampleSlot};
 use scadles_core::random::RandomStream;
 
@@ -8,11 +8,10 @@ const MAX_BATCH: usize = 48;
 const MAKER: SampleMaker = SampleMaker { seed: 5, device: 1, padding: 2, horizontal_flip: true };
 
 fn assembler() -> BatchAssembler<f32> {
-    let (name, normalization) = (ModelName::Mlp, Normalization::Group);
-    let model = ModelConfig { name, normalization, num_classes: 10, input_shape: [1, 4, 4] };
+    let shape = SampleShape { format: RecordFormat::CifarBinary, num_classes: 10, input_shape: [1, 4, 4] };
     let (mean, std) = (vec![0.5], vec![0.25]);
     let transform = Transform { mean, std, random_crop_padding: 2, horizontal_flip: true };
-    BatchAssembler::new(&model, &transform, MAX_BATCH).unwrap()
+    BatchAssembler::new(&shape, &transform, MAX_BATCH).unwrap()
 }
 
 /// A record whose bytes say which it is.

@@ -19,7 +19,7 @@ struct DeviceLabel {
 /// One value of a device: metric name, help, where it stands in the progress.
 type DeviceMetric = (&'static str, &'static str, fn(&DeviceProgress) -> f64);
 
-const DEVICE_METRICS: [DeviceMetric; 16] = [
+const DEVICE_METRICS: [DeviceMetric; 19] = [
     ("stream_rate", "Samples arriving per second", |device| device.stream_rate),
     ("buffered_samples", "Samples that wait, in the worker and at the broker", |device| {
         device.ledger.buffered as f64
@@ -40,6 +40,13 @@ const DEVICE_METRICS: [DeviceMetric; 16] = [
         "Bytes that the same steps would have sent without compression; 0 without it",
         |device| device.dense_bytes as f64,
     ),
+    ("shared_out_samples", "Samples given or copied to other devices, each once", |device| {
+        device.ledger.shared_out as f64
+    }),
+    ("received_samples", "Samples of other devices that it trained", |device| device.ledger.received as f64),
+    ("sent_sample_bytes", "Bytes of samples sent to other devices, every copy counted", |device| {
+        device.sample_bytes_sent as f64
+    }),
     ("wait_seconds", "Time spent waiting", |device| device.wait_seconds),
     ("busy_seconds", "Time of compute, exchange and update", |device| device.busy_seconds),
 ];
@@ -64,8 +71,9 @@ const JOB_METRICS: [JobMetric; 9] = [
 /// One value of compression: metric name, help, where it stands.
 type CompressionMetric = (&'static str, &'static str, fn(&CompressionProgress) -> f64);
 
-const COMPRESSION_METRICS: [CompressionMetric; 4] = [
-    ("compression_ratio", "Share of the elements that a sparse step sends", |it| it.ratio),
+const COMPRESSION_METRICS: [CompressionMetric; 5] = [
+    ("compression_ratio", "Mean share of the elements that a sparse step sends", |it| it.ratio),
+    ("half_steps", "Steps that sent all elements in half precision", |it| it.half_steps as f64),
     ("sparse_steps", "Steps that sent only the largest elements", |it| it.sparse_steps as f64),
     ("vetoed_steps", "Steps that sent all because the energy loss was too high", |it| it.vetoed_steps as f64),
     ("energy_loss", "Mean energy loss that the gate looks at", |it| it.energy_loss.unwrap_or(f64::NAN)),

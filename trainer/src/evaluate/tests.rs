@@ -1,15 +1,14 @@
-use scadles_api::worker::{ModelName, Normalization};
+use scadles_api::worker::{ModelConfig, ModelName, RecordFormat};
 
 use super::*;
 use crate::learner::set_up_torch;
 
 fn model() -> ModelConfig {
-    ModelConfig {
-        name: ModelName::Mlp,
-        normalization: Normalization::Group,
-        num_classes: 10,
-        input_shape: [1, 8, 8],
-    }
+    ModelConfig::built_in(ModelName::Mlp, [1, 8, 8], 10)
+}
+
+fn shape() -> SampleShape {
+    SampleShape::new(RecordFormat::CifarBinary, &model())
 }
 
 fn transform() -> Transform {
@@ -27,9 +26,14 @@ fn records(count: u64) -> Vec<Vec<u8>> {
 fn evaluated(records: &[Vec<u8>], micro_batch: usize, shard: Shard) -> ShardResult {
     set_up_torch(1).unwrap();
     let learner = Learner::<f32>::new(&model(), 3).unwrap();
-    let mut evaluator = Evaluator::new(&model(), &transform(), micro_batch, &[1, 5]).unwrap();
+    let mut evaluator = Evaluator::new(&shape(), &transform(), micro_batch, &[1, 5]).unwrap();
     evaluator
-        .evaluate_shard(&learner, records.len() as u64, |i| records[i as usize].as_slice(), shard)
+        .evaluate_shard(
+            &learner,
+            records.len() as u64,
+            |i| Cow::Borrowed(records[i as usize].as_slice()),
+            shard,
+        )
         .unwrap()
 }
 
@@ -67,9 +71,9 @@ fn an_evaluation_leaves_gradients_and_parameters_alone() {
     let learner = Learner::<f32>::new(&model(), 3).unwrap();
     let before = learner.parameter_hash().unwrap();
     let records = records(20);
-    let mut evaluator = Evaluator::new(&model(), &transform(), 8, &[1]).unwrap();
+    let mut evaluator = Evaluator::new(&shape(), &transform(), 8, &[1]).unwrap();
     let shard = Shard { rank: 0, world_size: 1, limit: 20 };
-    evaluator.evaluate_shard(&learner, 20, |i| records[i as usize].as_slice(), shard).unwrap();
+    evaluator.evaluate_shard(&learner, 20, |i| Cow::Borrowed(records[i as usize].as_slice()), shard).unwrap();
     assert_eq!(learner.parameter_hash().unwrap(), before);
     assert!(learner.gradients().unwrap().iter().all(|&gradient| gradient == 0.0));
 }
@@ -77,9 +81,10 @@ fn an_evaluation_leaves_gradients_and_parameters_alone() {
 #[test]
 fn a_record_that_does_not_fit_is_named() {
     let learner = Learner::<f32>::new(&model(), 3).unwrap();
-    let mut evaluator = Evaluator::new(&model(), &transform(), 8, &[1]).unwrap();
+    let mut evaluator = Evaluator::new(&shape(), &transform(), 8, &[1]).unwrap();
     let shard = Shard { rank: 0, world_size: 1, limit: 9 };
-    let error = evaluator.evaluate_shard(&learner, 9, |_| [0_u8; 3].as_slice(), shard).unwrap_err();
+    let error =
+        evaluator.evaluate_shard(&learner, 9, |_| Cow::Borrowed([0_u8; 3].as_slice()), shard).unwrap_err();
     assert!(
         matches!(error, EvaluateError::Record { index: 0, source: BatchError::Rejected(_) }),
         "{error:?}"

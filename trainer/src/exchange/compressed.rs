@@ -5,16 +5,20 @@
 
 use std::time::Instant;
 
-use scadles_api::worker::CompressionConfig;
+use scadles_api::{progress::CompressionProgress, worker::CompressionConfig};
 use scadles_core::{
     compress::{
         compressor::Compressor,
         cost::LinkCost,
         exchange::{
-            LENGTH_BYTES, SparseExchange, allowed_exchanges, deliver_from_all, deliver_from_owners,
+            LENGTH_BYTES, SparseExchange, compression_rule, deliver_from_all, deliver_from_owners,
             dense_bytes,
         },
-        gate::{CompressionDecision, CompressionReport, CompressionRule, EnergyStatistics},
+        gate::{
+            CompressionDecision, CompressionReport, CompressionRule, CompressionState, EnergyStatistics,
+            SparseChoice, ratios,
+        },
+        half::{deliver_halves, half_length},
         layout::SparseLayout,
         wire::{ValueFormat, WireError},
     },
@@ -30,20 +34,32 @@ const VALUE_FORMAT: ValueFormat = ValueFormat::Bf16;
 /// Share of the newest measurement of the link in the mean.
 const LINK_GAIN: f64 = 0.2;
 
-fn layout(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> SparseLayout {
+/// One per ratio.
+fn layouts(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> Vec<SparseLayout> {
     let offsets: Vec<usize> = flat.layout().iter().map(|slot| slot.offset_elements).collect();
-    SparseLayout::new(&offsets, flat.len(), world_size, config.ratio)
+    let at = |ratio| SparseLayout::new(&offsets, flat.len(), world_size, ratio);
+    ratios(config.ratio, config.is_free).into_iter().map(at).collect()
 }
 
 /// One rank's compression of the gradients of `flat` between `world_size` ranks.
 pub(crate) fn compressor(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> Compressor {
-    Compressor::new(layout(flat, world_size, config), config.energy_of, VALUE_FORMAT)
+    Compressor::new(layouts(flat, world_size, config), config.energy_of, VALUE_FORMAT)
 }
 
 /// What the ranks decide by.
 pub(crate) fn rule(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> CompressionRule {
-    let allowed = allowed_exchanges(&layout(flat, world_size, config), VALUE_FORMAT);
-    CompressionRule { delta: config.delta, allowed }
+    compression_rule(&layouts(flat, world_size, config), VALUE_FORMAT, config.delta, config.is_free)
+}
+
+/// What progress shows of `known`.
+pub(crate) fn progress(config: &CompressionConfig, known: &CompressionState) -> CompressionProgress {
+    CompressionProgress {
+        ratio: known.mean_ratio(&ratios(config.ratio, config.is_free)),
+        sparse_steps: known.all_sparse_steps(),
+        half_steps: known.half_steps,
+        vetoed_steps: known.vetoed_steps,
+        energy_loss: known.energy_losses[0].value(),
+    }
 }
 
 /// The exchange of a job with compression: what was agreed on, dense or sparse, with error feedback.
@@ -61,7 +77,12 @@ pub struct CompressedExchange {
 struct Link {
     latency_seconds: Ewma,
     seconds_per_byte: Ewma,
-    select_seconds_per_element: Ewma,
+    dense_seconds_per_byte: Ewma,
+    half_seconds_per_element: Ewma,
+    sparse_seconds_per_element: Ewma,
+    exchange_seconds: Ewma,
+    /// Of the present step, what was transferring.
+    moving_seconds: f64,
 }
 
 impl Link {
@@ -70,13 +91,38 @@ impl Link {
         LinkCost {
             latency_seconds: mean(&self.latency_seconds),
             seconds_per_byte: mean(&self.seconds_per_byte),
-            select_seconds_per_element: mean(&self.select_seconds_per_element),
+            dense_seconds_per_byte: mean(&self.dense_seconds_per_byte),
+            half_seconds_per_element: mean(&self.half_seconds_per_element),
+            sparse_seconds_per_element: mean(&self.sparse_seconds_per_element),
         }
     }
 
+    fn met(&mut self, began: Instant) {
+        let seconds = began.elapsed().as_secs_f64();
+        self.moving_seconds += seconds;
+        self.latency_seconds.update(seconds, LINK_GAIN);
+    }
+
     fn moved(&mut self, began: Instant, bytes: usize) {
+        let seconds = began.elapsed().as_secs_f64();
+        self.moving_seconds += seconds;
         if bytes > 0 {
-            self.seconds_per_byte.update(began.elapsed().as_secs_f64() / bytes as f64, LINK_GAIN);
+            self.seconds_per_byte.update(seconds / bytes as f64, LINK_GAIN);
+        }
+    }
+
+    /// A step of `seconds` is over that sent `bytes`; a rank works on `elements`.
+    fn finished(&mut self, decision: CompressionDecision, seconds: f64, bytes: u64, elements: usize) {
+        let working = (seconds - self.moving_seconds).max(0.0) / elements.max(1) as f64;
+        self.moving_seconds = 0.0;
+        self.exchange_seconds.update(seconds, LINK_GAIN);
+        match decision {
+            CompressionDecision::Dense if bytes > 0 => {
+                self.dense_seconds_per_byte.update(seconds / bytes as f64, LINK_GAIN);
+            }
+            CompressionDecision::Dense => {}
+            CompressionDecision::Half => self.half_seconds_per_element.update(working, LINK_GAIN),
+            CompressionDecision::Sparse(_) => self.sparse_seconds_per_element.update(working, LINK_GAIN),
         }
     }
 }
@@ -102,7 +148,11 @@ impl CompressedExchange {
 
     /// What this rank tells the others after a step.
     pub fn report(&self) -> CompressionReport {
-        CompressionReport { energy: self.energy, link: self.link.cost() }
+        CompressionReport {
+            energy: self.energy,
+            link: self.link.cost(),
+            exchange_seconds: self.link.exchange_seconds.value().unwrap_or(0.0),
+        }
     }
 
     /// Bytes that a dense step sends.
@@ -122,29 +172,45 @@ impl CompressedExchange {
         self.dense.check(comm.world_size(), gradients.len())?;
         let (start, sent_before) = (Instant::now(), comm.bytes_sent());
         let energy = match decision {
-            CompressionDecision::Dense => self.dense(comm, gradients, learning_rate)?,
-            CompressionDecision::Sparse(SparseExchange::AllGather) => {
-                self.all_gather(comm, gradients, learning_rate)?
+            CompressionDecision::Dense => {
+                let energy = self.compressor.compensate(gradients, learning_rate);
+                self.dense.combine(comm, gradients)?;
+                energy
             }
-            CompressionDecision::Sparse(SparseExchange::ReduceScatter) => {
-                self.reduce_scatter(comm, gradients, learning_rate)?
+            CompressionDecision::Half => self.half(comm, gradients, learning_rate)?,
+            CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::AllGather, level }) => {
+                self.all_gather(comm, gradients, level, learning_rate)?
+            }
+            CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::ReduceScatter, level }) => {
+                self.reduce_scatter(comm, gradients, level, learning_rate)?
             }
         };
         self.energy = Some(energy);
-        let bytes_sent = comm.bytes_sent() - sent_before;
-        Ok(ExchangeStatistics { bytes_sent, seconds: start.elapsed().as_secs_f64() })
+        let (bytes_sent, seconds) = (comm.bytes_sent() - sent_before, start.elapsed().as_secs_f64());
+        self.link.finished(decision, seconds, bytes_sent, gradients.len());
+        Ok(ExchangeStatistics { bytes_sent, seconds })
     }
 
-    fn dense(
+    fn half(
         &mut self,
         comm: &mut dyn Communicator,
         gradients: &mut [f32],
         learning_rate: f64,
     ) -> Result<EnergyStatistics, EngineError> {
-        let energy = self.compressor.compensate(gradients, learning_rate);
+        let (own, energy) = self.compressor.halves_for_owners(gradients, learning_rate);
+        let ranks = comm.world_size();
+        let lengths: Vec<usize> =
+            (0..ranks).map(|owner| half_length(self.compressor.layout(), owner)).collect();
+        let mine = vec![lengths[comm.rank()]; ranks];
+        let received = self.hand_to_owners(comm, &own, &mine)?;
+        let result = self.compressor.own_halves(comm.rank(), &split(&received, &mine));
+        let result = result.map_err(|error| unreadable(&error))?;
+        let mut received = vec![0; lengths.iter().sum()];
         let began = Instant::now();
-        let sent = self.dense.combine(comm, gradients)?;
-        self.link.moved(began, sent.bytes_sent as usize);
+        comm.all_gather_v(&result, &mut received, &lengths)?;
+        self.link.moved(began, result.len() * (ranks - 1));
+        deliver_halves(self.compressor.layout(), &split(&received, &lengths), gradients)
+            .map_err(|error| unreadable(&error))?;
         Ok(energy)
     }
 
@@ -152,9 +218,10 @@ impl CompressedExchange {
         &mut self,
         comm: &mut dyn Communicator,
         gradients: &mut [f32],
+        level: u8,
         learning_rate: f64,
     ) -> Result<EnergyStatistics, EngineError> {
-        let (own, energy) = self.select(gradients, learning_rate, Compressor::compress_for_all);
+        let (own, energy) = self.compressor.compress_for_all(level, gradients, learning_rate);
         let (parts, lengths) = self.gather(comm, &own)?;
         let parts = split(&parts, &lengths);
         deliver_from_all(self.compressor.layout(), &parts, gradients).map_err(|error| unreadable(&error))?;
@@ -165,26 +232,39 @@ impl CompressedExchange {
         &mut self,
         comm: &mut dyn Communicator,
         gradients: &mut [f32],
+        level: u8,
         learning_rate: f64,
     ) -> Result<EnergyStatistics, EngineError> {
-        let (own, energy) = self.select(gradients, learning_rate, Compressor::compress_for_owners);
+        let (own, energy) = self.compressor.compress_for_owners(level, gradients, learning_rate);
         let counts: Vec<usize> = own.iter().map(Vec::len).collect();
         let each = vec![LENGTH_BYTES; comm.world_size()];
         let mut lengths = vec![0; LENGTH_BYTES * comm.world_size()];
         let began = Instant::now();
         comm.all_to_all_v(&as_bytes(&counts), &each, &mut lengths, &each)?;
-        self.link.latency_seconds.update(began.elapsed().as_secs_f64(), LINK_GAIN);
+        self.link.met(began);
         let lengths = self.checked(&lengths)?;
-        let mut received = vec![0; lengths.iter().sum()];
-        let began = Instant::now();
-        comm.all_to_all_v(&own.concat(), &counts, &mut received, &lengths)?;
-        self.link.moved(began, counts.iter().sum());
+        let received = self.hand_to_owners(comm, &own, &lengths)?;
         let parts = split(&received, &lengths);
-        let result = self.compressor.own(comm.rank(), &parts).map_err(|error| unreadable(&error))?;
+        let result = self.compressor.own(level, comm.rank(), &parts).map_err(|error| unreadable(&error))?;
         let (parts, lengths) = self.gather(comm, &result)?;
         deliver_from_owners(self.compressor.layout(), &split(&parts, &lengths), gradients)
             .map_err(|error| unreadable(&error))?;
         Ok(energy)
+    }
+
+    /// What the ranks have for this owner, `lengths` bytes of each, one after another.
+    fn hand_to_owners(
+        &mut self,
+        comm: &mut dyn Communicator,
+        own: &[Vec<u8>],
+        lengths: &[usize],
+    ) -> Result<Vec<u8>, EngineError> {
+        let counts: Vec<usize> = own.iter().map(Vec::len).collect();
+        let mut received = vec![0; lengths.iter().sum()];
+        let began = Instant::now();
+        comm.all_to_all_v(&own.concat(), &counts, &mut received, lengths)?;
+        self.link.moved(began, counts.iter().sum());
+        Ok(received)
     }
 
     /// Every rank's bytes one after another, and how many of each.
@@ -196,7 +276,7 @@ impl CompressedExchange {
         let mut lengths = vec![0; LENGTH_BYTES * comm.world_size()];
         let began = Instant::now();
         comm.all_gather_equal(&as_bytes(&[own.len()]), &mut lengths)?;
-        self.link.latency_seconds.update(began.elapsed().as_secs_f64(), LINK_GAIN);
+        self.link.met(began);
         let lengths = self.checked(&lengths)?;
         let mut received = vec![0; lengths.iter().sum()];
         let began = Instant::now();
@@ -219,20 +299,6 @@ impl CompressedExchange {
                 Err(EngineError::Mismatch { operation: OPERATION, message })
             })
             .collect()
-    }
-
-    /// What `compress` makes of the gradients; its time goes into the cost model.
-    fn select<T>(
-        &mut self,
-        gradients: &[f32],
-        learning_rate: f64,
-        compress: impl FnOnce(&mut Compressor, &[f32], f64) -> T,
-    ) -> T {
-        let began = Instant::now();
-        let selection = compress(&mut self.compressor, gradients, learning_rate);
-        let seconds = began.elapsed().as_secs_f64() / gradients.len().max(1) as f64;
-        self.link.select_seconds_per_element.update(seconds, LINK_GAIN);
-        selection
     }
 }
 

@@ -21,7 +21,7 @@ mod tests;
 
 pub use history::{History, surviving};
 pub use reader::{Segment, read_segments, read_segments_from, read_surviving};
-pub use record::{DeviceStep, RecordRange, SegmentHeader, StepRecord};
+pub use record::{DeviceStep, ReceivedRecords, RecordRange, SegmentHeader, StepRecord};
 pub use steps_csv::{CsvDevice, CsvRow, StepsCsv};
 pub use writer::JournalWriter;
 

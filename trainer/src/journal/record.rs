@@ -1,7 +1,9 @@
 //! Lines of the journal. Plain data.
 
+use scadles_core::agree::StepPlan;
 use scadles_core::compress::gate::CompressionDecision;
 use scadles_core::device_stream::BatchRange;
+use scadles_core::inject::slice;
 use serde::{Deserialize, Serialize};
 
 /// First line of a segment.
@@ -44,7 +46,7 @@ pub struct StepRecord {
     pub learning_rate: f64,
     /// Agreed window T in seconds; 0 for rules without one.
     pub window_seconds: f64,
-    /// Σb.
+    /// Σb, each sample once.
     pub global_batch: u64,
     /// Samples per forward pass.
     pub micro_batch: u32,
@@ -64,15 +66,54 @@ pub struct StepRecord {
 pub struct DeviceStep {
     /// Factor of the summed cross-entropy: w_i / loss mass.
     pub loss_scale: f64,
-    /// Its records in training order; empty if the device sat out.
+    /// Records of its own stream in training order; empty if the device sat out.
     pub ranges: Vec<RecordRange>,
+    /// Records of its own stream that it gave away: only another device trained them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given: Vec<RecordRange>,
+    /// Records of other streams that it trained, in training order behind its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub received: Vec<ReceivedRecords>,
 }
 
 impl DeviceStep {
-    /// b_i.
-    pub fn samples(&self) -> u64 {
-        self.ranges.iter().map(|range| range.2).sum()
+    /// Every rank's part of a step, from what each has taken of its stream. Topics in the order of ranks.
+    pub fn of_plan(plan: &StepPlan, taken: &[&[BatchRange]], topics: &[&str]) -> Vec<Self> {
+        let records = |ranges: &[BatchRange]| ranges.iter().map(Into::into).collect::<Vec<RecordRange>>();
+        let device =
+            |(rank, ((ranges, &local_batch), &loss_scale)): (usize, ((&&[BatchRange], &u64), &f64))| {
+                let kept = local_batch - plan.injection.given_away(rank);
+                let received = plan.injection.received_by(rank).map(|part| ReceivedRecords {
+                    rank: part.donor,
+                    topic: topics.get(part.donor).copied().unwrap_or_default().to_owned(),
+                    ranges: records(&part.ranges),
+                });
+                Self {
+                    loss_scale,
+                    ranges: records(&slice(ranges, 0..kept)),
+                    given: records(&slice(ranges, kept..local_batch)),
+                    received: received.collect(),
+                }
+            };
+        taken.iter().zip(&plan.local_batches).zip(&plan.loss_scales).enumerate().map(device).collect()
     }
+
+    /// b_i: samples of its own stream, whoever trained them.
+    pub fn samples(&self) -> u64 {
+        self.ranges.iter().chain(&self.given).map(|range| range.2).sum()
+    }
+}
+
+/// Records of one stream that another device trained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceivedRecords {
+    /// The rank that sent them.
+    pub rank: usize,
+    /// The topic of its stream.
+    pub topic: String,
+    /// Which, in training order.
+    pub ranges: Vec<RecordRange>,
 }
 
 /// (partition, first offset, records): consecutive offsets, all of them samples.

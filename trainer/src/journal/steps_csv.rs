@@ -8,8 +8,17 @@ use std::path::Path;
 use super::JournalError;
 
 /// Columns that every device has. New ones go to the end: a file of an earlier version keeps its head when it is resumed.
-const COLUMNS: [&str; 6] =
-    ["local_batch", "stream_rate", "buffered", "wait_seconds", "compute_seconds", "exchange_seconds"];
+const COLUMNS: [&str; 9] = [
+    "local_batch",
+    "stream_rate",
+    "buffered",
+    "wait_seconds",
+    "compute_seconds",
+    "exchange_seconds",
+    "shared_out",
+    "received",
+    "share_seconds",
+];
 
 /// One step. Rolled-back steps stay in the file; the column `attempt` tells them apart.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,9 +50,9 @@ pub struct CsvRow {
 }
 
 /// One device's columns.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CsvDevice {
-    /// b_i.
+    /// b_i, from its own stream.
     pub local_batch: u32,
     /// S_i, samples per second.
     pub stream_rate: f64,
@@ -55,6 +64,12 @@ pub struct CsvDevice {
     pub compute_seconds: f64,
     /// Seconds of exchanging gradients within the step.
     pub exchange_seconds: f64,
+    /// Samples of its own stream that it shared, each counted once.
+    pub shared_out: u64,
+    /// Samples of other streams that it trained.
+    pub received: u64,
+    /// Seconds of waiting for shared samples within the step.
+    pub share_seconds: f64,
 }
 
 /// The open file.
@@ -140,6 +155,15 @@ fn push_row(line: &mut String, row: &CsvRow) {
     for device in &row.devices {
         let _ = write!(line, ",{:.4}", device.exchange_seconds);
     }
+    for device in &row.devices {
+        let _ = write!(line, ",{}", device.shared_out);
+    }
+    for device in &row.devices {
+        let _ = write!(line, ",{}", device.received);
+    }
+    for device in &row.devices {
+        let _ = write!(line, ",{:.4}", device.share_seconds);
+    }
     line.push('\n');
 }
 
@@ -157,6 +181,9 @@ mod tests {
             wait_seconds: 0.25,
             compute_seconds: 0.03,
             exchange_seconds: 0.02,
+            shared_out: 1,
+            received: 2,
+            share_seconds: 0.01,
         };
         let row = CsvRow {
             attempt: 1,
@@ -176,7 +203,7 @@ mod tests {
         push_row(&mut line, &row);
         assert_eq!(
             line,
-            "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,1,12,80,3,3,12.50,12.50,7,7,0.2500,0.2500,0.0300,0.0300,0.0200,0.0200\n"
+            "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,1,12,80,3,3,12.50,12.50,7,7,0.2500,0.2500,0.0300,0.0300,0.0200,0.0200,1,1,2,2,0.0100,0.0100\n"
         );
         assert_eq!(line.split(',').count(), head(&devices).split(',').count());
     }

@@ -24,7 +24,12 @@ fn header(attempt: u32, from_step: u64, loaded_by: u32) -> SegmentHeader {
 
 fn record(attempt: u32, step: u64) -> StepRecord {
     let first = step * 10;
-    let device = |ranges| DeviceStep { loss_scale: 1.0 / (3.0 + step as f64), ranges };
+    let device = |ranges| DeviceStep {
+        loss_scale: 1.0 / (3.0 + step as f64),
+        ranges,
+        given: Vec::new(),
+        received: Vec::new(),
+    };
     StepRecord {
         attempt,
         step,

@@ -98,7 +98,8 @@ pub fn config_hash(job: &JobConfig) -> String {
     // With a producer a record's content follows from its place among the partitions.
     let places = producer.as_ref().map(|_| devices);
     let optimizer = (training.momentum, training.weight_decay, training.seed);
-    let settings = (&job.model, &job.stream.transform, optimizer, producer, places);
+    // The file of a network may lie elsewhere by now; that it is the same is checked where tensors are read.
+    let settings = (job.model.without_file(), &job.stream.transform, optimizer, producer, places);
     // Plain data serialises; a failure would only make the hash that of nothing.
     let mut text = serde_json::to_vec(&settings).unwrap_or_default();
     if let Some(compression) = &job.compression {

@@ -1,32 +1,66 @@
-//! The built-in networks, over plain tensors. No I/O.
+//! Networks over plain tensors: the small built-in ones here, the large ones and the user's own below. No I/O but for the
+//! file of the user's own.
 //!
 //! Parameters carry PyTorch's names. GroupNorm throughout: no statistics travel between samples or ranks, so that the
 //! split of a batch over ranks and micro-batches changes nothing but rounding.
 
+mod resnet;
+mod torch_script;
+mod vgg;
+
 use scadles_api::worker::{ModelConfig, ModelName};
 use tch::{TchError, Tensor};
 
-use super::parameters::{ParameterSet, kaiming_normal, uniform_fan_in};
+use super::LearnerError;
+use super::parameters::{ParameterSet, kaiming_normal, normal, uniform_fan_in};
+use resnet::ResNet;
+use torch_script::TorchScript;
+use vgg::Vgg;
+
+pub use torch_script::ModelFileError;
 
 /// A function from pictures `[b, C, H, W]` to scores `[b, classes]`. Implementations hold the parameters that they
 /// registered in a [`ParameterSet`].
 pub trait Network: Send {
     /// Scores of each class, before softmax.
     fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError>;
+
+    /// SHA-256, in hexadecimal, of the file that says what the network computes; `None` for networks of this program.
+    fn file_sha256(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Builds the network that the job names and registers its parameters in layer order.
-pub(super) fn build(config: &ModelConfig, set: &mut ParameterSet) -> Result<Box<dyn Network>, TchError> {
+pub(super) fn build(config: &ModelConfig, set: &mut ParameterSet) -> Result<Box<dyn Network>, LearnerError> {
     Ok(match config.name {
         ModelName::Cnn => Box::new(Cnn::new(config, set)?),
         ModelName::Mlp => Box::new(Mlp::new(config, set)?),
-        ModelName::ResNet18 => Box::new(ResNet18::new(config, set)?),
+        ModelName::ResNet18 => Box::new(ResNet::of_basic_blocks([2, 2, 2, 2], config, set)?),
+        ModelName::ResNet34 => Box::new(ResNet::of_basic_blocks([3, 4, 6, 3], config, set)?),
+        ModelName::ResNet50 => Box::new(ResNet::of_bottlenecks([3, 4, 6, 3], config, set)?),
+        ModelName::ResNet152 => Box::new(ResNet::of_bottlenecks([3, 8, 36, 3], config, set)?),
+        ModelName::Vgg11 => Box::new(Vgg::new([1, 1, 2, 2, 2], config, set)?),
+        ModelName::Vgg16 => Box::new(Vgg::new([2, 2, 3, 3, 3], config, set)?),
+        ModelName::Vgg19 => Box::new(Vgg::new([2, 2, 4, 4, 4], config, set)?),
+        ModelName::TorchScript => Box::new(TorchScript::load(config, set)?),
     })
 }
 
-/// 3×3 or 1×1 convolution without bias: a norm follows, which has one.
+/// In place: what comes before it here (norm, sum, linear layer) does not need its own result for its gradient, and half of
+/// the memory of a step is results that wait for theirs.
+fn relu(mut hidden: Tensor) -> Result<Tensor, TchError> {
+    hidden.f_relu_()
+}
+
+/// Groups per norm in the large networks, as in the paper on GroupNorm (Wu, He 2018).
+const GROUPS: i64 = 32;
+
+/// Convolution with an odd kernel, padded so that stride 1 keeps the sides.
 struct Convolution {
     weight: Tensor,
+    /// Left out where the norm that follows is the only one to shift.
+    bias: Option<Tensor>,
     stride: i64,
     padding: i64,
 }
@@ -39,12 +73,19 @@ impl Convolution {
     ) -> Result<Self, TchError> {
         let shape = [outputs, inputs, side, side];
         let weight = set.add(&format!("{name}.weight"), &shape, kaiming_normal(outputs * side * side))?;
-        Ok(Self { weight, stride, padding: side / 2 })
+        Ok(Self { weight, bias: None, stride, padding: side / 2 })
+    }
+
+    /// The same with a bias that begins at zero.
+    fn with_bias(set: &mut ParameterSet, name: &str, shape: [i64; 4]) -> Result<Self, TchError> {
+        let convolution = Self::new(set, name, shape)?;
+        let bias = set.add(&format!("{name}.bias"), &[shape[1]], |_| 0.0)?;
+        Ok(Self { bias: Some(bias), ..convolution })
     }
 
     fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        input.f_conv2d::<&Tensor>(&self.weight, None, stride, padding, [1, 1], 1)
+        input.f_conv2d(&self.weight, self.bias.as_ref(), stride, padding, [1, 1], 1)
     }
 }
 
@@ -82,9 +123,32 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
+    /// The same with weights that begin normal with this standard deviation, and a bias that begins at zero.
+    fn normal(
+        set: &mut ParameterSet,
+        name: &str,
+        [inputs, outputs]: [i64; 2],
+        deviation: f64,
+    ) -> Result<Self, TchError> {
+        let weight = set.add(&format!("{name}.weight"), &[outputs, inputs], normal(deviation))?;
+        let bias = set.add(&format!("{name}.bias"), &[outputs], |_| 0.0)?;
+        Ok(Self { weight, bias })
+    }
+
     fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
         input.f_linear(&self.weight, Some(&self.bias))
     }
+}
+
+/// Fully connected layers with ReLU between them.
+fn forward_all(layers: &[Linear], mut hidden: Tensor) -> Result<Tensor, TchError> {
+    for (i, layer) in layers.iter().enumerate() {
+        if i > 0 {
+            hidden = relu(hidden)?;
+        }
+        hidden = layer.forward(&hidden)?;
+    }
+    Ok(hidden)
 }
 
 const CNN_CHANNELS: [i64; 3] = [16, 32, 64];
@@ -119,7 +183,7 @@ impl Network for Cnn {
         let mut hidden = pictures.shallow_clone();
         for (convolution, norm) in &self.blocks {
             let normed = norm.forward(&convolution.forward(&hidden)?)?;
-            hidden = normed.f_relu()?.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?;
+            hidden = relu(normed)?.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?;
         }
         self.head.forward(&hidden.f_flatten(1, -1)?)
     }
@@ -134,7 +198,7 @@ struct Mlp {
 
 impl Mlp {
     fn new(config: &ModelConfig, set: &mut ParameterSet) -> Result<Self, TchError> {
-        let widths = [config.picture_bytes() as i64, MLP_HIDDEN, MLP_HIDDEN, i64::from(config.num_classes)];
+        let widths = [config.picture_values() as i64, MLP_HIDDEN, MLP_HIDDEN, i64::from(config.num_classes)];
         let layers = widths.windows(2).enumerate();
         let layers = layers.map(|(i, pair)| Linear::new(set, &format!("layers.{i}"), pair[0], pair[1]));
         Ok(Self { layers: layers.collect::<Result<_, _>>()? })
@@ -143,93 +207,6 @@ impl Mlp {
 
 impl Network for Mlp {
     fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
-        let mut hidden = pictures.f_flatten(1, -1)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            if i > 0 {
-                hidden = hidden.f_relu()?;
-            }
-            hidden = layer.forward(&hidden)?;
-        }
-        Ok(hidden)
-    }
-}
-
-/// Groups per norm in ResNet-18, as in the paper on GroupNorm (Wu, He 2018).
-const RESNET_GROUPS: i64 = 32;
-
-/// Two 3×3 convolutions around a shortcut (He et al. 2016).
-struct BasicBlock {
-    first: (Convolution, GroupNorm),
-    second: (Convolution, GroupNorm),
-    /// 1×1 convolution where shape changes.
-    shortcut: Option<(Convolution, GroupNorm)>,
-}
-
-impl BasicBlock {
-    fn new(
-        set: &mut ParameterSet,
-        name: &str,
-        [inputs, outputs, stride]: [i64; 3],
-    ) -> Result<Self, TchError> {
-        let mut pair = |conv: &str, norm: &str, shape| -> Result<_, TchError> {
-            let convolution = Convolution::new(set, &format!("{name}.{conv}"), shape)?;
-            Ok((convolution, GroupNorm::new(set, &format!("{name}.{norm}"), RESNET_GROUPS, outputs)?))
-        };
-        let first = pair("conv1", "bn1", [inputs, outputs, 3, stride])?;
-        let second = pair("conv2", "bn2", [outputs, outputs, 3, 1])?;
-        let reshapes = stride != 1 || inputs != outputs;
-        let shortcut = if reshapes {
-            Some(pair("downsample.0", "downsample.1", [inputs, outputs, 1, stride])?)
-        } else {
-            None
-        };
-        Ok(Self { first, second, shortcut })
-    }
-
-    fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        let hidden = self.first.1.forward(&self.first.0.forward(input)?)?.f_relu()?;
-        let hidden = self.second.1.forward(&self.second.0.forward(&hidden)?)?;
-        let shortcut = match &self.shortcut {
-            Some((convolution, norm)) => norm.forward(&convolution.forward(input)?)?,
-            None => input.shallow_clone(),
-        };
-        hidden.f_add(&shortcut)?.f_relu()
-    }
-}
-
-/// ResNet-18 with a 3×3 stem of stride 1 and no first pooling, for small pictures; torchvision's parameter names, with
-/// GroupNorm in BatchNorm's place.
-struct ResNet18 {
-    stem: (Convolution, GroupNorm),
-    blocks: Vec<BasicBlock>,
-    head: Linear,
-}
-
-impl ResNet18 {
-    fn new(config: &ModelConfig, set: &mut ParameterSet) -> Result<Self, TchError> {
-        let stem = Convolution::new(set, "conv1", [i64::from(config.input_shape[0]), 64, 3, 1])?;
-        let stem = (stem, GroupNorm::new(set, "bn1", RESNET_GROUPS, 64)?);
-        let mut blocks = Vec::new();
-        let mut inputs = 64;
-        for (stage, outputs) in [64, 128, 256, 512].into_iter().enumerate() {
-            for block in 0..2 {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                let name = format!("layer{}.{block}", stage + 1);
-                blocks.push(BasicBlock::new(set, &name, [inputs, outputs, stride])?);
-                inputs = outputs;
-            }
-        }
-        Ok(Self { stem, blocks, head: Linear::new(set, "fc", inputs, i64::from(config.num_classes))? })
-    }
-}
-
-impl Network for ResNet18 {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
-        let mut hidden = self.stem.1.forward(&self.stem.0.forward(pictures)?)?.f_relu()?;
-        for block in &self.blocks {
-            hidden = block.forward(&hidden)?;
-        }
-        let pooled = hidden.f_adaptive_avg_pool2d([1, 1])?;
-        self.head.forward(&pooled.f_flatten(1, -1)?)
+        forward_all(&self.layers, pictures.f_flatten(1, -1)?)
     }
 }

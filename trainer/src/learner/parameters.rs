@@ -5,10 +5,12 @@
 //! the same seed gives the same bits on every machine, whatever libtorch's own generator has been used for.
 
 use scadles_core::random::RandomStream;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Random stream of start values; other uses of the job's seed have other numbers.
 const STREAM: u64 = u64::from_be_bytes(*b"initial ");
+/// So many values are drawn before they go into their tensor: a layer of a hundred million is never held twice.
+const CHUNK: usize = 1 << 16;
 
 /// The parameters of a network under construction, in layer order.
 #[derive(Debug)]
@@ -31,12 +33,26 @@ impl ParameterSet {
         F: Fn(Draw) -> f64,
     {
         let stream = RandomStream::new(self.seed, STREAM).substream(self.named.len() as u64);
-        let len = shape.iter().product::<i64>() as u64;
-        let values: Vec<f64> = (0..len).map(|index| initial(Draw { stream, index })).collect();
-        let tensor = Tensor::f_from_slice(&values)?.f_to_kind(self.kind)?.f_reshape(shape)?;
+        let tensor = Tensor::f_zeros(shape, (self.kind, Device::Cpu))?;
+        let (all, len) = (tensor.f_view([-1])?, tensor.numel());
+        for first in (0..len).step_by(CHUNK) {
+            let indices = first as u64..len.min(first + CHUNK) as u64;
+            let values: Vec<f64> = indices.map(|index| initial(Draw { stream, index })).collect();
+            all.f_narrow(0, first as i64, values.len() as i64)?.f_copy_(&Tensor::f_from_slice(&values)?)?;
+        }
         let tensor = tensor.f_set_requires_grad(true)?;
-        self.named.push((name.to_owned(), tensor.shallow_clone()));
+        self.insert(name, &tensor);
         Ok(tensor)
+    }
+
+    /// Registers a trained parameter that has its start values already: a leaf that asks for a gradient, of the set's kind.
+    pub fn insert(&mut self, name: &str, tensor: &Tensor) {
+        self.named.push((name.to_owned(), tensor.shallow_clone()));
+    }
+
+    /// The kind of all parameters.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Names and tensors, in the order they were added.
@@ -58,17 +74,19 @@ impl Draw {
         self.stream.unit(self.index)
     }
 
-    /// Of about the standard normal distribution: twelve even numbers minus six (Irwin and Hall). Additions only, so
-    /// that no mathematics library has a say in the bits; it never leaves ±6.
+    /// Of about the standard normal distribution; never beyond ±6.
     pub fn normal(self) -> f64 {
-        let first = self.index * 12;
-        (first..first + 12).map(|index| self.stream.unit(index)).sum::<f64>() - 6.0
+        self.stream.normal(self.index)
     }
 }
 
 /// Normal with standard deviation √(2 / fan-out): keeps the gradients' size through ReLU layers.
 pub(super) fn kaiming_normal(fan_out: i64) -> impl Fn(Draw) -> f64 {
-    let deviation = (2.0 / fan_out as f64).sqrt();
+    normal((2.0 / fan_out as f64).sqrt())
+}
+
+/// Normal with this standard deviation.
+pub(super) fn normal(deviation: f64) -> impl Fn(Draw) -> f64 {
     move |draw| deviation * draw.normal()
 }
 

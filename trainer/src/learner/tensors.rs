@@ -1,6 +1,7 @@
 //! Flat buffers as named tensors in safetensors format: parameters, and anything laid out like them (momentum).
 //! File I/O in [`Learner::save`] and [`Learner::load`] only.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
@@ -10,6 +11,9 @@ use torch_ext::Slot;
 
 use super::{Learner, LearnerError};
 use crate::numeric::{Real, bytes_of, bytes_of_mut};
+
+/// Metadata of tensors of a network from a file: the SHA-256 of that file.
+const MODEL_FILE: &str = "modelFileSha256";
 
 /// What can go wrong between a flat buffer and a file of tensors.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,16 @@ pub enum TensorsError {
         /// What the model needs.
         expected: String,
     },
+    /// The tensors belong to another TorchScript file than the model.
+    #[error(
+        "spec.model.torchScript.path: the tensors were trained with a file of SHA-256 {found}, the present one has {expected}"
+    )]
+    OtherModelFile {
+        /// Of the tensors' file; `none` for those of a built-in network.
+        found: String,
+        /// Of the model's file.
+        expected: String,
+    },
     /// A buffer that is not laid out like the parameters.
     #[error("the buffer has {found} elements, the model's flat buffer {expected}")]
     Length {
@@ -46,7 +60,8 @@ pub enum TensorsError {
 }
 
 impl<T: Real> Learner<T> {
-    /// `values`, laid out like the flat parameters, as a safetensors file with one tensor per parameter.
+    /// `values`, laid out like the flat parameters, as a safetensors file with one tensor per parameter. If the network comes
+    /// from a file, its SHA-256 is in the metadata.
     pub fn encode(&self, values: &[T]) -> Result<Vec<u8>, LearnerError> {
         self.check_length(values.len())?;
         let views = self.slots().map(|(slot, shape)| {
@@ -54,7 +69,9 @@ impl<T: Real> Learner<T> {
             Ok((slot.name.as_str(), TensorView::new(dtype::<T>(), shape.to_vec(), bytes)?))
         });
         let views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(TensorsError::from)?;
-        Ok(safetensors::serialize(views, None).map_err(TensorsError::from)?)
+        let metadata =
+            self.model_file().map(|sha256| HashMap::from([(MODEL_FILE.to_owned(), sha256.to_owned())]));
+        Ok(safetensors::serialize(views, metadata).map_err(TensorsError::from)?)
     }
 
     /// Fills `values`, laid out like the flat parameters, from a file of [`Learner::encode`]. Nothing is written unless
@@ -62,6 +79,7 @@ impl<T: Real> Learner<T> {
     pub fn decode(&self, file: &[u8], values: &mut [T]) -> Result<(), LearnerError> {
         self.check_length(values.len())?;
         let tensors = SafeTensors::deserialize(file).map_err(TensorsError::from)?;
+        self.check_model_file(file)?;
         let views = self.slots().map(|(slot, shape)| checked::<T>(&tensors, slot, shape));
         let views = views.collect::<Result<Vec<_>, TensorsError>>()?;
         for (slot, view) in self.flat.layout().iter().zip(views) {
@@ -95,6 +113,18 @@ impl<T: Real> Learner<T> {
 
     fn slots(&self) -> impl Iterator<Item = (&Slot, &[usize])> {
         self.flat.layout().iter().zip(self.shapes.iter().map(Vec::as_slice))
+    }
+
+    /// Parameters alone do not tell what a network from a file computes with them.
+    fn check_model_file(&self, file: &[u8]) -> Result<(), TensorsError> {
+        let Some(expected) = self.model_file() else { return Ok(()) };
+        let (_, head) = SafeTensors::read_metadata(file)?;
+        let found = head.metadata().as_ref().and_then(|metadata| metadata.get(MODEL_FILE));
+        if found.is_some_and(|found| found == expected) {
+            return Ok(());
+        }
+        let found = found.map_or("none", String::as_str).to_owned();
+        Err(TensorsError::OtherModelFile { found, expected: expected.to_owned() })
     }
 
     pub(super) fn check_length(&self, found: usize) -> Result<(), TensorsError> {

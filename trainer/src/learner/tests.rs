@@ -1,4 +1,4 @@
-use scadles_api::worker::{Normalization, Transform};
+use scadles_api::worker::{RecordFormat, SampleShape, Transform};
 
 use scadles_control::parameter_count;
 
@@ -7,7 +7,7 @@ use crate::batch::{BatchAssembler, SampleRef};
 use scadles_api::worker::ModelName::{self, Cnn, Mlp, ResNet18};
 
 fn model(name: ModelName, input_shape: [u32; 3], num_classes: u32) -> ModelConfig {
-    ModelConfig { name, normalization: Normalization::Group, num_classes, input_shape }
+    ModelConfig::built_in(name, input_shape, num_classes)
 }
 
 /// An assembled batch of `count` random pictures.
@@ -23,11 +23,12 @@ fn assembled<T: Real>(model: &ModelConfig, count: usize) -> BatchAssembler<T> {
         let stream = scadles_core::random::RandomStream::new(number, 2);
         let label = stream.below(u64::MAX, u64::from(model.num_classes)) as u8;
         std::iter::once(label)
-            .chain((0..model.picture_bytes() as u64).map(|i| stream.below(i, 256) as u8))
+            .chain((0..model.picture_values() as u64).map(|i| stream.below(i, 256) as u8))
             .collect()
     };
     let records: Vec<Vec<u8>> = (0..count as u64).map(record).collect();
-    let mut assembler = BatchAssembler::new(model, &transform, count.max(1)).unwrap();
+    let shape = SampleShape::new(RecordFormat::CifarBinary, model);
+    let mut assembler = BatchAssembler::new(&shape, &transform, count.max(1)).unwrap();
     assembler.assemble(records.iter().map(|payload| SampleRef::plain(payload, &transform))).unwrap();
     assembler
 }
@@ -142,6 +143,37 @@ fn the_gradient_is_the_slope_of_the_scaled_loss() {
         assert!((slope - slopes[index]).abs() < 1e-6, "{index}: {slope} and {}", slopes[index]);
     }
     assert!(checked.iter().any(|&index| slopes[index].abs() > 1e-4), "only flat places were checked");
+}
+
+#[test]
+fn class_weights_multiply_the_slope_of_each_sample_and_leave_the_reported_loss() {
+    let config = model(Mlp, [1, 6, 6], 4);
+    let class_weights = [0.5_f32, 0.0, 3.0, 1.0];
+    let single = |number: usize| -> Vec<f64> {
+        let assembler = assembled::<f64>(&config, number + 1);
+        let last = Batch {
+            pictures: assembler.batch().pictures.narrow(0, number as i64, 1),
+            labels: assembler.batch().labels.narrow(0, number as i64, 1),
+        };
+        let weight = f64::from(class_weights[assembler.labels()[number] as usize]);
+        let mut learner = Learner::<f64>::new(&config, 1).unwrap();
+        learner.contribute(&last, 0.25, 1).unwrap();
+        learner.gradients().unwrap().iter().map(|slope| weight * slope).collect()
+    };
+    let expected = (0..9).map(single).reduce(|sum, next| sum.iter().zip(next).map(|(a, b)| a + b).collect());
+    let assembler = assembled::<f64>(&config, 9);
+    let trained = |class_weights: &[f32]| {
+        let learner = Learner::<f64>::new(&config, 1).unwrap();
+        let mut learner = learner.with_class_weights(class_weights).unwrap();
+        let statistics = learner.contribute(assembler.batch(), 0.25, 4).unwrap();
+        (learner.gradients().unwrap().to_vec(), statistics)
+    };
+    let ((plain, unweighted), (weighted, statistics)) = (trained(&[]), trained(&class_weights));
+    assert!((statistics.loss_sum - unweighted.loss_sum).abs() < 1e-12 * unweighted.loss_sum);
+    let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let norm = distance(&weighted, &vec![0.0; weighted.len()]);
+    assert!(distance(&weighted, &expected.unwrap()) < 1e-12 * norm);
+    assert!(distance(&weighted, &plain) > 1e-3 * norm, "the weights change nothing");
 }
 
 #[test]

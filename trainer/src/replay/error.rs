@@ -4,6 +4,7 @@ use scadles_api::ExitCode;
 
 use crate::checkpoint::CheckpointError;
 use crate::journal::JournalError;
+use crate::learner::LearnerError;
 
 /// A failure of a replay. That the bits differ is a result, not a failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +59,14 @@ pub enum ReplayError {
         /// Why.
         reason: String,
     },
+    /// The file of the network is missing, unusable, or another than that of the run.
+    #[error("{reason}")]
+    ModelFile {
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// A checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -98,7 +107,16 @@ impl ReplayError {
             }
             Self::Checkpoint(error) => error.remedy(),
             Self::Journal(error) => error.remedy(),
+            Self::ModelFile { remedy, .. } => remedy,
             Self::Compute { .. } => "",
+        }
+    }
+
+    /// An error of the learner, which may be one of the network's file.
+    pub(super) fn learner(error: LearnerError) -> Self {
+        match error.exit_code() {
+            ExitCode::Configuration => Self::ModelFile { reason: error.to_string(), remedy: error.remedy() },
+            _ => Self::compute(error),
         }
     }
 

@@ -35,7 +35,7 @@ pub struct LogicalGroup {
     room: usize,
     /// Per rank, its gradients of the present step.
     contributions: Vec<Vec<f32>>,
-    payloads: Vec<Vec<u8>>,
+    samples: Vec<Vec<u8>>,
     /// Per rank, what it keeps back; empty in jobs without compression.
     compressors: Vec<Compressor>,
 }
@@ -45,7 +45,7 @@ impl LogicalGroup {
     pub fn start(job: &JobConfig, devices: Vec<usize>, snapshot: &Snapshot) -> Result<Self, ReplayError> {
         let mut group = Self::new(job, devices, snapshot.manifest.learner_seed)?;
         let Self { learner, momentum, compressors, .. } = &mut group;
-        learner.set_parameters(&snapshot.model).map_err(ReplayError::compute)?;
+        learner.set_parameters(&snapshot.model).map_err(ReplayError::learner)?;
         learner.decode(&snapshot.momentum, &mut momentum.momentum).map_err(ReplayError::compute)?;
         restore(compressors, learner, snapshot)?;
         Ok(group)
@@ -53,12 +53,15 @@ impl LogicalGroup {
 
     /// The same before its first step, its parameters drawn from `seed`.
     pub fn new(job: &JobConfig, devices: Vec<usize>, seed: u64) -> Result<Self, ReplayError> {
-        let learner = Learner::<f32>::new(&job.model, seed).map_err(ReplayError::compute)?;
+        let model = job.model.below(&job.data_dir);
+        let learner = Learner::<f32>::new(&model, seed).map_err(ReplayError::learner)?;
+        let class_weights = &job.training.class_weights;
+        let learner = learner.with_class_weights(class_weights).map_err(ReplayError::compute)?;
         let elements = learner.parameters().map_err(ReplayError::compute)?.len();
         let momentum = SgdState::new(elements);
         let room = job.stream.batch_bounds.max as usize;
         let assembler =
-            BatchAssembler::new(&job.model, &job.stream.transform, room).map_err(ReplayError::compute)?;
+            BatchAssembler::new(&job.samples(), &job.stream.transform, room).map_err(ReplayError::compute)?;
         let ranks = devices.len();
         let compressors =
             job.compression.map(|config| vec![compressor(learner.flat(), ranks, &config); ranks]);
@@ -71,7 +74,7 @@ impl LogicalGroup {
             assembler,
             room,
             contributions,
-            payloads: Vec::new(),
+            samples: Vec::new(),
             compressors: compressors.unwrap_or_default(),
         })
     }
@@ -84,6 +87,12 @@ impl LogicalGroup {
     ) -> Result<LogicalOutcome, ReplayError> {
         if record.devices.len() != self.devices.len() {
             let reason = format!("it has {} devices, the group {}", record.devices.len(), self.devices.len());
+            return Err(ReplayError::Records { step: record.step, reason });
+        }
+        let known = self.devices.len();
+        let mut senders = record.devices.iter().flat_map(|device| &device.received).map(|part| part.rank);
+        if let Some(rank) = senders.find(|rank| *rank >= known) {
+            let reason = format!("it has samples of rank {rank}, the group {known} ranks");
             return Err(ReplayError::Records { step: record.step, reason });
         }
         let mut outcome = LogicalOutcome::default();
@@ -121,34 +130,55 @@ impl LogicalGroup {
         device: &DeviceStep,
         records: &mut dyn Records,
     ) -> Result<StepStatistics, ReplayError> {
-        let number = self.devices[rank];
-        self.payloads.clear();
-        for range in &device.ranges {
-            records
-                .read(number, *range, &mut self.payloads)
-                .map_err(|reason| ReplayError::Records { step: record.step, reason })?;
+        // As on the rank: its own samples first, those of others added.
+        let own: Vec<_> = device.ranges.iter().map(|range| (rank, *range)).collect();
+        self.assemble(record, &own, records)?;
+        let (batch, micro_batch) = (self.assembler.batch(), record.micro_batch as usize);
+        let own = self.learner.contribute(batch, device.loss_scale, micro_batch);
+        let mut statistics = own.map_err(ReplayError::compute)?;
+        let received = device.received.iter();
+        let received: Vec<_> =
+            received.flat_map(|part| part.ranges.iter().map(|range| (part.rank, *range))).collect();
+        if !received.is_empty() {
+            self.assemble(record, &received, records)?;
+            let batch = self.assembler.batch();
+            let more = self.learner.contribute_more(batch, device.loss_scale, micro_batch);
+            statistics += more.map_err(ReplayError::compute)?;
         }
-        self.make_room(self.payloads.len())?;
-        let (job, transform) = (&self.job, &self.job.stream.transform);
-        let samples = places(&device.ranges).zip(&self.payloads).map(|((partition, offset), payload)| {
-            let sample = SampleIdentity { device: number as u64, partition, offset, epoch: record.epoch };
-            let (padding, flip) = (transform.random_crop_padding, transform.horizontal_flip);
-            SampleRef { payload, augmentation: augmentation(job.training.seed, sample, padding, flip) }
-        });
-        let batch = self.assembler.assemble(samples).map_err(ReplayError::compute)?;
-        let statistics = self
-            .learner
-            .contribute(batch, device.loss_scale, record.micro_batch as usize)
-            .map_err(ReplayError::compute)?;
         let gradients = self.learner.gradients().map_err(ReplayError::compute)?;
         self.contributions[rank].copy_from_slice(gradients);
         Ok(statistics)
     }
 
+    /// Makes the records of `ranges`, each with the rank at whose stream they arrived, the batch.
+    fn assemble(
+        &mut self,
+        record: &StepRecord,
+        ranges: &[(usize, RecordRange)],
+        records: &mut dyn Records,
+    ) -> Result<(), ReplayError> {
+        self.samples.clear();
+        let mut samples = Vec::new();
+        for &(rank, range) in ranges {
+            let number = self.devices[rank];
+            records
+                .read(number, range, &mut self.samples)
+                .map_err(|reason| ReplayError::Records { step: record.step, reason })?;
+            samples.extend(places(number, range, record.epoch));
+        }
+        self.make_room(self.samples.len())?;
+        let (job, transform) = (&self.job, &self.job.stream.transform);
+        let samples = samples.into_iter().zip(&self.samples).map(|(sample, payload)| {
+            let (padding, flip) = (transform.random_crop_padding, transform.horizontal_flip);
+            SampleRef { payload, augmentation: augmentation(job.training.seed, sample, padding, flip) }
+        });
+        self.assembler.assemble(samples).map(|_| ()).map_err(ReplayError::compute)
+    }
+
     /// `Fixed` batches may be larger than the bounds of the other rules.
     fn make_room(&mut self, samples: usize) -> Result<(), ReplayError> {
         if samples > self.room {
-            self.assembler = BatchAssembler::new(&self.job.model, &self.job.stream.transform, samples)
+            self.assembler = BatchAssembler::new(&self.job.samples(), &self.job.stream.transform, samples)
                 .map_err(ReplayError::compute)?;
             self.room = samples;
         }
@@ -175,7 +205,7 @@ impl LogicalGroup {
 
     /// Hash of the parameters in the safetensors file `model`, which replace the group's own.
     pub(super) fn hash_of(&mut self, model: &[u8]) -> Result<u64, ReplayError> {
-        self.learner.set_parameters(model).map_err(ReplayError::compute)?;
+        self.learner.set_parameters(model).map_err(ReplayError::learner)?;
         self.parameter_hash()
     }
 }
@@ -195,9 +225,13 @@ fn restore(
     Ok(())
 }
 
-/// (partition, offset) of the records of `ranges`, in training order. Pure.
-fn places(ranges: &[RecordRange]) -> impl Iterator<Item = (u32, u64)> {
-    ranges.iter().flat_map(|RecordRange(partition, first, count)| {
-        (*first..first + count).map(|offset| (*partition, offset))
+/// The samples of one range of the job's device number `device`. Pure.
+fn places(device: usize, range: RecordRange, epoch: u64) -> impl Iterator<Item = SampleIdentity> {
+    let RecordRange(partition, first, count) = range;
+    (first..first + count).map(move |offset| SampleIdentity {
+        device: device as u64,
+        partition,
+        offset,
+        epoch,
     })
 }

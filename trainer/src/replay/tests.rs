@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scadles_api::job::{DatasetName, ModelName, Normalization, RecordFormat, StartFrom, StreamPolicy};
+use scadles_api::job::{DatasetName, ModelName, StreamPolicy};
 use scadles_api::worker::{
     Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, CompressionConfig, DatasetConfig,
-    DeviceConfig, EnergyOf, KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule,
-    ProducerConfig, StreamConfig, TrainingConfig, Transform,
+    DeviceConfig, EnergyOf, ImageFit, KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule,
+    ProducerConfig, RecordFormat, StartFrom, StreamConfig, StreamEnd, TrainingConfig, Transform,
 };
 use scadles_api::{PROTOCOL_VERSION, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::compress::exchange::SparseExchange;
-use scadles_core::compress::gate::{CompressionDecision, CompressionState};
+use scadles_core::compress::gate::{CompressionDecision, CompressionState, SparseChoice};
 use scadles_kafka::dataset::{Dataset, DatasetSource, Split};
 use scadles_kafka::{Broker, DeviceStream, EmbeddedBroker, PacedProducer, ProducerOptions, TopicSpec};
 
@@ -34,14 +34,10 @@ const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A small job of `world_size` devices whose results go to `run`.
 pub(crate) fn job(run: &Path, world_size: usize) -> JobConfig {
-    let model = ModelConfig {
-        name: ModelName::Cnn,
-        normalization: Normalization::Group,
-        num_classes: 4,
-        input_shape: [1, 8, 8],
-    };
-    let bytes: Vec<u8> = (0..RECORDS * model.record_bytes())
-        .map(|i| if i % model.record_bytes() == 0 { (i % 4) as u8 } else { (i * i % 251) as u8 })
+    let model = ModelConfig::built_in(ModelName::Cnn, [1, 8, 8], 4);
+    let record_bytes = 1 + model.picture_values();
+    let bytes: Vec<u8> = (0..RECORDS * record_bytes)
+        .map(|i| if i % record_bytes == 0 { (i % 4) as u8 } else { (i * i % 251) as u8 })
         .collect();
     std::fs::write(run.join("records"), bytes).unwrap();
     let dataset = DatasetConfig { name: DatasetName::Files, path: Some(run.join("records")) };
@@ -66,6 +62,7 @@ pub(crate) fn job(run: &Path, world_size: usize) -> JobConfig {
             seed: 5,
         }),
         compression: None,
+        injection: None,
         checkpoint: CheckpointConfig { root: run.join("checkpoints"), bucket: None, every_steps: 4, keep: 3 },
         evaluation: None,
         completion: Completion::MaxSteps(8),
@@ -96,6 +93,7 @@ fn training() -> TrainingConfig {
         base_batch_size: 64,
         learning_rate_scaling: LearningRateScaling::Linear,
         aggregation: Aggregation::Weighted,
+        class_weights: Vec::new(),
         epoch_samples: EPOCH_SAMPLES,
         seed: 11,
     }
@@ -105,6 +103,7 @@ fn stream() -> StreamConfig {
     StreamConfig {
         format: RecordFormat::CifarBinary,
         start_from: StartFrom::Earliest,
+        end: StreamEnd::Never,
         policy: StreamPolicy::Persistence,
         batch: BatchRule::LineRate,
         batch_bounds: BatchBounds { min: 1, max: 16, max_skip: 4 },
@@ -129,6 +128,8 @@ fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
         DeviceStep {
             loss_scale: 1.0 / global_batch as f64,
             ranges: ranges.into_iter().filter(|range| range.2 > 0).collect(),
+            given: Vec::new(),
+            received: Vec::new(),
         }
     };
     StepRecord {
@@ -159,12 +160,12 @@ struct Live {
 impl Live {
     fn new(job: &JobConfig, rank: usize, engine: InProcess) -> Self {
         let producer = job.producer.as_ref().unwrap();
-        let dataset =
-            Dataset::load(&producer.dataset, Split::Train, &job.data_dir, job.model.record_bytes()).unwrap();
+        let dataset = Dataset::load(&producer.dataset, Split::Train, &job.data_dir, &job.samples()).unwrap();
         let source =
             DatasetSource::new(Arc::new(dataset), producer.partition, producer.seed, job.devices.len())
                 .unwrap();
         let learner = Learner::<f32>::new(&job.model, job.training.seed).unwrap();
+        let learner = learner.with_class_weights(&job.training.class_weights).unwrap();
         let momentum = SgdState::new(learner.parameters().unwrap().len());
         let exchange = GradientExchange::new(learner.flat(), job.devices.len(), job.compression);
         Self { job: job.clone(), rank, learner, momentum, exchange, engine, source }
@@ -189,20 +190,19 @@ impl Live {
 
     fn step(&mut self, record: &StepRecord) {
         let (job, device) = (&self.job, &record.devices[self.rank]);
-        let mut assembler = BatchAssembler::<f32>::new(&job.model, &job.stream.transform, 64).unwrap();
+        let mut assembler = BatchAssembler::<f32>::new(&job.samples(), &job.stream.transform, 64).unwrap();
         let mut samples = Vec::new();
         for &RecordRange(partition, first, count) in &device.ranges {
             for offset in first..first + count {
                 let identity =
                     SampleIdentity { device: self.rank as u64, partition, offset, epoch: record.epoch };
                 let number = offset * u64::from(PARTITIONS) + u64::from(partition);
-                let payload = self.source.sample(self.rank, number);
-                samples.push(SampleRef {
-                    payload,
-                    augmentation: augmentation(job.training.seed, identity, 1, true),
-                });
+                let sample = self.source.sample(self.rank, number);
+                samples.push((sample, augmentation(job.training.seed, identity, 1, true)));
             }
         }
+        let samples =
+            samples.iter().map(|(payload, augmentation)| SampleRef { payload, augmentation: *augmentation });
         let batch = assembler.assemble(samples).unwrap();
         self.learner.contribute(batch, device.loss_scale, record.micro_batch as usize).unwrap();
         let decision = record.compression.unwrap_or_default();
@@ -300,8 +300,13 @@ fn run(world_size: usize) -> (tempfile::TempDir, JobConfig) {
 }
 
 fn run_with(world_size: usize, compression: Option<CompressionConfig>) -> (tempfile::TempDir, JobConfig) {
+    run_changed(world_size, |job| job.compression = compression)
+}
+
+fn run_changed(world_size: usize, change: impl FnOnce(&mut JobConfig)) -> (tempfile::TempDir, JobConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let job = JobConfig { compression, ..job(folder.path(), world_size) };
+    let mut job = job(folder.path(), world_size);
+    change(&mut job);
     std::fs::write(folder.path().join("job.json"), serde_json::to_vec(&job).unwrap()).unwrap();
     attempt(&job, 1, None, 6, 4);
     let store = CheckpointStore::open(&job.checkpoint.root).unwrap();
@@ -323,19 +328,37 @@ fn a_replay_gives_the_bits_of_four_ranks_across_a_restart() {
     assert_eq!(result.other_cpu, None);
 }
 
+#[test]
+fn a_replay_gives_the_bits_of_a_run_with_class_weights_or_with_another_format() {
+    let weighted: fn(&mut JobConfig) = |job| job.training.class_weights = vec![0.25, 4.0, 0.0, 1.0];
+    let pictures: fn(&mut JobConfig) = |job| job.stream.format = RecordFormat::Image { fit: ImageFit::Exact };
+    let plain: fn(&mut JobConfig) = |_| ();
+    let hashes = [plain, weighted, pictures].map(|change| {
+        let (folder, _) = run_changed(2, change);
+        let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+        assert!(result.equal, "{result:?}");
+        std::fs::read(folder.path().join("model.safetensors")).unwrap()
+    });
+    assert_ne!(hashes[0], hashes[1], "class weights change nothing");
+    assert_eq!(hashes[0], hashes[2], "the same values train the same model however they travel");
+}
+
 /// Every way in which a step's gradients may travel, in turn.
 fn decision(step: u64) -> CompressionDecision {
+    let sparse = |exchange, level| CompressionDecision::Sparse(SparseChoice { exchange, level });
     match step % 4 {
         // Checkpoints are taken after steps 4 and 8: something must be kept back then.
         1 => CompressionDecision::Dense,
-        2 | 3 => CompressionDecision::Sparse(SparseExchange::AllGather),
-        _ => CompressionDecision::Sparse(SparseExchange::ReduceScatter),
+        2 if step > 4 => CompressionDecision::Half,
+        2 | 3 => sparse(SparseExchange::AllGather, 0),
+        _ => sparse(SparseExchange::ReduceScatter, 1),
     }
 }
 
 #[test]
 fn a_replay_of_a_compressed_run_gives_its_bits_from_checkpoint_0_and_from_a_residual() {
-    let compression = CompressionConfig { ratio: 0.02, delta: Some(0.3), energy_of: EnergyOf::Compensated };
+    let compression =
+        CompressionConfig { ratio: 0.02, is_free: true, delta: Some(0.3), energy_of: EnergyOf::Compensated };
     for world_size in [2, 4] {
         let (folder, job) = run_with(world_size, Some(compression));
         let result = replay(folder.path(), &ReplayOptions::default()).unwrap();

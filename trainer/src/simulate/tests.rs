@@ -1,12 +1,15 @@
 use scadles_api::{
     job::{DatasetName, StreamPolicy},
-    worker::{BatchRule, Completion, CompressionConfig, DatasetConfig, EvaluationConfig},
+    worker::{
+        BatchRule, Completion, CompressionConfig, DatasetConfig, DonorChoice, EvaluationConfig,
+        InjectionConfig,
+    },
 };
 use scadles_core::{
     compress::gate::EnergyOf,
     sim::{
-        ExchangeModel, InjectionKind, InjectionModel, NetworkModel, RateProfile, SimDevice, SimLimits,
-        SimSettings,
+        ExchangeModel, InjectionMode, InjectionModel, NetworkModel, RateProfile, ReplicateBatch, SimDevice,
+        SimLimits, SimSettings,
     },
 };
 
@@ -36,7 +39,13 @@ fn clock(job: &JobConfig) -> VirtualClock {
             policy: job.stream.policy,
             aggregation: job.training.aggregation,
             exchange: ExchangeModel { parameters: 10_000, network, constant_seconds: 0.0, sparse: None },
-            injection: None,
+            injection: job.injection.as_ref().map(|config| InjectionModel {
+                mode: config.mode,
+                batch: config.batch,
+                donor_fraction: config.donor_fraction,
+                shared_fraction: config.shared_fraction,
+                record_bytes: 65,
+            }),
             compute_noise: 0.1,
             seed: 3,
             limits: SimLimits::NONE,
@@ -95,7 +104,9 @@ fn compression_follows_the_gate_and_shortens_the_exchange() {
     let folder = tempfile::tempdir().unwrap();
     let (mut job, _) = job(folder.path());
     let dense = trained(&job, &clock(&job));
-    job.compression = Some(CompressionConfig { ratio: 0.02, delta: None, energy_of: EnergyOf::Compensated });
+    let energy_of = EnergyOf::Compensated;
+    let every_step = CompressionConfig { ratio: 0.02, is_free: false, delta: None, energy_of };
+    job.compression = Some(every_step);
     let sparse = trained(&job, &clock(&job));
     let seen = sparse.progress.compression.unwrap();
     assert_eq!((seen.sparse_steps, seen.vetoed_steps), (10, 0));
@@ -105,11 +116,117 @@ fn compression_follows_the_gate_and_shortens_the_exchange() {
     let busy = |run: &VirtualRun| run.progress.devices[0].busy_seconds;
     assert!(busy(&sparse) < busy(&dense) - 0.3, "{} {}", busy(&sparse), busy(&dense));
     // A gate that never opens: the dense run's bits.
-    job.compression =
-        Some(CompressionConfig { ratio: 0.02, delta: Some(0.0), energy_of: EnergyOf::Compensated });
+    job.compression = Some(CompressionConfig { delta: Some(0.0), ..every_step });
     let closed = trained(&job, &clock(&job));
     assert_eq!(closed.progress.compression.unwrap().vetoed_steps, 9, "of the first nothing is known");
     assert_eq!(words(&closed).parameter_hash, words(&dense).parameter_hash);
+}
+
+/// The job with batches that no time decides, as its devices share samples; the run and its model's parameters.
+fn sharing(job: &JobConfig, injection: Option<InjectionConfig>) -> (VirtualRun, Vec<f32>) {
+    let mut job = JobConfig { injection, ..job.clone() };
+    job.stream.batch = BatchRule::Fixed { size: 8 };
+    let run = trained(&job, &clock(&job));
+    let model = std::fs::read(job.output_dir.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&model).unwrap();
+    let mut names = tensors.names();
+    names.sort_unstable();
+    let values =
+        names.iter().flat_map(|name| tensors.tensor(name).unwrap().data().to_vec()).collect::<Vec<u8>>();
+    (run, values.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+fn half_of_all(mode: InjectionMode) -> InjectionConfig {
+    InjectionConfig {
+        mode,
+        batch: ReplicateBatch::Grow,
+        donor_fraction: 0.5,
+        shared_fraction: 0.5,
+        donors: DonorChoice::Random,
+        may_share: vec![true; RATES.len()],
+        budget_bytes_per_step: None,
+    }
+}
+
+/// ‖a − b‖ / ‖a‖.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    difference / norm(&mut a.iter().map(|a| f64::from(*a)))
+}
+
+#[test]
+fn samples_that_move_train_the_model_that_they_train_at_home_up_to_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let (job, _) = job(folder.path());
+    let (at_home, expected) = sharing(&job, None);
+    let (moved, found) = sharing(&job, Some(half_of_all(InjectionMode::Move)));
+    assert_ne!(
+        words(&at_home).parameter_hash,
+        words(&moved).parameter_hash,
+        "nothing was added in another order"
+    );
+    assert!(distance(&expected, &found) < 1e-5, "{}", distance(&expected, &found));
+    assert_eq!(at_home.progress.samples, moved.progress.samples);
+    let ledgers: Vec<Ledger> = moved.progress.devices.iter().map(|device| device.ledger).collect();
+    assert!(ledgers.iter().all(Ledger::is_balanced), "{ledgers:?}");
+    let sum: Ledger = ledgers.into_iter().sum();
+    // Two donors, four of eight samples each.
+    assert_eq!((sum.shared_out, sum.received, sum.trained), (80, 80, 240));
+    let told = moved.progress.injection.unwrap();
+    assert_eq!((told.shared_samples, told.bytes_sent, told.paper_bytes()), (80, 80 * 65, 80 * 3072));
+    assert_eq!(at_home.progress.injection, None);
+
+    let (copied, other) = sharing(&job, Some(half_of_all(InjectionMode::Replicate)));
+    assert!(distance(&expected, &other) > 1e-3, "{}", distance(&expected, &other));
+    assert_eq!(copied.progress.samples, at_home.progress.samples, "copies are no samples of an epoch");
+    let sum: Ledger = copied.progress.devices.iter().map(|device| device.ledger).sum();
+    assert_eq!((sum.shared_out, sum.received, sum.trained), (80, 160, 240));
+    assert_eq!(copied.progress.injection.unwrap().bytes_sent, 160 * 65);
+}
+
+#[test]
+fn shared_samples_lengthen_the_compute_of_those_that_train_them_and_shrinking_takes_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (job, _) = job(folder.path());
+    let busy = |run: &VirtualRun| run.progress.devices[0].busy_seconds;
+    let grown = half_of_all(InjectionMode::Replicate);
+    let shrunk = InjectionConfig { batch: ReplicateBatch::Shrink, ..grown.clone() };
+    let named = InjectionConfig { donors: DonorChoice::LabelDeficit, ..shrunk.clone() };
+    let (at_home, grown) = (sharing(&job, None).0, sharing(&job, Some(grown)).0);
+    let (shrunk, named) = (sharing(&job, Some(shrunk)).0, sharing(&job, Some(named)).0);
+    assert!(busy(&grown) > 1.2 * busy(&at_home), "{} {}", busy(&grown), busy(&at_home));
+    assert!(busy(&shrunk) < 1.1 * busy(&at_home), "{} {}", busy(&shrunk), busy(&at_home));
+    // 8 / (1 + 2 · 0.5) of each stream; the rest waits.
+    assert_eq!((shrunk.progress.samples, named.progress.samples), (3 * 4 * 10, 3 * 4 * 10));
+    assert_ne!(words(&shrunk).parameter_hash, words(&named).parameter_hash, "other donors");
+}
+
+#[test]
+fn a_free_choice_sends_all_where_time_is_no_matter_and_less_on_a_slow_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, _) = job(folder.path());
+    let energy_of = EnergyOf::Compensated;
+    let dense = trained(&job, &clock(&job));
+    job.compression = Some(CompressionConfig { ratio: 0.02, is_free: true, delta: Some(0.9), energy_of });
+    let mut quick = clock(&job);
+    quick.settings.exchange.network.bytes_per_second = 1e15;
+    let all = trained(&job, &quick);
+    let seen = all.progress.compression.unwrap();
+    assert_eq!((seen.sparse_steps, seen.half_steps), (0, 0));
+    assert_eq!(
+        words(&all).parameter_hash,
+        words(&dense).parameter_hash,
+        "the bits of a job without compression"
+    );
+    let mut slow = clock(&job);
+    slow.settings.exchange.network.bytes_per_second = 1e4;
+    let chosen = trained(&job, &slow);
+    let seen = chosen.progress.compression.unwrap();
+    assert_eq!(seen.sparse_steps, 9, "of the first nothing is known: {seen:?}");
+    job.compression = None;
+    let patient = trained(&job, &slow);
+    assert!(chosen.progress.train_seconds * 3.0 < patient.progress.train_seconds);
 }
 
 #[test]
@@ -147,7 +264,8 @@ fn what_cannot_be_trained_on_the_virtual_clock_is_refused_with_a_remedy() {
     assert_eq!(refused(&without, &clock), "spec.producer: missing");
     let mut shared = clock.clone();
     shared.settings.injection = Some(InjectionModel {
-        kind: InjectionKind::Move,
+        mode: InjectionMode::Move,
+        batch: ReplicateBatch::Grow,
         donor_fraction: 0.5,
         shared_fraction: 0.5,
         record_bytes: 1,

@@ -29,6 +29,7 @@ impl StreamCheckpoint {
             rejected: decided.rejected,
             lost: decided.lost,
             rolled_back: self.device.rolled_back,
+            ..Ledger::default()
         };
         let earlier = self.earlier + gone;
         Self { device: DeviceCheckpoint::starting_at(start_offsets), earlier }

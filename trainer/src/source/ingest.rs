@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use scadles_core::partition_queue::PartitionQueue;
+use scadles_kafka::format::RecordDecoder;
 use scadles_kafka::{Event, Record, StreamConsumer};
 
 use super::state::{Shared, Taken};
 use super::{SourceError, SourceSettings};
-use crate::batch::decode;
 
 /// How long one poll waits for a record, and with it the longest delay of an order to seek or stop.
 const POLL: Duration = Duration::from_millis(50);
@@ -21,6 +21,7 @@ struct Ingest<'a> {
     shared: &'a Shared,
     consumer: StreamConsumer,
     settings: &'a SourceSettings,
+    decoder: RecordDecoder,
     rejected_log: RejectedLog,
     /// The topic was missing at poll number `.0`; reading begins anew once a later poll has found it.
     reattach_after: Option<u64>,
@@ -28,8 +29,14 @@ struct Ingest<'a> {
 
 /// Reads until the source is dropped or has failed.
 pub(super) fn run(shared: &Shared, consumer: StreamConsumer, settings: &SourceSettings) {
-    let mut ingest =
-        Ingest { shared, consumer, settings, rejected_log: RejectedLog::default(), reattach_after: None };
+    let mut ingest = Ingest {
+        shared,
+        consumer,
+        settings,
+        decoder: RecordDecoder::new(settings.samples),
+        rejected_log: RejectedLog::default(),
+        reattach_after: None,
+    };
     loop {
         match ingest.next() {
             Ok(true) => {}
@@ -63,7 +70,7 @@ impl Ingest<'_> {
         let Some(event) = self.consumer.poll(POLL) else { return Ok(true) };
         match event {
             Event::Record(record) => {
-                take(self.shared, self.settings, &mut self.rejected_log, &record)?;
+                take(self.shared, &self.settings.device, &mut self.decoder, &mut self.rejected_log, &record)?;
             }
             Event::OutOfRange { partition, position, new_low } => {
                 tracing::warn!(
@@ -75,7 +82,10 @@ impl Ingest<'_> {
                 self.shared.lock().skip_lost(partition, new_low)?;
                 self.shared.notify_changed();
             }
-            Event::End { .. } => {}
+            Event::End { partition } => {
+                self.shared.lock().reached_end(partition);
+                self.shared.notify_changed();
+            }
             // The poller decides how long to bear it: it notices every outage, also while nothing is read.
             Event::Outage { reason, .. } => tracing::debug!(reason, "the broker is away"),
             Event::Fatal(scadles_kafka::Error::TopicMissing { .. }) => self.reattach_after = Some(polls_done),
@@ -94,22 +104,27 @@ impl Ingest<'_> {
     }
 }
 
-/// Checks one record and takes it in.
+/// Makes a sample of one record and takes it in. Decoding needs no lock.
 fn take(
     shared: &Shared,
-    settings: &SourceSettings,
+    device: &str,
+    decoder: &mut RecordDecoder,
     rejected_log: &mut RejectedLog,
     record: &Record<'_>,
 ) -> Result<Taken, SourceError> {
     let place = (record.partition(), record.offset());
-    let verdict = decode(record.payload(), &settings.model);
+    // A picture is not decoded for a partition that will have to fetch it again.
+    if shared.lock().refuses(record.partition()) {
+        return Ok(Taken::Refused);
+    }
+    let verdict = decoder.decode(record.payload(), record.label());
     let mut state = shared.lock();
     let taken = match verdict {
-        Ok(_) => state.take_sample(place, record.timestamp_millis(), record.payload())?,
+        Ok(sample) => state.take_sample(place, record.timestamp_millis(), sample)?,
         Err(reason) => {
             let reason = reason.to_string();
             let taken = state.take_rejected(place, &reason);
-            rejected_log.note(&settings.device, place, &reason);
+            rejected_log.note(device, place, &reason);
             taken?
         }
     };

@@ -1,7 +1,7 @@
 //! A device's stream: from the broker into a bounded buffer, and from there, step by step, into batches.
 //!
-//! Two threads live as long as the [`Source`]: *ingest* owns the consumer, checks every record and copies its payload
-//! once into the arena; the *poller* asks for end offsets and low watermarks every 250 ms, also while fetching pauses.
+//! Two threads live as long as the [`Source`]: *ingest* owns the consumer, makes a sample of every record and copies it
+//! into the arena; the *poller* asks for end offsets and low watermarks every 250 ms, also while fetching pauses.
 //! All bookkeeping is `scadles-core`'s [`DeviceStream`], behind one lock; this module is its shell.
 //!
 //! # Guarantees
@@ -26,8 +26,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use scadles_api::worker::StreamEnd;
 use scadles_api::{Ledger, PartitionPosition};
-use scadles_core::batch::StreamView;
+use scadles_core::batch::{StreamView, Supply};
 use scadles_core::device_stream::{BatchRange, DeviceStream};
 use scadles_core::outlook::Outlook;
 use scadles_core::partition_queue::PartitionQueue;
@@ -64,7 +65,7 @@ pub struct Sample<'a> {
     pub partition: u32,
     /// Offset of its record.
     pub offset: u64,
-    /// The record's bytes.
+    /// The sample's bytes ([`scadles_api::worker::SampleShape`]).
     pub payload: &'a [u8],
 }
 
@@ -82,7 +83,13 @@ impl Source {
         check_partitions(&settings, watcher.partitions())?;
         let mut offsets = state::reach(&watcher.poll(settings.open_deadline)?);
         offsets.truncate(settings.partitions as usize);
-        let checkpoint = settings.start.resolve(&offsets);
+        let since = settings.start.since_millis();
+        let since = since.map(|millis| watcher.find_time(millis, settings.open_deadline)).transpose()?;
+        let mut checkpoint = settings.start.resolve(&offsets, &since.unwrap_or_default());
+        if settings.end == StreamEnd::OffsetsAtStart {
+            let ends: Vec<u64> = offsets.iter().map(|reach| reach.end).collect();
+            checkpoint.device = checkpoint.device.ending_at(&ends);
+        }
         let known = checkpoint.device.partitions.len() as u32;
         if known > settings.partitions {
             let (topic, read) = (settings.topic.clone(), settings.partitions);
@@ -92,7 +99,7 @@ impl Source {
         // What retention took before the start is lost; reading begins behind it.
         stream.observe_offsets(&offsets)?;
         let begin: Vec<u64> = stream.queues().iter().map(PartitionQueue::fetched_end).collect();
-        let options = ConsumerOptions::default();
+        let options = ConsumerOptions { report_end: !settings.end.is_never(), ..ConsumerOptions::default() };
         let consumer = StreamConsumer::assign_from(&settings.connection, &settings.topic, &begin, options)?;
         let shared = Arc::new(Shared::new(stream, checkpoint.earlier, &settings));
         let mut source = Self { shared: Arc::clone(&shared), threads: Vec::new() };
@@ -153,6 +160,16 @@ impl Source {
         read(&mut samples)
     }
 
+    /// The records of the last `samples` samples of a peeked batch, one after another.
+    pub fn last_records(&self, peeked: &Peeked, samples: u64) -> Vec<u8> {
+        let before = peeked.samples().saturating_sub(samples) as usize;
+        self.with_samples(peeked, |all| {
+            let mut records = Vec::new();
+            all.skip(before).for_each(|sample| records.extend_from_slice(sample.payload));
+            records
+        })
+    }
+
     /// What the batch after `peeked`, which is not committed yet, is expected to hold.
     pub fn outlook(&self, peeked: &Peeked) -> Outlook {
         self.shared.lock().stream.outlook(&peeked.ranges)
@@ -170,6 +187,12 @@ impl Source {
         state.arena.free(&freed);
         self.shared.made_room();
         Ok(())
+    }
+
+    /// Whether the stream is over, and all that could be trained of it is.
+    pub fn has_ended(&self) -> bool {
+        let view = self.view();
+        view.supply == Supply::AllHere && view.available == 0
     }
 
     /// Applies the stream policy, after a batch (algorithms.md §3). Returns the samples dropped.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use scadles_api::WorkerConfig;
-use scadles_api::job::{StartFrom, StreamPolicy};
-use scadles_api::worker::ModelConfig;
+use scadles_api::job::StreamPolicy;
+use scadles_api::worker::{SampleShape, StartFrom, StreamEnd};
 use scadles_core::device_stream::{DeviceCheckpoint, PartitionOffsets};
 use scadles_kafka::KafkaConnection;
 
@@ -32,13 +32,26 @@ pub enum Start {
 }
 
 impl Start {
-    /// The checkpoint to begin at, given what the broker has. Pure.
-    pub(super) fn resolve(&self, offsets: &[PartitionOffsets]) -> StreamCheckpoint {
+    /// The time from which on records are wanted, if that is what the job asks for.
+    pub(super) const fn since_millis(&self) -> Option<i64> {
+        match self {
+            Self::Beginning(StartFrom::Timestamp { unix_millis }) => Some(*unix_millis),
+            _ => None,
+        }
+    }
+
+    /// The checkpoint to begin at, given what the broker has, and where the records of the wanted time begin. Pure.
+    pub(super) fn resolve(&self, offsets: &[PartitionOffsets], since: &[u64]) -> StreamCheckpoint {
         let lows = || offsets.iter().map(|reach| reach.low).collect::<Vec<_>>();
         match self {
             Self::Beginning(StartFrom::Earliest) => fresh(&lows()),
             Self::Beginning(StartFrom::Latest) => {
                 fresh(&offsets.iter().map(|reach| reach.end).collect::<Vec<_>>())
+            }
+            Self::Beginning(StartFrom::Timestamp { .. }) => {
+                // What retention took is not lost to a stream that begins behind it.
+                let later = |(reach, since): (&PartitionOffsets, &u64)| reach.low.max(*since);
+                fresh(&offsets.iter().zip(since).map(later).collect::<Vec<_>>())
             }
             Self::From { checkpoint, rolled_back } => {
                 let mut checkpoint = checkpoint.clone();
@@ -75,8 +88,10 @@ pub struct SourceSettings {
     pub connection: KafkaConnection,
     /// Where reading begins.
     pub start: Start,
-    /// What records must fit: label range and length.
-    pub model: ModelConfig,
+    /// What records must fit: format, label range and size.
+    pub samples: SampleShape,
+    /// When the stream is over.
+    pub end: StreamEnd,
     /// What happens to samples that no batch has taken.
     pub policy: StreamPolicy,
     /// Bound of the arena, shared equally by the partitions.
@@ -104,7 +119,8 @@ impl SourceSettings {
             partitions: device.partitions,
             connection: KafkaConnection::try_from(&config.job.kafka)?,
             start,
-            model: config.job.model.clone(),
+            samples: config.job.samples(),
+            end: stream.end,
             policy: stream.policy,
             buffer_bytes: stream.buffer_bytes,
             max_rejected_share: stream.max_rejected_share,
@@ -116,6 +132,6 @@ impl SourceSettings {
     /// Samples that the arena of each partition has room for.
     pub(super) fn slots_per_partition(&self) -> u64 {
         let quota = self.buffer_bytes / u64::from(self.partitions.max(1));
-        (quota / self.model.record_bytes() as u64).max(1)
+        (quota / self.samples.sample_bytes() as u64).max(1)
     }
 }

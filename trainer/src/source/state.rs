@@ -5,8 +5,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use scadles_api::job::StreamPolicy;
+use scadles_api::worker::StreamEnd;
 use scadles_api::{Ledger, PartitionPosition};
-use scadles_core::batch::StreamView;
+use scadles_core::batch::{StreamView, Supply};
 use scadles_core::device_stream::{Acceptance, DeviceStream, Fetched, PartitionOffsets, SampleSlot, Seek};
 use scadles_core::partition_queue::PartitionQueue;
 use scadles_core::rate::RateEstimator;
@@ -36,7 +37,7 @@ pub struct SourceStatus {
     pub buffer_used: f64,
     /// Age of the oldest sample in the arena by the record's own time, in seconds; 0 without one.
     pub oldest_seconds: f64,
-    /// Seconds since a poll last saw the stream grow, or since the start.
+    /// Seconds since a poll last saw the stream grow, or since the start; 0 once it is over.
     pub silent_seconds: f64,
 }
 
@@ -62,12 +63,16 @@ pub(super) struct State {
     pub(super) polls_done: u64,
     pub(super) stop: bool,
     policy: StreamPolicy,
-    record_bytes: u64,
+    sample_bytes: u64,
     slots_per_partition: u64,
     /// Milliseconds since the Unix epoch, per slot.
     arrived_millis: Vec<i64>,
     /// Partitions that were refused room: their records must be fetched again.
     parked: Vec<bool>,
+    /// When the stream is over.
+    end: StreamEnd,
+    /// Partitions at whose end the reader has been since their last record.
+    at_end: Vec<bool>,
     fetched: u64,
     rejected: u64,
     max_rejected_share: f64,
@@ -81,6 +86,33 @@ impl State {
             arrived_total: self.rate.arrived_total(),
             stream_rate: self.rate.stream_rate().unwrap_or(0.0),
             buffered: self.stream.buffered(),
+            supply: self.supply(),
+        }
+    }
+
+    /// What is at the end of a partition without being a sample (transaction markers) does not keep a stream alive: the reader
+    /// has been there.
+    fn supply(&self) -> Supply {
+        let is_over = match self.end {
+            StreamEnd::Never => false,
+            StreamEnd::OffsetsAtStart => true,
+            StreamEnd::Idle { seconds } => self.rate.quiet_seconds().is_some_and(|quiet| quiet >= seconds),
+        };
+        let mut queues = self.stream.queues().iter().zip(&self.at_end);
+        if !is_over {
+            Supply::Flowing
+        } else if queues.all(|(queue, at_end)| *at_end || queue.fetched_end() >= queue.end()) {
+            Supply::AllHere
+        } else {
+            Supply::Ended
+        }
+    }
+
+    /// The reader of `partition` has met its end. What it passed over while the partition had no room comes again.
+    pub(super) fn reached_end(&mut self, partition: u32) {
+        let index = partition as usize;
+        if let (Some(at_end), Some(false)) = (self.at_end.get_mut(index), self.parked.get(index)) {
+            *at_end = true;
         }
     }
 
@@ -105,7 +137,7 @@ impl State {
     pub(super) fn status(&self, now_seconds: f64) -> SourceStatus {
         let oldest = self.stream.peek(self.stream.queues().len() as u64);
         let oldest = oldest.slots.iter().map(|slot| self.arrived_millis[*slot as usize]).min();
-        let room = self.slots_per_partition * self.stream.queues().len() as u64 * self.record_bytes;
+        let room = self.slots_per_partition * self.stream.queues().len() as u64 * self.sample_bytes;
         SourceStatus {
             view: self.view(),
             stream_rate: self.rate.stream_rate(),
@@ -114,7 +146,10 @@ impl State {
             buffered_local: self.stream.available(),
             buffer_used: self.stream.bytes() as f64 / room as f64,
             oldest_seconds: oldest.map_or(0.0, |millis| (unix_millis() - millis).max(0) as f64 / 1e3),
-            silent_seconds: now_seconds - self.rate.last_arrival_seconds().unwrap_or(0.0),
+            silent_seconds: match self.supply() {
+                Supply::Flowing => now_seconds - self.rate.last_arrival_seconds().unwrap_or(0.0),
+                Supply::Ended | Supply::AllHere => 0.0,
+            },
         }
     }
 
@@ -126,7 +161,8 @@ impl State {
     ) -> Result<(), SourceError> {
         let seeks = self.stream.observe_offsets(offsets)?;
         self.seeks.extend(seeks);
-        self.rate.poll(now_seconds, offsets.iter().map(|reach| reach.end).sum());
+        let reach = self.stream.queues().iter().zip(offsets);
+        self.rate.poll(now_seconds, reach.map(|(queue, reach)| queue.within(reach.end)).sum());
         Ok(())
     }
 
@@ -136,15 +172,27 @@ impl State {
         Ok(())
     }
 
-    /// Whether any partition could take another record.
+    /// Whether any partition that is not read to its end could take another record.
     pub(super) fn has_room(&self) -> bool {
         (0..self.parked.len()).any(|partition| {
-            if self.parked[partition] { self.may_resume(partition) } else { self.fits(partition) }
+            let queue = &self.stream.queues()[partition];
+            let is_read = queue.limit().is_some_and(|limit| queue.fetched_end() >= limit);
+            let fits = if self.parked[partition] { self.may_resume(partition) } else { self.fits(partition) };
+            fits && !is_read
         })
     }
 
+    /// Whether the next record of a partition has no room: it must be fetched again later.
+    pub(super) fn refuses(&mut self, partition: u32) -> bool {
+        let index = partition as usize;
+        let fits = self.fits(index);
+        let Some(parked) = self.parked.get_mut(index) else { return false };
+        *parked |= !fits;
+        *parked
+    }
+
     fn fits(&self, partition: usize) -> bool {
-        self.stream.has_room(partition as u32, self.record_bytes)
+        self.stream.has_room(partition as u32, self.sample_bytes)
     }
 
     fn may_resume(&self, partition: usize) -> bool {
@@ -176,11 +224,7 @@ impl State {
     ) -> Result<Taken, SourceError> {
         let (partition, offset) = place;
         let index = partition as usize;
-        if self.parked.get(index).is_some_and(|parked| *parked) {
-            return Ok(Taken::Refused);
-        }
-        if !self.fits(index) {
-            self.parked[index] = true;
+        if self.refuses(partition) {
             return Ok(Taken::Refused);
         }
         let Some(slot) = self.arena.store(payload) else {
@@ -192,6 +236,7 @@ impl State {
             Acceptance::Accepted => {
                 self.arrived_millis[slot as usize] = millis.unwrap_or_else(unix_millis);
                 self.fetched += 1;
+                self.at_end[index] = false;
             }
             Acceptance::Stale => self.arena.free(&[slot]),
         }
@@ -207,6 +252,7 @@ impl State {
         if self.stream.push(partition, offset, Fetched::Rejected)? == Acceptance::Accepted {
             self.fetched += 1;
             self.rejected += 1;
+            self.at_end[partition as usize] = false;
         }
         if rejects_too_many(self.rejected, self.fetched, self.max_rejected_share) {
             return Err(SourceError::TooManyRejected {
@@ -255,7 +301,7 @@ impl Shared {
         let slots = (slots_per_partition * u64::from(settings.partitions)).min(u64::from(u32::MAX)) as u32;
         let state = State {
             stream,
-            arena: Arena::new(slots, settings.model.record_bytes()),
+            arena: Arena::new(slots, settings.samples.sample_bytes()),
             rate: RateEstimator::new(),
             seeks: Vec::new(),
             failure: None,
@@ -264,10 +310,12 @@ impl Shared {
             polls_done: 0,
             stop: false,
             policy: settings.policy,
-            record_bytes: settings.model.record_bytes() as u64,
+            sample_bytes: settings.samples.sample_bytes() as u64,
             slots_per_partition,
             arrived_millis: vec![0; slots as usize],
             parked: vec![false; settings.partitions as usize],
+            end: settings.end,
+            at_end: vec![false; settings.partitions as usize],
             fetched: 0,
             rejected: 0,
             max_rejected_share: settings.max_rejected_share,

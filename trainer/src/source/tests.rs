@@ -1,8 +1,8 @@
 //! The state without broker and threads.
 
-use scadles_api::job::{ModelName, Normalization, StartFrom, StreamPolicy};
-use scadles_api::worker::ModelConfig;
-use scadles_core::device_stream::{DeviceStream, PartitionOffsets, Seek};
+use scadles_api::job::StreamPolicy;
+use scadles_api::worker::{RecordFormat, SampleShape, StartFrom, StreamEnd};
+use scadles_core::device_stream::{DeviceCheckpoint, DeviceStream, PartitionOffsets, Seek};
 use scadles_kafka::KafkaConnection;
 
 use super::state::{Shared, Taken};
@@ -18,12 +18,8 @@ fn settings(partitions: u32, records: u64) -> SourceSettings {
         partitions,
         connection: KafkaConnection::new("127.0.0.1:1"),
         start: Start::Beginning(StartFrom::Earliest),
-        model: ModelConfig {
-            name: ModelName::Mlp,
-            normalization: Normalization::Group,
-            num_classes: 10,
-            input_shape: [1, 2, 2],
-        },
+        samples: SampleShape { format: RecordFormat::CifarBinary, num_classes: 10, input_shape: [1, 2, 2] },
+        end: StreamEnd::Never,
         policy: StreamPolicy::Truncation,
         buffer_bytes: records * RECORD.len() as u64,
         max_rejected_share: 0.01,
@@ -33,7 +29,7 @@ fn settings(partitions: u32, records: u64) -> SourceSettings {
 }
 
 fn shared(settings: &SourceSettings, offsets: &[PartitionOffsets]) -> Shared {
-    let checkpoint = settings.start.resolve(offsets);
+    let checkpoint = settings.start.resolve(offsets, &[]);
     let stream = DeviceStream::resume(&checkpoint.device, settings.buffer_bytes, 0).unwrap();
     let shared = Shared::new(stream, checkpoint.earlier, settings);
     shared.lock().observe(offsets, 0.0).unwrap();
@@ -79,15 +75,42 @@ fn the_arena_never_holds_more_than_its_bound() {
 }
 
 #[test]
+fn a_marker_at_its_end_does_not_keep_a_stream_alive_and_a_refused_record_does() {
+    let settings = SourceSettings { end: StreamEnd::OffsetsAtStart, ..settings(1, 2) };
+    // Three records, a marker, and what came later.
+    let begun = DeviceCheckpoint::starting_at(&[0]).ending_at(&[4]);
+    let stream = DeviceStream::resume(&begun, settings.buffer_bytes, 0).unwrap();
+    let shared = Shared::new(stream, Ledger::default(), &settings);
+    let mut state = shared.lock();
+    state.observe(&[reach(0, 9)], 0.0).unwrap();
+    for (offset, taken) in [(0, Taken::Kept), (1, Taken::Kept), (2, Taken::Refused)] {
+        assert_eq!(state.take_sample((0, offset), None, &RECORD).unwrap(), taken);
+    }
+    state.reached_end(0);
+    assert_eq!(state.view().supply, Supply::Ended, "the refused record comes again");
+    let batch = state.stream.peek(2);
+    let freed = state.stream.commit(&batch.ranges).unwrap();
+    state.arena.free(&freed);
+    assert_eq!(state.take_seeks(), [Seek { partition: 0, offset: 2 }]);
+    assert_eq!(state.take_sample((0, 2), None, &RECORD).unwrap(), Taken::Kept);
+    assert_eq!(state.view().supply, Supply::Ended);
+    state.reached_end(0);
+    assert_eq!((state.view().supply, state.view().available), (Supply::AllHere, 1));
+    assert_eq!(state.status(100.0).silent_seconds.to_bits(), 0.0_f64.to_bits());
+}
+
+#[test]
 fn the_start_is_resolved_once_and_lost_records_are_counted_from_it() {
     let offsets = [reach(5, 20), reach(0, 7)];
-    let start = |start: Start| start.resolve(&offsets);
+    let start = |start: Start| start.resolve(&offsets, &[9, 3]);
     let earliest = start(Start::Beginning(StartFrom::Earliest));
     let latest = start(Start::Beginning(StartFrom::Latest));
     let places = |checkpoint: &StreamCheckpoint| {
         checkpoint.device.partitions.iter().map(|p| p.next_offset).collect::<Vec<_>>()
     };
     assert_eq!((places(&earliest), places(&latest)), (vec![5, 0], vec![20, 7]));
+    let since = start(Start::Beginning(StartFrom::Timestamp { unix_millis: 1 }));
+    assert_eq!(places(&since), vec![9, 3]);
     let mut settings = settings(2, 100);
     settings.start = Start::From { checkpoint: earliest.clone(), rolled_back: 4 };
     let shared = shared(&settings, &[reach(9, 20), reach(0, 7)]);
@@ -98,14 +121,14 @@ fn the_start_is_resolved_once_and_lost_records_are_counted_from_it() {
 
 #[test]
 fn partitions_that_a_checkpoint_does_not_know_are_read_from_their_first_record() {
-    let known = Start::Beginning(StartFrom::Latest).resolve(&[reach(0, 7)]);
+    let known = Start::Beginning(StartFrom::Latest).resolve(&[reach(0, 7)], &[]);
     let start = Start::From { checkpoint: known.clone(), rolled_back: 0 };
     let grown = [reach(0, 20), reach(3, 9), reach(0, 0)];
-    let checkpoint = start.resolve(&grown);
+    let checkpoint = start.resolve(&grown, &[]);
     let places: Vec<u64> = checkpoint.device.partitions.iter().map(|p| p.next_offset).collect();
     assert_eq!(places, [7, 3, 0]);
-    assert_eq!(start.resolve(&[reach(0, 20)]), known, "nothing is new");
-    assert_eq!(start.resolve(&[]).device.partitions.len(), 1, "nothing is forgotten");
+    assert_eq!(start.resolve(&[reach(0, 20)], &[]), known, "nothing is new");
+    assert_eq!(start.resolve(&[], &[]).device.partitions.len(), 1, "nothing is forgotten");
     let shared = shared(&SourceSettings { start, ..settings(3, 30) }, &grown);
     let ledger = shared.lock().ledger();
     assert!(ledger.is_balanced());
@@ -133,7 +156,7 @@ fn streams_begun_anew_keep_the_account_of_those_that_are_gone() {
     state.stream.commit(&batch.ranges).unwrap();
     let checkpoint = state.checkpoint();
     let start = Start::RestartStreams { checkpoint, rolled_back: 2 };
-    let anew = start.resolve(&[reach(0, 3)]);
+    let anew = start.resolve(&[reach(0, 3)], &[]);
     assert_eq!(anew.device.partitions[0].next_offset, 0);
     assert_eq!(
         anew.earlier,

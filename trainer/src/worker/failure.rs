@@ -88,6 +88,12 @@ impl From<EngineError> for Failure {
     }
 }
 
+impl From<LearnerError> for Failure {
+    fn from(error: LearnerError) -> Self {
+        Self::new(error.exit_code(), chain(&error)).with_remedy(error.remedy())
+    }
+}
+
 macro_rules! internal {
     ($($error:ty),+) => {
         $(impl From<$error> for Failure {
@@ -97,4 +103,4 @@ macro_rules! internal {
         })+
     };
 }
-internal!(LearnerError, BatchError, EvaluateError, crate::optimizer::LengthError, torch_ext::Error);
+internal!(BatchError, EvaluateError, crate::optimizer::LengthError, torch_ext::Error);

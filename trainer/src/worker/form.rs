@@ -9,7 +9,7 @@ use std::{
 use scadles_api::{Attempt, ExitCode, Phase, names, worker::JobConfig};
 use scadles_core::{
     agree::AgreeSettings, batch::BatchClock, buffer_state::BufferStateTracker, evaluate::PrequentialAccuracy,
-    learning_rate::LearningRatePlan,
+    inject::InjectionRule, learning_rate::LearningRatePlan,
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -40,6 +40,8 @@ struct Greeting {
     /// Place of the store at which the collectives' engine meets.
     store_host: String,
     store_port: u16,
+    /// SHA-256 of the file of rank 0's network, if it is not built in.
+    model_file: Option<String>,
     /// Where the member goes on, if the attempt continues a checkpoint.
     resume: Option<ResumePoint>,
 }
@@ -62,9 +64,8 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let mut restored = Restored::load(job, attempt)?;
     let (store, rounds) = open_hub(context, attempt, hub, &restored, within)?;
     let member = join(context, attempt, within)?;
-    let greeting: Greeting = serde_json::from_str(member.greeting()).map_err(|error| {
-        Failure::new(ExitCode::Internal, format!("rank 0 sent an unreadable greeting: {error}"))
-    })?;
+    let greeting = read_greeting(member.greeting())?;
+    same_model_file(greeting.model_file.as_deref(), restored.learner.model_file())?;
     let mut communicator =
         connect(context, attempt, store, &greeting, within.saturating_sub(began.elapsed()))?;
     let resume = greeting.resume.as_ref();
@@ -92,14 +93,15 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         world_size: attempt.devices.len(),
         clock: BatchClock::new(job.stream.batch, job.stream.batch_bounds),
         batches: BatchBuffers::new(
-            &job.model,
+            &job.samples(),
             &job.stream.transform,
             SampleMaker::of_worker(&context.config),
-            job.stream.batch_bounds.max.max(fixed_size(job)) as usize,
+            largest_batch(job),
             source.reader(),
         )?,
         hash: Some(learner.parameter_hash()?),
         exchange,
+        injection: injection_rule(job),
         learner,
         momentum,
         communicator,
@@ -126,11 +128,38 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     })
 }
 
-fn fixed_size(job: &JobConfig) -> u32 {
-    match job.stream.batch {
+fn read_greeting(text: &str) -> Result<Greeting, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::new(ExitCode::Internal, format!("rank 0 sent an unreadable greeting: {error}"))
+    })
+}
+
+/// Equal parameters would not tell that ranks compute something else with them.
+fn same_model_file(of_rank_0: Option<&str>, own: Option<&str>) -> Result<(), Failure> {
+    if own == of_rank_0 {
+        return Ok(());
+    }
+    let [own, of_rank_0] = [own, of_rank_0].map(|sha256| sha256.unwrap_or("none"));
+    let message = format!(
+        "spec.model.torchScript.path: this worker's file has the SHA-256 {own}, that of rank 0 {of_rank_0}"
+    );
+    Err(Failure::new(ExitCode::Configuration, message).with_remedy("give all workers the same file"))
+}
+
+/// Most samples that a rank computes on at once: its own, and then those of others.
+fn largest_batch(job: &JobConfig) -> usize {
+    let fixed = match job.stream.batch {
         scadles_api::worker::BatchRule::Fixed { size } => size,
         _ => 0,
-    }
+    };
+    let own = u64::from(job.stream.batch_bounds.max.max(fixed));
+    injection_rule(job).map_or(own, |rule| own.max(rule.most_received(own))) as usize
+}
+
+/// How the devices of `job` share samples, if they do.
+fn injection_rule(job: &JobConfig) -> Option<InjectionRule> {
+    let record_bytes = job.samples().sample_bytes() as u64;
+    job.injection.as_ref().map(|config| InjectionRule::new(config, record_bytes, job.training.seed))
 }
 
 /// Store and hub of rank 0; nothing on the others.
@@ -151,7 +180,12 @@ fn open_hub(
     let points = restored.resume_points(job, attempt)?;
     let state = start_state(points.first().and_then(Option::as_ref));
     let greeting = |resume| {
-        let greeting = Greeting { store_host: config.host.clone(), store_port: store.port(), resume };
+        let greeting = Greeting {
+            store_host: config.host.clone(),
+            store_port: store.port(),
+            model_file: restored.learner.model_file().map(str::to_owned),
+            resume,
+        };
         serde_json::to_string(&greeting).map_err(|error| {
             Failure::new(ExitCode::Internal, format!("failed to write the greeting: {error}"))
         })
@@ -179,6 +213,7 @@ pub(crate) fn agree_settings(job: &JobConfig, learner: &Learner<f32>) -> AgreeSe
         aggregation: job.training.aggregation,
         learning_rate: LearningRatePlan::of(&job.training, job.devices.len()),
         compression: job.compression.map(|compression| rule(learner.flat(), world_size, &compression)),
+        injection: injection_rule(job),
         completion: job.completion,
         checkpoint_every_steps: job.checkpoint.every_steps,
         evaluate_every_steps: job.evaluation.as_ref().map_or(0, |evaluation| evaluation.every_steps),

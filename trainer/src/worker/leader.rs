@@ -7,12 +7,13 @@ use std::{
 
 use scadles_api::{
     Attempt, CheckpointRef, ExitCode, PartitionPosition,
-    progress::{CompressionProgress, Evaluation},
+    progress::{Evaluation, InjectionProgress},
     worker::JobConfig,
 };
 use scadles_core::{
     agree::{Action, GlobalState, StepAgreement, StepPlan, StepReport, StopReason, observed_compression},
     compress::gate::CompressionDecision,
+    device_stream::BatchRange,
     evaluate::EvaluationCounts,
     ewma::Ewma,
 };
@@ -205,6 +206,7 @@ impl Leader {
                 device.wait_seconds = last.wait_seconds;
                 device.compute_seconds = last.compute_seconds;
                 device.exchange_seconds = last.exchange_seconds;
+                device.share_seconds = last.share_seconds;
             }
             self.steps.append(&row)?;
         }
@@ -326,21 +328,28 @@ impl Leader {
         self.count(state);
         let compression = self.job.compression.map(|config| {
             let known = observed_compression(state, &self.steps_reported());
-            CompressionProgress {
-                ratio: config.ratio,
-                sparse_steps: known.sparse_steps,
-                vetoed_steps: known.vetoed_steps,
-                energy_loss: known.energy_loss.value(),
-            }
+            crate::exchange::progress(&config, &known)
         });
+        let injection = self.injection();
         self.shared.update(|progress| {
             progress.compression = compression;
+            progress.injection = injection;
             progress.loss = loss.or(progress.loss);
             progress.window_seconds = agreement.window_seconds;
             progress.samples_per_second = throughput;
             progress.train_seconds = seconds;
             progress.evaluation = evaluation;
         });
+    }
+
+    /// What has been shared so far, in jobs that do.
+    fn injection(&self) -> Option<InjectionProgress> {
+        let devices = || self.reports.iter().map(|report| &report.device);
+        self.job.injection.as_ref().map(|config| InjectionProgress {
+            mode: config.mode,
+            shared_samples: devices().map(|device| device.ledger.shared_out).sum(),
+            bytes_sent: devices().map(|device| device.sample_bytes_sent).sum(),
+        })
     }
 
     /// Counters of progress. Also at once after a step: under `Fixed` the next round may be long in coming.
@@ -356,7 +365,7 @@ impl Leader {
     /// Mean loss of the last step over all its samples; JSON has no word for what is not a number.
     fn mean_loss(&self) -> Option<f64> {
         let steps = || self.reports.iter().filter_map(|report| report.last_step);
-        let samples: u64 = steps().map(|step| step.local_batch).sum();
+        let samples: u64 = steps().map(|step| step.trained).sum();
         let loss = steps().map(|step| step.loss_sum).sum::<f64>() / samples as f64;
         (samples > 0 && loss.is_finite()).then_some(loss)
     }
@@ -370,12 +379,9 @@ impl Leader {
         hash: Option<u64>,
     ) -> Result<(), Failure> {
         let after = agreed.agreement.next;
-        let ranges = self.reports.iter().map(|report| report.step.ranges.iter().map(Into::into).collect());
-        let devices = plan
-            .loss_scales
-            .iter()
-            .zip(ranges)
-            .map(|(&loss_scale, ranges)| DeviceStep { loss_scale, ranges });
+        let taken: Vec<&[BatchRange]> =
+            self.reports.iter().map(|report| report.step.ranges.as_slice()).collect();
+        let topics: Vec<&str> = self.job.devices.iter().map(|device| device.topic.as_str()).collect();
         self.journal.append(&StepRecord {
             attempt: self.attempt,
             step: after.step,
@@ -384,7 +390,7 @@ impl Leader {
             window_seconds: agreed.agreement.window_seconds,
             global_batch: plan.global_batch,
             micro_batch: self.job.training.micro_batch,
-            devices: devices.collect(),
+            devices: DeviceStep::of_plan(plan, &taken, &topics),
             compression: self.job.compression.map(|_| plan.compression),
             parameter_hash: hash.map(hash_text),
         })?;
@@ -406,13 +412,14 @@ impl Leader {
 
     fn row(&self, agreed: &Agreed, plan: &StepPlan, step_seconds: f64) -> CsvRow {
         let after = agreed.agreement.next;
-        let device = |(report, &local_batch): (&RankReport, &u64)| CsvDevice {
+        // Times are known one round later.
+        let device = |(rank, (report, &local_batch)): (usize, (&RankReport, &u64))| CsvDevice {
             local_batch: local_batch as u32,
             stream_rate: report.step.stream_rate,
             buffered: report.step.buffered,
-            wait_seconds: 0.0,
-            compute_seconds: 0.0,
-            exchange_seconds: 0.0,
+            shared_out: plan.injection.shared_out(rank),
+            received: plan.injection.received(rank),
+            ..CsvDevice::default()
         };
         CsvRow {
             attempt: self.attempt,
@@ -423,10 +430,10 @@ impl Leader {
             learning_rate: plan.scaled_learning_rate,
             window_seconds: agreed.agreement.window_seconds,
             step_seconds,
-            sparse: plan.compression != CompressionDecision::Dense,
+            sparse: matches!(plan.compression, CompressionDecision::Sparse(_)),
             bytes_sent: 0,
             dense_bytes: 0,
-            devices: self.reports.iter().zip(&plan.local_batches).map(device).collect(),
+            devices: self.reports.iter().zip(&plan.local_batches).enumerate().map(device).collect(),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::decode_ahead::DecodeCounts;
 
 /// Names the folder into which each worker writes `<device>.json`; without it nothing is measured.
 pub(super) const VARIABLE: &str = "SCADLES_PHASE_TIMES";
-const PHASES: usize = 5;
+const PHASES: usize = 6;
 
 /// What the training thread is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -17,6 +17,8 @@ const PHASES: usize = 5;
 pub(super) enum StepPhase {
     /// Everything that is not named below: waiting, batches, the agreement, bookkeeping, journal.
     Own,
+    /// Shared samples on their way.
+    Share,
     /// Forward and backward.
     Compute,
     /// The sum of the gradients over the ranks.
@@ -98,6 +100,7 @@ impl PhaseTimes {
         let Some(file) = &self.file else { return };
         let phases = [
             StepPhase::Own,
+            StepPhase::Share,
             StepPhase::Compute,
             StepPhase::Exchange,
             StepPhase::Optimizer,

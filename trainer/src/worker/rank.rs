@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::{DeviceProgress, ExitCode, LastWords, Phase, WorkerConfig, worker::BatchRule};
+use scadles_api::{DeviceProgress, ExitCode, LastWords, Ledger, Phase, WorkerConfig, worker::BatchRule};
 use scadles_core::{
     agree::{GlobalState, StepAgreement, StepPlan, StepReport, StopReason},
-    batch::{BatchClock, Readiness, StepTiming},
+    batch::{BatchClock, Readiness, StepTiming, Supply},
     buffer_state::{BufferStateTracker, BufferView},
     evaluate::{EvaluationCounts, PrequentialAccuracy},
+    inject::{DonorChoice, InjectionRule},
+    weights::loss_mass,
 };
 
 use super::{
@@ -18,6 +20,7 @@ use super::{
     leader::{Leader, Results},
     phase_times::{PhaseTimes, StepPhase},
     round::{LastStep, RankReport, Verdict},
+    share::Computed,
     watchdog::{Watchdog, Watched},
 };
 use crate::{
@@ -29,7 +32,7 @@ use crate::{
     evaluate::Shard,
     exchange::{CompressedExchange, ExchangeStatistics, GradientExchange, residuals},
     held_out::HeldOut,
-    learner::{Learner, StepStatistics},
+    learner::Learner,
     optimizer::{Sgd, SgdState},
     source::{Peeked, Source},
 };
@@ -63,6 +66,8 @@ pub(super) struct Rank {
     pub(super) learner: Learner<f32>,
     pub(super) momentum: SgdState<f32>,
     pub(super) exchange: GradientExchange,
+    /// How the devices share samples, if they do.
+    pub(super) injection: Option<InjectionRule>,
     pub(super) communicator: Box<dyn Communicator>,
     pub(super) member: Member<RankReport, Verdict>,
     pub(super) watchdog: Watchdog,
@@ -104,7 +109,6 @@ enum Turn {
 struct Spent {
     wait_seconds: f64,
     busy_seconds: f64,
-    compute_seconds: f64,
     exchange_seconds: f64,
 }
 
@@ -145,6 +149,9 @@ impl Rank {
         let now = self.began.elapsed().as_secs_f64();
         match self.clock.poll(now, &self.source.view()) {
             Readiness::Ready { local_batch } => {
+                // What is not taken stays in the stream, as if it had come later.
+                let local_batch =
+                    self.injection.as_ref().map_or(local_batch, |rule| rule.own_batch(local_batch));
                 let peeked = self.source.peek(local_batch);
                 if peeked.samples() == local_batch {
                     return Ok(Turn::Train(peeked));
@@ -166,7 +173,8 @@ impl Rank {
             && self.fault.is_none()
             && let BatchRule::Fixed { size } = self.config.job.stream.batch
         {
-            self.source.wait(deadline, |view| view.available >= u64::from(size));
+            self.source
+                .wait(deadline, |view| view.available >= u64::from(size) || view.supply == Supply::AllHere);
             deadline = Instant::now();
         }
         match self.member.verdict(deadline) {
@@ -175,7 +183,7 @@ impl Rank {
                 self.round += 1;
                 self.clock.agreed(&agreement);
                 self.evaluation = None;
-                Ok(Some(agreement))
+                Ok(Some(*agreement))
             }
             Some(Verdict::Part { .. }) => {
                 Err(Failure::new(ExitCode::Internal, "rank 0 parted before the end"))
@@ -194,6 +202,7 @@ impl Rank {
     fn report(&mut self, ready: Option<&Peeked>, hash: Option<u64>, stop: Option<StopReason>) -> RankReport {
         let stream = self.source.checkpoint();
         let local_batch = ready.map_or(0, Peeked::samples);
+        let loss_mass = if local_batch == 0 { 0.0 } else { self.loss_mass() };
         let device = self.device_progress();
         RankReport {
             round: self.round,
@@ -202,12 +211,14 @@ impl Rank {
                 step: self.state.step,
                 ready: ready.is_some(),
                 local_batch,
-                loss_mass: local_batch as f64,
+                loss_mass,
                 busy_seconds: self.clock.busy_seconds(),
                 stream_rate: device.stream_rate,
                 buffered: device.ledger.buffered,
                 ranges: ready.map(|peeked| peeked.ranges.clone()).unwrap_or_default(),
+                labels: if local_batch == 0 { Vec::new() } else { self.labels() },
                 stream: Some(stream.device.clone()),
+                stream_ended: ready.is_none_or(|peeked| peeked.samples() == 0) && self.source.has_ended(),
                 stop_requested: stop,
                 stop_unsaved: self.shared.stop_request().is_some_and(|request| !request.checkpoint),
                 checkpoint_requested: self.shared.checkpoint_wanted(),
@@ -224,6 +235,25 @@ impl Rank {
             evaluation_loss_sum: self.evaluation.as_ref().map_or(0.0, |(_, loss_sum)| *loss_sum),
             closing: false,
         }
+    }
+
+    /// What the assembled batch counts in the loss.
+    fn loss_mass(&self) -> f64 {
+        let labels = self.batches.labels().iter().map(|label| *label as usize);
+        loss_mass(&self.config.job.training.class_weights, labels)
+    }
+
+    /// Samples of the assembled batch by label, which `LabelDeficit` chooses donors by; nobody else is told.
+    fn labels(&self) -> Vec<u32> {
+        if self.injection.as_ref().is_none_or(|rule| rule.donors != DonorChoice::LabelDeficit) {
+            return Vec::new();
+        }
+        let mut counts = vec![0; self.config.job.model.num_classes as usize];
+        // Ingest has checked every label.
+        for &label in self.batches.labels() {
+            counts[label as usize] += 1;
+        }
+        counts
     }
 
     fn device_progress(&mut self) -> DeviceProgress {
@@ -244,7 +274,11 @@ impl Rank {
         let stall_seconds = self.config.job.limits.stall_seconds;
         DeviceProgress {
             name: self.config.device().name.clone(),
-            ledger: status.ledger,
+            ledger: Ledger {
+                shared_out: self.totals.shared_out,
+                received: self.totals.received,
+                ..status.ledger
+            },
             stream_rate: status.view.stream_rate,
             local_batch: self.last_share.0,
             aggregation_weight: self.last_share.1,
@@ -255,6 +289,7 @@ impl Rank {
             prequential_accuracy: self.prequential.recent(),
             bytes_sent: self.totals.bytes_sent,
             dense_bytes: self.totals.dense_bytes,
+            sample_bytes_sent: self.totals.sample_bytes_sent,
             wait_seconds: self.totals.wait_seconds,
             busy_seconds: self.totals.busy_seconds,
             positions: status.positions,
@@ -270,7 +305,7 @@ impl Rank {
     }
 
     /// The epoch of a step that begins when `samples` are trained.
-    fn epoch_after(&self, samples: u64) -> u64 {
+    pub(super) fn epoch_after(&self, samples: u64) -> u64 {
         samples / self.config.job.training.epoch_samples.max(1)
     }
 
@@ -284,11 +319,7 @@ impl Rank {
         }
         let next_epoch = self.epoch_after(agreed.agreement.next.samples);
         self.batches.decode_behind(&self.source, &agreed.peeked, next_epoch)?;
-        let micro_batch = self.config.job.training.micro_batch as usize;
-        self.times.enter(StepPhase::Compute);
-        let batch = self.batches.batch();
-        let statistics = self.learner.contribute(batch, plan.loss_scales[self.position], micro_batch)?;
-        let compute_seconds = agreed.at.elapsed().as_secs_f64();
+        let computed = self.compute(agreed, plan)?;
         self.times.enter(StepPhase::Exchange);
         let left = self.patience().saturating_sub(began.elapsed());
         self.watchdog.arm(left.max(self.patience().mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
@@ -298,7 +329,8 @@ impl Rank {
             plan.compression,
             plan.scaled_learning_rate,
         )?;
-        let exchange_seconds = agreed.at.elapsed().as_secs_f64() - compute_seconds;
+        let exchange_seconds =
+            agreed.at.elapsed().as_secs_f64() - computed.compute_seconds - computed.share_seconds;
         self.watch_own("update");
         self.apply(plan, &agreed.peeked)?;
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
@@ -309,16 +341,11 @@ impl Rank {
         self.hash = if compare { Some(self.learner.parameter_hash()?) } else { None };
         self.clock.step_finished(&StepTiming {
             busy_seconds,
-            compute_seconds,
-            local_batch: statistics.samples,
+            compute_seconds: computed.compute_seconds,
+            local_batch: computed.statistics.samples,
         });
-        self.count(
-            plan,
-            &statistics,
-            &exchanged,
-            &Spent { wait_seconds, busy_seconds, compute_seconds, exchange_seconds },
-        );
-        if !statistics.loss_sum.is_finite() {
+        self.count(plan, &computed, &exchanged, &Spent { wait_seconds, busy_seconds, exchange_seconds });
+        if !computed.statistics.loss_sum.is_finite() {
             let message = format!("the loss of step {} is not a number", self.state.step);
             let remedy = "lower spec.training.optimizer.learningRate, or look at the data";
             self.fault = Some(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
@@ -327,29 +354,28 @@ impl Rank {
     }
 
     /// What progress and report show of a step.
-    fn count(
-        &mut self,
-        plan: &StepPlan,
-        statistics: &StepStatistics,
-        exchanged: &ExchangeStatistics,
-        spent: &Spent,
-    ) {
+    fn count(&mut self, plan: &StepPlan, computed: &Computed, exchanged: &ExchangeStatistics, spent: &Spent) {
         let (weight, bytes_sent) = (plan.aggregation_weights[self.position], exchanged.bytes_sent);
+        let local_batch = plan.local_batches[self.position];
         let dense_bytes = self.exchange.compressed().map_or(0, CompressedExchange::dense_bytes);
+        let &Computed { statistics, sample_bytes, compute_seconds, share_seconds } = computed;
         self.prequential.observe(statistics.samples, statistics.correct);
-        let (loss_sum, local_batch) = (statistics.loss_sum, statistics.samples);
-        let &Spent { wait_seconds, busy_seconds, compute_seconds, exchange_seconds } = spent;
+        let &Spent { wait_seconds, busy_seconds, exchange_seconds } = spent;
         self.last_step = Some(LastStep {
-            loss_sum,
-            local_batch,
+            loss_sum: statistics.loss_sum,
+            trained: statistics.samples,
             wait_seconds,
             bytes_sent,
             dense_bytes,
             compute_seconds,
             exchange_seconds,
+            share_seconds,
         });
-        self.last_share = (statistics.samples as u32, weight);
-        self.totals.local_batches += statistics.samples;
+        self.last_share = (local_batch as u32, weight);
+        self.totals.local_batches += local_batch;
+        self.totals.shared_out += plan.injection.shared_out(self.position);
+        self.totals.received += plan.injection.received(self.position);
+        self.totals.sample_bytes_sent += sample_bytes;
         self.totals.aggregation_weights += weight;
         self.totals.bytes_sent += bytes_sent;
         self.totals.dense_bytes += dense_bytes;
@@ -397,7 +423,7 @@ impl Rank {
     }
 
     /// How long a step may take from the agreement on.
-    fn patience(&self) -> Duration {
+    pub(super) fn patience(&self) -> Duration {
         let window = Duration::from_secs_f64(20.0 * self.clock.window_seconds());
         window.max(Duration::from_secs_f64(self.config.job.limits.collective_seconds))
     }

@@ -54,7 +54,8 @@ pub(super) struct Restored {
 impl Restored {
     /// Builds the model; rank 0 of an attempt with a checkpoint fills it from there.
     pub(super) fn load(job: &JobConfig, attempt: &Attempt) -> Result<Self, Failure> {
-        let mut learner = Learner::<f32>::new(&job.model, job.training.seed)?;
+        let learner = Learner::<f32>::new(&job.model.below(&job.data_dir), job.training.seed)?;
+        let mut learner = learner.with_class_weights(&job.training.class_weights)?;
         let mut momentum = SgdState::new(learner.parameters()?.len());
         let (mut manifest, mut residuals) = (None, Vec::new());
         if let Some(reference) = attempt.checkpoint.as_ref().filter(|_| attempt.rank == 0) {

@@ -41,8 +41,8 @@ pub(super) struct RankReport {
 pub(super) struct LastStep {
     /// Sum of the samples' losses.
     pub loss_sum: f64,
-    /// b_i.
-    pub local_batch: u64,
+    /// Samples trained: its own and those of others.
+    pub trained: u64,
     /// Waiting for samples or for others before the step.
     pub wait_seconds: f64,
     /// Bytes handed to the collectives.
@@ -53,13 +53,15 @@ pub(super) struct LastStep {
     pub compute_seconds: f64,
     /// The sum of the gradients over the ranks, waiting for slower ranks in it.
     pub exchange_seconds: f64,
+    /// Waiting for shared samples that were still on their way when all others were computed on.
+    pub share_seconds: f64,
 }
 
 /// What all ranks hear.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Verdict {
     /// What to do next.
-    Agreed(StepAgreement),
+    Agreed(Box<StepAgreement>),
     /// Everybody is done.
     Part {
         /// Summed final evaluation, where one was made.
@@ -110,7 +112,7 @@ impl Chair {
                 return None;
             }
             self.state = agreement.next;
-            Ruling { verdict: Verdict::Agreed(agreement), last: false }
+            Ruling { verdict: Verdict::Agreed(Box::new(agreement)), last: false }
         };
         self.round += 1;
         // Rank 0's thread may have failed already: then the channel ends as well.
@@ -182,6 +184,7 @@ mod tests {
                 gamma: 0.1,
             },
             compression: None,
+            injection: None,
             completion: Completion::MaxSteps(10),
             checkpoint_every_steps: 0,
             evaluate_every_steps: 0,
@@ -202,7 +205,9 @@ mod tests {
                 stream_rate: 0.0,
                 buffered: 0,
                 ranges: Vec::new(),
+                labels: Vec::new(),
                 stream: None,
+                stream_ended: false,
                 stop_requested,
                 stop_unsaved: false,
                 checkpoint_requested: false,

@@ -1,28 +1,27 @@
 //! What the multi-rank tests share: pictures that can be learned, ranks as threads and as processes, and steps.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::panic)] // Shared test code.
-#![allow(clippy::cast_possible_wrap, clippy::print_stdout)]
+#![allow(clippy::cast_possible_wrap)]
 
-use std::process::{Child, Command};
+pub mod processes;
+
 use std::time::{Duration, Instant};
 
-use scadles_api::worker::{ModelConfig, ModelName, Normalization, Transform};
+use scadles_api::worker::{ModelConfig, ModelName, RecordFormat, SampleShape, Transform};
 use scadles_core::augment::{Augmentation, SampleIdentity, augmentation};
 use scadles_core::random::RandomStream;
 use scadles_trainer::batch::{BatchAssembler, SampleRef};
-use scadles_trainer::engine::{Communicator, GlooEngine, InProcess};
+use scadles_trainer::engine::{Communicator, InProcess};
 use scadles_trainer::exchange::{DenseExchange, combine_logical};
 use scadles_trainer::learner::{Learner, StepStatistics, set_up_torch};
 use scadles_trainer::numeric::Real;
 use scadles_trainer::optimizer::{Sgd, SgdState};
-use torch_ext::TcpStore;
 
 pub const TIMEOUT: Duration = Duration::from_mins(1);
-const HOST: &str = "127.0.0.1";
 const PADDING: u32 = 2;
 pub const SGD: Sgd = Sgd { momentum: 0.9, weight_decay: 1e-4 };
 
 pub fn model(name: ModelName, input_shape: [u32; 3]) -> ModelConfig {
-    ModelConfig { name, normalization: Normalization::Group, num_classes: 10, input_shape }
+    ModelConfig::built_in(name, input_shape, 10)
 }
 
 pub fn transform(channels: usize) -> Transform {
@@ -37,15 +36,16 @@ pub fn transform(channels: usize) -> Transform {
 /// Record `number` of an endless set of ten classes that differ in brightness by place, under noise.
 pub fn record(model: &ModelConfig, number: u64) -> Vec<u8> {
     let noise = RandomStream::new(11, number);
-    let label = noise.below(u64::MAX, u64::from(model.num_classes)) as u8;
-    let pattern = RandomStream::new(12, u64::from(label));
+    let label = noise.below(u64::MAX, u64::from(model.num_classes));
+    let pattern = RandomStream::new(12, label);
     let side = u64::from(model.input_shape[2]);
     let value = |i: u64| {
         // Patches of 8x8 share a brightness, so that crops and small convolutions still see the class.
         let patch = i / (8 * side) * side + i % side / 8;
         (pattern.below(patch, 2) * 128 + noise.below(i, 128)) as u8
     };
-    std::iter::once(label).chain((0..model.picture_bytes() as u64).map(value)).collect()
+    let shape = SampleShape::new(RecordFormat::CifarBinary, model);
+    shape.label_prefix(label as u32).chain((0..model.picture_values() as u64).map(value)).collect()
 }
 
 /// What `device` trains in `step`: numbers of records.
@@ -71,7 +71,8 @@ pub struct Rank<T: Real> {
 impl<T: Real> Rank<T> {
     pub fn new(model: &ModelConfig, learner: Learner<T>) -> Self {
         let len = learner.parameters().unwrap().len();
-        let assembler = BatchAssembler::new(model, &transform(model.input_shape[0] as usize), 256).unwrap();
+        let shape = SampleShape::new(RecordFormat::CifarBinary, model);
+        let assembler = BatchAssembler::new(&shape, &transform(model.input_shape[0] as usize), 256).unwrap();
         Self {
             learner,
             assembler,
@@ -83,7 +84,12 @@ impl<T: Real> Rank<T> {
     }
 
     pub fn built_in(model: &ModelConfig) -> Self {
-        Self::new(model, Learner::new(model, 1234).unwrap())
+        Self::weighted(model, &[])
+    }
+
+    /// One whose classes count differently.
+    pub fn weighted(model: &ModelConfig, class_weights: &[f32]) -> Self {
+        Self::new(model, Learner::new(model, 1234).unwrap().with_class_weights(class_weights).unwrap())
     }
 
     /// Forward and backward of `device`'s batch, with the weight of a step in which all train `global_batch`.
@@ -99,13 +105,18 @@ impl<T: Real> Rank<T> {
 
     /// The same with the records of these numbers.
     pub fn contribute_numbers(&mut self, numbers: &[u64], global_batch: usize) -> StepStatistics {
+        self.contribute_scaled(numbers, 1.0 / global_batch as f64)
+    }
+
+    /// The same with the scale of the losses.
+    pub fn contribute_scaled(&mut self, numbers: &[u64], loss_scale: f64) -> StepStatistics {
         let records: Vec<Vec<u8>> = numbers.iter().map(|&number| record(&self.model, number)).collect();
         let samples = records
             .iter()
             .zip(numbers)
             .map(|(payload, &number)| SampleRef { payload, augmentation: augmented(number) });
         let batch = self.assembler.assemble(samples).unwrap();
-        self.learner.contribute(batch, 1.0 / global_batch as f64, self.micro_batch).unwrap()
+        self.learner.contribute(batch, loss_scale, self.micro_batch).unwrap()
     }
 
     pub fn apply(&mut self) {
@@ -165,42 +176,11 @@ pub fn threads<R: Send>(world_size: usize, body: impl Fn(&mut dyn Communicator) 
     })
 }
 
-const RANK: &str = "SCADLES_TEST_RANK";
-const PORT: &str = "SCADLES_TEST_PORT";
-/// Precedes the result of a rank on its standard output.
-const RESULT: &str = "rank result: ";
-
 /// Runs `body` as every rank of a Gloo group, each in a process of its own that runs the calling test again (`test`: its
 /// name), and gives the numbers that the ranks returned. In such a process it does not return.
 pub fn processes(test: &str, world_size: usize, body: impl Fn(&mut dyn Communicator) -> u64) -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<usize>().unwrap());
-    if let (Some(rank), Some(port)) = (number(RANK), number(PORT)) {
-        set_up_torch(1).unwrap();
-        let store = TcpStore::connect(HOST, port as u16, world_size, TIMEOUT).unwrap();
-        let mut comm = GlooEngine::connect(&store, rank, world_size, HOST, TIMEOUT).unwrap();
-        let result = body(&mut comm);
-        println!("\n{RESULT}{result}");
-        std::process::exit(0);
-    }
-    let store = TcpStore::serve(HOST, 0, world_size, TIMEOUT).unwrap();
-    let ranks = (0..world_size).map(|rank| {
-        Command::new(std::env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture", "--test-threads=1"])
-            .env(RANK, rank.to_string())
-            .env(PORT, store.port().to_string())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap()
-    });
-    let ranks: Vec<Child> = ranks.collect();
-    let results = ranks.into_iter().map(|rank| {
-        let output = rank.wait_with_output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "a rank ended with {}: {text}", output.status);
-        let result = text.lines().find_map(|line| line.strip_prefix(RESULT));
-        result.unwrap_or_else(|| panic!("a rank told no result: {text}")).parse().unwrap()
-    });
-    results.collect()
+    let outcomes = processes::on_gloo(test, "", world_size, TIMEOUT, |comm| Some(body(comm)));
+    outcomes.into_iter().flatten().map(|outcome| outcome.expect("every rank tells a number")).collect()
 }
 
 /// Seconds that `body` takes.

@@ -10,10 +10,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use scadles_api::job::{ModelName, Normalization, StartFrom, StreamPolicy};
-use scadles_api::worker::ModelConfig;
+use scadles_api::job::StreamPolicy;
+use scadles_api::worker::{RecordFormat, SampleShape, StartFrom, StreamEnd};
 use scadles_kafka::{
-    Broker, DeviceStream, KafkaConnection, PacedProducer, ProducerOptions, RecordSource, TopicSpec,
+    Broker, DeviceStream, KafkaConnection, OutgoingRecord, PacedProducer, ProducerOptions, RecordSource,
+    TopicSpec,
 };
 use scadles_trainer::source::{Source, SourceSettings, Start};
 
@@ -33,6 +34,12 @@ impl Numbered {
         Self { record: vec![7; record_bytes], bad_every }
     }
 
+    /// The same with a filling that no other device's records have.
+    pub fn of_device(mut self, device: usize) -> Self {
+        self.record[9..].fill(7 + 40 * device as u8);
+        self
+    }
+
     pub fn bytes(&mut self, number: u64) -> &[u8] {
         let bad = self.bad_every.is_some_and(|every| number % every == every - 1);
         self.record[0] = if bad { 200 } else { (number % 10) as u8 };
@@ -42,18 +49,13 @@ impl Numbered {
 }
 
 impl RecordSource for Numbered {
-    fn record(&mut self, _device: usize, number: u64) -> &[u8] {
-        self.bytes(number)
+    fn record(&mut self, _device: usize, number: u64) -> Result<OutgoingRecord<'_>, String> {
+        Ok(self.bytes(number).into())
     }
 }
 
-pub fn model(side: u32) -> ModelConfig {
-    ModelConfig {
-        name: ModelName::Mlp,
-        normalization: Normalization::Group,
-        num_classes: 10,
-        input_shape: [3, side, side],
-    }
+pub fn samples(side: u32) -> SampleShape {
+    SampleShape { format: RecordFormat::CifarBinary, num_classes: 10, input_shape: [3, side, side] }
 }
 
 pub fn topic(broker: &dyn Broker, partitions: u32) -> String {
@@ -72,7 +74,8 @@ pub fn settings(connection: &KafkaConnection, topic: &str, partitions: u32) -> S
         partitions,
         connection: connection.clone(),
         start: Start::Beginning(StartFrom::Earliest),
-        model: model(16),
+        samples: samples(16),
+        end: StreamEnd::Never,
         policy: StreamPolicy::Persistence,
         buffer_bytes: 4 << 20,
         max_rejected_share: 0.5,
@@ -87,14 +90,20 @@ pub fn produce(
     partitions: u32,
     rate: f64,
     max_records: Option<u64>,
-    records: Numbered,
+    records: impl RecordSource + 'static,
 ) -> PacedProducer {
     let stream = DeviceStream { topic: topic.to_owned(), partitions, samples_per_second: rate, max_records };
     PacedProducer::start(connection, vec![stream], Box::new(records), ProducerOptions::default()).unwrap()
 }
 
 /// Sends exactly `records` at once.
-pub fn fill(connection: &KafkaConnection, topic: &str, partitions: u32, records: u64, source: Numbered) {
+pub fn fill(
+    connection: &KafkaConnection,
+    topic: &str,
+    partitions: u32,
+    records: u64,
+    source: impl RecordSource + 'static,
+) {
     let producer = produce(connection, topic, partitions, AT_ONCE, Some(records), source);
     await_that("all is delivered", || producer.statistics()[0].finished);
     producer.stop(DEADLINE).unwrap();
@@ -144,8 +153,8 @@ pub fn every_record_is_trained_once_and_the_ledger_is_exact(broker: &dyn Broker,
     let topic = topic(broker, partitions);
     let mut settings = settings(broker.connection(), &topic, partitions);
     // Less room than there are records: fetching must stop and go on.
-    settings.buffer_bytes = 300 * settings.model.record_bytes() as u64;
-    let mut expected = Numbered::new(settings.model.record_bytes(), Some(BAD_EVERY));
+    settings.buffer_bytes = 300 * settings.samples.sample_bytes() as u64;
+    let mut expected = Numbered::new(settings.samples.sample_bytes(), Some(BAD_EVERY));
     fill(broker.connection(), &topic, partitions, RECORDS, expected.clone());
     let good = RECORDS - RECORDS / BAD_EVERY;
     let mut source = Source::open(settings.clone()).unwrap();
@@ -158,7 +167,7 @@ pub fn every_record_is_trained_once_and_the_ledger_is_exact(broker: &dyn Broker,
         }
         await_available(&source, batch);
         assert!(
-            source.status().buffered_local * settings.model.record_bytes() as u64 <= settings.buffer_bytes
+            source.status().buffered_local * settings.samples.sample_bytes() as u64 <= settings.buffer_bytes
         );
         trained.extend(step(&source, batch, u64::from(partitions), &mut expected));
         rest -= batch;
@@ -188,7 +197,7 @@ pub fn truncation_keeps_the_newest_second_and_counts_the_rest(broker: &dyn Broke
     let topic = topic(broker, partitions);
     let mut settings = settings(broker.connection(), &topic, partitions);
     settings.policy = StreamPolicy::Truncation;
-    let mut expected = Numbered::new(settings.model.record_bytes(), Some(20));
+    let mut expected = Numbered::new(settings.samples.sample_bytes(), Some(20));
     // A backlog, then a live stream.
     fill(broker.connection(), &topic, partitions, 1500, expected.clone());
     let producer = produce(broker.connection(), &topic, partitions, 400.0, None, expected.clone());

@@ -104,6 +104,7 @@ impl World {
             samples_per_second: 540.0,
             train_seconds: 60.0,
             compression: None,
+            injection: None,
             evaluation: None,
             checkpoint: None,
             durable_positions: vec![],

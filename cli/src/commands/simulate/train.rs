@@ -21,6 +21,7 @@ use crate::{
     failure::{Failure, Result},
     job::{self, LoadedJob},
     memory::Memory,
+    own_model,
     report::{Ending, ends_well},
     run_folder::RunFolder,
     screen::{complain, say},
@@ -39,7 +40,8 @@ const BROKER: &str = "a virtual clock";
 /// Trains the job on the virtual clock and writes its report.
 pub(super) fn run(args: &SimulateArgs) -> Result<ExitCode> {
     let path = args.job.as_deref().ok_or_else(|| Failure::internal("nothing to train"))?;
-    let loaded = job::load(path, Some("embedded"))?;
+    let mut loaded = job::load(path, Some("embedded"))?;
+    own_model::look_at(&mut loaded, path)?;
     let trainer = surroundings::trainer()?;
     if loaded.validated.producer.is_none() {
         return Err(Failure::configuration(

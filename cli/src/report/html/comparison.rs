@@ -63,7 +63,7 @@ fn overlay(runs: &[Run], title: &str, x: Axis<'_>, y: Axis<'_>, series: &[Series
     let there = runs.iter().zip(series).enumerate().filter(|(_, (_, series))| !series.is_empty());
     let lines = there.map(|(index, (run, series))| Line {
         name: &run.name,
-        colour: Colour::ALL[index % Colour::ALL.len()],
+        colour: Colour::of(index),
         stroke: STROKES[index % STROKES.len()],
         series,
     });

@@ -35,7 +35,7 @@ pub(super) fn headline(run: &Run) -> Markup {
 }
 
 /// The broker in words.
-pub(super) fn broker(broker: &str) -> String {
+pub fn broker(broker: &str) -> String {
     if broker == "embedded" { "the embedded broker".to_owned() } else { broker.to_owned() }
 }
 
@@ -49,6 +49,7 @@ pub(super) fn figures(run: &Run) -> Markup {
         waiting(run),
         Some(gone(run)),
         Some(sent(run)),
+        shared(run),
         Some(parameters(run)),
     ];
     html! {
@@ -134,6 +135,20 @@ fn sent(run: &Run) -> Figure {
             "no step".to_owned()
         },
     }
+}
+
+fn shared(run: &Run) -> Option<Figure> {
+    let injection = run.report.injection.as_ref()?;
+    let sent = bytes(injection.bytes_sent as f64);
+    Some(Figure {
+        label: "Samples shared",
+        value: grouped(injection.shared_samples),
+        note: format!(
+            "{:?}, {sent} sent; {} as the paper counts",
+            injection.mode,
+            bytes(injection.paper_bytes as f64)
+        ),
+    })
 }
 
 fn parameters(run: &Run) -> Figure {

@@ -33,6 +33,10 @@ pub(super) fn ledger(run: &Run) -> Markup {
                 p.quiet {
                     "Every sample that arrived has one fate: arrived = trained + buffered + dropped + rejected + lost. "
                     "Rolled back are samples of steps that a restart undid; they are beside the account, not in it. "
+                    @if run.report.injection.is_some() {
+                        "So are samples shared with other devices and received from them: each is trained where it arrived, "
+                        "in this account, whoever trained it. "
+                    }
                     "Prequential are right guesses among the newest samples, before they were trained."
                 }
             } @else {
@@ -93,6 +97,7 @@ fn table(run: &Run) -> Markup {
     let mut order = run.shown.clone();
     order.extend((0..devices.len()).filter(|place| !run.shown.contains(place)));
     let (listed, others) = order.split_at(order.len().min(MOST_ROWS));
+    let shares = run.report.injection.is_some();
     let sum = |places: &[usize], name: String| {
         let mut sum = DeviceReport { name, ..DeviceReport::default() };
         for device in places.iter().map(|place| &devices[*place]) {
@@ -103,6 +108,8 @@ fn table(run: &Run) -> Markup {
             sum.rejected += device.rejected;
             sum.lost += device.lost;
             sum.rolled_back += device.rolled_back;
+            sum.shared_out += device.shared_out;
+            sum.received += device.received;
             sum.rate_mean += device.rate_mean;
             sum.wait_seconds += device.wait_seconds;
         }
@@ -113,26 +120,30 @@ fn table(run: &Run) -> Markup {
             thead { tr {
                 th { "Device" } th.n { "Rate, /s" } th.n { "Arrived" }
                 @for (name, _, _) in &FATES { th.n { (capital(name)) } }
-                th.n { "Rolled back" } th.n { "Waited" } th.n { "Prequential" }
+                th.n { "Rolled back" }
+                @if shares { th.n { "Shared" } th.n { "Received" } }
+                th.n { "Waited" } th.n { "Prequential" }
             } }
             tbody {
-                @for place in listed { (row(&devices[*place], "")) }
+                @for place in listed { (row(&devices[*place], shares, "")) }
                 @if !others.is_empty() {
-                    (row(&sum(others, counted(others.len() as u64, "more device", "more devices")), ""))
+                    (row(&sum(others, counted(others.len() as u64, "more device", "more devices")), shares, ""))
                 }
-                @if devices.len() > 1 { (row(&sum(&order, "all".to_owned()), "sum")) }
+                @if devices.len() > 1 { (row(&sum(&order, "all".to_owned()), shares, "sum")) }
             }
         }
     }
 }
 
-fn row(device: &DeviceReport, class: &str) -> Markup {
+fn row(device: &DeviceReport, shares: bool, class: &str) -> Markup {
     let prequential = device.prequential_accuracy.map(|share| format!("{:.1} %", share * 100.0));
     html! {
         tr class=[(!class.is_empty()).then_some(class)] {
             td { (device.name) } td.n { (format!("{:.1}", device.rate_mean)) } td.n { (grouped(device.arrived)) }
             @for (_, _, samples) in &FATES { td.n { (grouped(samples(device))) } }
-            td.n { (grouped(device.rolled_back)) } td.n { (span(device.wait_seconds)) }
+            td.n { (grouped(device.rolled_back)) }
+            @if shares { td.n { (grouped(device.shared_out)) } td.n { (grouped(device.received)) } }
+            td.n { (span(device.wait_seconds)) }
             td.n { (prequential.unwrap_or("–".to_owned())) }
         }
     }

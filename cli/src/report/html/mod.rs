@@ -13,6 +13,7 @@ mod ledger;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use comparison::comparison;
+pub use headline::broker;
 
 use super::run::Run;
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
 
 /// Nothing is loaded, no script runs: only the styles within the page.
 pub const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+
+/// The look of pages; colours of plots and texts are in [`plot::STYLE`].
+pub const STYLE: &str = include_str!("style.css");
 
 /// A supervisor's words are cut here.
 const MOST_LETTERS: usize = 2_000;
@@ -60,7 +64,7 @@ pub fn document(title: &str, body: &Markup) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 title { (title) }
-                style { (PreEscaped(plot::STYLE)) (PreEscaped(include_str!("style.css"))) }
+                style { (PreEscaped(plot::STYLE)) (PreEscaped(STYLE)) }
             }
             body {
                 (body)

@@ -128,3 +128,11 @@ fn a_long_run_has_as_many_points_as_a_short_one() {
     let greatest = batches.points.iter().map(|point| point.high).fold(0.0, f64::max);
     assert!((greatest - 900.0).abs() < 1e-9, "the peak is there: {greatest}");
 }
+
+#[test]
+fn a_life_begins_with_another_attempt_or_an_earlier_step() {
+    let mut lives = Lives::default();
+    let lines = [(1, 1), (1, 2), (2, 2), (2, 3), (2, 3)];
+    let found = lines.map(|(attempt, step)| lives.begins_anew(attempt, step));
+    assert_eq!(found, [false, false, true, false, true]);
+}

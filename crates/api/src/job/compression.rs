@@ -15,6 +15,9 @@ pub enum CompressionMode {
     Static,
     /// In the steps whose expected energy loss is at most `delta` (the paper's).
     Adaptive,
+    /// Whatever brings gradients across soonest for what it loses: dense, in half precision, or a share of the elements
+    /// that the gate lets through, decided in every step by what was measured. Never slower than dense.
+    Auto,
 }
 
 /// Whose energy the gate looks at.
@@ -35,13 +38,13 @@ pub enum EnergyOf {
 pub struct CompressionSpec {
     /// When gradients are compressed.
     pub mode: CompressionMode,
-    /// CR: share of the elements that a compressed step sends. Default 0.1.
+    /// CR: share of the elements that a compressed step sends; with `Auto` the least share. Default 0.1, with `Auto` 0.01.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// δ: the largest share of the energy that a compressed step of `Adaptive` may leave behind. Default 0.3.
+    /// δ: the largest share of the energy that a compressed step of `Adaptive` or `Auto` may leave behind. Default 0.3.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delta: Option<f64>,
-    /// Whose energy `delta` is about, with `Adaptive`. Default `Compensated`.
+    /// Whose energy `delta` is about, with `Adaptive` and `Auto`. Default `Compensated`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub energy_of: Option<EnergyOf>,
 }

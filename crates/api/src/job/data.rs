@@ -11,6 +11,8 @@ use super::rules;
 pub enum DatasetName {
     /// 50,000 + 10,000 colour pictures of 32×32, 10 classes.
     Cifar10,
+    /// 50,000 + 10,000 colour pictures of 32×32, 100 classes.
+    Cifar100,
     /// 60,000 + 10,000 grey pictures of 28×28, 10 classes.
     FashionMnist,
     /// Your own records, as described by `files`.
@@ -35,7 +37,8 @@ pub struct DatasetSpec {
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct FilesSpec {
-    /// A file of records of the stream's format, one after another without separators.
+    /// A file of records, one after another without separators: as the formats `CifarBinary` and `Cifar100` have them; for
+    /// `Image` and `Tensor` a label byte (two, little-endian, with more than 256 classes) and the plain values.
     pub path: String,
 }
 

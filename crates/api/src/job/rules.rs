@@ -21,6 +21,50 @@ pub(super) const TARGET_NEEDS_EVALUATION: RuleText = (
     "!has(self.completion.targetAccuracy) || has(self.evaluation)",
     "spec.completion.targetAccuracy needs spec.evaluation",
 );
+pub(super) const FILE_OF_TORCH_SCRIPT: RuleText = (
+    "(self.name == 'TorchScript') == has(self.torchScript)",
+    "spec.model.torchScript belongs to the model TorchScript, and only to it",
+);
+pub(super) const STEM_OF_RESNETS: RuleText = (
+    "!has(self.stem) || self.name in ['ResNet18', 'ResNet34', 'ResNet50', 'ResNet152']",
+    "spec.model.stem belongs to the ResNets",
+);
+pub(super) const NORMALIZATION_OF_BUILT_IN: RuleText = (
+    "!has(self.normalization) || self.name != 'TorchScript'",
+    "spec.model.normalization belongs to the built-in models",
+);
+pub(super) const STREAM_END_AND_END: RuleText = (
+    "has(self.completion.streamEnd) == \
+     (has(self.stream) && has(self.stream.end) && self.stream.end.rule != 'Never')",
+    "spec.completion.streamEnd needs a spec.stream.end other than Never, and that needs it",
+);
+pub(super) const END_WITHOUT_PRODUCER: RuleText = (
+    "!has(self.producer) || !has(self.stream) || !has(self.stream.end) || self.stream.end.rule == 'Never'",
+    "spec.stream.end must be Never with spec.producer, whose streams have no end",
+);
+pub(super) const ONE_WEIGHT_PER_CLASS: RuleText = (
+    "!has(self.training) || !has(self.training.classWeights) || !has(self.model.numClasses) || \
+     self.training.classWeights.size() == self.model.numClasses",
+    "spec.training.classWeights needs one weight per class of spec.model.numClasses",
+);
+pub(super) const IMAGE_OF_IMAGE: RuleText = (
+    "!has(self.image) || (has(self.format) && self.format == 'Image')",
+    "spec.stream.image belongs to the format Image",
+);
+pub(super) const TENSOR_OF_TENSOR: RuleText = (
+    "!has(self.tensor) || (has(self.format) && self.format == 'Tensor')",
+    "spec.stream.tensor belongs to the format Tensor",
+);
+pub(super) const TIMESTAMP_OF_TIMESTAMP: RuleText = (
+    "has(self.timestamp) == (has(self.startFrom) && self.startFrom == 'Timestamp')",
+    "spec.stream.timestamp belongs to startFrom Timestamp, and only to it",
+);
+pub(super) const END_BEHIND_THE_START: RuleText = (
+    "!has(self.end) || self.end.rule != 'OffsetsAtStart' || !has(self.startFrom) || self.startFrom != 'Latest'",
+    "spec.stream.end OffsetsAtStart leaves nothing behind startFrom Latest",
+);
+pub(super) const IDLE_OF_IDLE: RuleText =
+    ("!has(self.idle) || self.rule == 'Idle'", "spec.stream.end.idle belongs to the rule Idle");
 pub(super) const MODEL_IS_FIXED: RuleText =
     ("self.model == oldSelf.model", "spec.model cannot change: make a new job");
 pub(super) const DEVICE_COUNT_IS_FIXED: RuleText = (
@@ -101,18 +145,40 @@ pub(super) const ONE_KIND_OF_RATES: RuleText = (
 );
 pub(super) const RATIO_OF_COMPRESSION: RuleText = (
     "!has(self.ratio) || self.mode != 'None'",
-    "spec.compression.ratio belongs to the modes Static and Adaptive",
+    "spec.compression.ratio belongs to the modes Static, Adaptive and Auto",
 );
-pub(super) const DELTA_OF_ADAPTIVE: RuleText =
-    ("!has(self.delta) || self.mode == 'Adaptive'", "spec.compression.delta belongs to the mode Adaptive");
+pub(super) const DELTA_OF_ADAPTIVE: RuleText = (
+    "!has(self.delta) || self.mode == 'Adaptive' || self.mode == 'Auto'",
+    "spec.compression.delta belongs to the modes Adaptive and Auto",
+);
 pub(super) const ENERGY_OF_ADAPTIVE: RuleText = (
-    "!has(self.energyOf) || self.mode == 'Adaptive'",
-    "spec.compression.energyOf belongs to the mode Adaptive",
+    "!has(self.energyOf) || self.mode == 'Adaptive' || self.mode == 'Auto'",
+    "spec.compression.energyOf belongs to the modes Adaptive and Auto",
+);
+pub(super) const REPLICATE_OF_REPLICATE: RuleText = (
+    "!has(self.replicate) || self.mode == 'Replicate'",
+    "spec.injection.replicate belongs to the mode Replicate",
+);
+/// Nobody's samples leave a device unless the job says so.
+pub(super) const SHARING_IS_OPTED_IN: RuleText = (
+    "!has(self.injection) || (has(self.injection.optIn) && self.injection.optIn == 'All') || \
+     (has(self.devices.named) && self.devices.named.exists(d, has(d.shareData) && d.shareData))",
+    "spec.injection needs devices that may share: optIn All, or shareData true in spec.devices.named",
+);
+pub(super) const SHARE_OF_A_BATCH: RuleText = (
+    "!has(self.injection) || !has(self.injection.sharedFraction) || !has(self.stream) || !has(self.stream.batch) || \
+     !has(self.stream.batch.fixed) || !has(self.stream.batch.fixed.size) || \
+     self.injection.sharedFraction * double(self.stream.batch.fixed.size) >= 1.0",
+    "spec.injection.sharedFraction must be at least 1 / spec.stream.batch.fixed.size",
 );
 pub(super) const ONE_COMPLETION: RuleText = (
     "(has(self.maxEpochs) ? 1 : 0) + (has(self.maxSteps) ? 1 : 0) + (has(self.maxSamples) ? 1 : 0) + \
-     (has(self.targetAccuracy) ? 1 : 0) == 1",
-    "spec.completion needs exactly one of maxEpochs, maxSteps, maxSamples, targetAccuracy",
+     (has(self.targetAccuracy) ? 1 : 0) + (has(self.streamEnd) ? 1 : 0) == 1",
+    "spec.completion needs exactly one of maxEpochs, maxSteps, maxSamples, targetAccuracy, streamEnd",
+);
+pub(super) const STREAM_END_IS_TRUE: RuleText = (
+    "!has(self.streamEnd) || self.streamEnd",
+    "spec.completion.streamEnd must be true: leave it out where it does not apply",
 );
 pub(super) const ONE_KIND_OF_DATA: RuleText = (
     "has(self.image) != has(self.persistentVolumeClaim)",

@@ -78,6 +78,7 @@ fn every_mistake_of_a_cluster_names_field_and_remedy() {
             "spec.checkpoint.storage",
         ),
         (CLAIM, "path: /tmp", "spec.checkpoint.storage.path"),
+        ("name: Cnn,", "name: TorchScript, torchScript: {path: /own.pt},", "spec.model.torchScript.path"),
         ("500m", "lots", "spec.devices.template.resources.requests[cpu]"),
         (
             "{name: FashionMnist}",

@@ -56,6 +56,7 @@ pub(crate) fn progress(attempt: u32, step: u64, durable: Option<CheckpointRef>) 
         samples_per_second: 0.0,
         train_seconds: 0.0,
         compression: None,
+        injection: None,
         evaluation: None,
         checkpoint: durable,
         durable_positions: vec![],

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use scadles_api::worker::{BatchRule, JobConfig};
+use scadles_api::worker::{BatchRule, InjectionConfig, InjectionMode, JobConfig};
+use scadles_core::inject::InjectionRule;
 
 use super::{Estimate, RuleEstimate};
 use crate::{plan::Plan, text};
@@ -109,7 +110,11 @@ fn costs(out: &mut String, job: &JobConfig, estimate: &Estimate) {
             || "every step".to_owned(),
             |delta| format!("steps whose energy loss is at most {delta}"),
         );
-        let _ = writeln!(out, "  compressed {when}: {} % of the elements", compression.ratio * 100.0);
+        let least = if compression.is_free { "dense, half precision or at least " } else { "" };
+        let _ = writeln!(out, "  compressed {when}: {least}{} % of the elements", compression.ratio * 100.0);
+    }
+    if let Some(injection) = &job.injection {
+        shared(out, job, injection, estimate);
     }
     let _ = writeln!(
         out,
@@ -129,6 +134,29 @@ fn costs(out: &mut String, job: &JobConfig, estimate: &Estimate) {
         let _ = writeln!(out, "  broker     {} embedded", text::bytes(bytes));
     }
     let _ = writeln!(out, "  total      {} beside the programs", text::bytes(estimate.total_bytes));
+}
+
+/// What donors share in a step of the job's own rule, on average.
+fn shared(out: &mut String, job: &JobConfig, injection: &InjectionConfig, estimate: &Estimate) {
+    let record_bytes = job.samples().sample_bytes() as u64;
+    let donors = InjectionRule::new(injection, record_bytes, job.training.seed).donor_count();
+    let copies = match injection.mode {
+        InjectionMode::Move => 1,
+        InjectionMode::Replicate => job.devices.len() as u64 - 1,
+    };
+    let _ = write!(
+        out,
+        "  shared     {:?}: {} % of the batches of {donors} devices",
+        injection.mode,
+        injection.shared_fraction * 100.0
+    );
+    if let Some(rule) = estimate.rules.iter().find(|rule| rule.chosen) {
+        let batches: f64 = rule.settled.devices.iter().map(|device| device.local_batch).sum();
+        let samples = injection.shared_fraction * donors as f64 * batches / job.devices.len() as f64;
+        let bytes = (samples * (copies * record_bytes) as f64) as u64;
+        let _ = write!(out, ", about {samples:.1} samples and {}", text::bytes(bytes));
+    }
+    out.push('\n');
 }
 
 /// A rule with its number: `Fixed 64`.

@@ -97,7 +97,9 @@ fn a_known_field_in_the_wrong_place_is_told_where_it_belongs() {
 #[test]
 fn an_unknown_choice_is_told_with_all_choices_and_the_nearest() {
     let told = mistake("name: Cnn", "name: CNN");
-    let expected = ("spec.model.name", "CNN", "allowed is Cnn, Mlp, ResNet18", "did you mean Cnn?");
+    let allowed =
+        "allowed is Cnn, Mlp, ResNet18, ResNet34, ResNet50, ResNet152, Vgg11, Vgg16, Vgg19, TorchScript";
+    let expected = ("spec.model.name", "CNN", allowed, "did you mean Cnn?");
     assert_eq!((told.0.as_str(), told.1.as_str(), told.2.as_str(), told.3.as_str()), expected);
     let (path, value, problem, _) = mistake("rule: StreamRate", "rule: 7");
     assert_eq!((path.as_str(), value.as_str()), ("spec.stream.batch.rule", "7"));
@@ -176,12 +178,12 @@ fn all_mistakes_are_told_at_once_in_the_order_of_their_paths() {
     let text = JOB
         .replacen("seed: 7", "seed: x, sead: 1", 1)
         .replacen("Cnn", "Rnn", 1)
-        .replacen("completion: {maxSamples: 6e4}", "injection: {mode: Move}", 1)
+        .replacen("completion: {maxSamples: 6e4}", "gang: {mode: Move}", 1)
         .replacen("min: 8", "min: -1", 1);
     let paths: Vec<String> = mistakes(&text).into_iter().map(|it| it.0).collect();
     let expected = [
         "spec.completion",
-        "spec.injection",
+        "spec.gang",
         "spec.model.name",
         "spec.stream.batch.min",
         "spec.training.sead",
@@ -196,7 +198,7 @@ fn mistakes_read_as_one_block_each() {
     let expected = "the job has 2 mistakes
 
 spec.model.name = CNN
-  problem: allowed is Cnn, Mlp, ResNet18
+  problem: allowed is Cnn, Mlp, ResNet18, ResNet34, ResNet50, ResNet152, Vgg11, Vgg16, Vgg19, TorchScript
   remedy:  did you mean Cnn?
 
 spec.training.seed = x

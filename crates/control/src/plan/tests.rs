@@ -176,6 +176,42 @@ fn secrets_without_a_place_for_their_files_are_a_mistake() {
 }
 
 #[test]
+fn injection_that_shares_less_than_it_seems_is_noted() {
+    let notes = |injection: &str, other: (&str, &str)| {
+        let added = format!("  injection: {injection}\n  evaluation");
+        plan(&validated(&[("  evaluation", &added), other]), &servers("k:9092")).unwrap().notes
+    };
+    let none = ("", "");
+    let all = notes("{mode: Move, optIn: All}", none);
+    let told = "Injection: raw samples of 4 of 4 devices leave them; in a step 2 of these share 50 % of their batches.";
+    assert!(all.iter().any(|note| note == told), "{all:?}");
+    assert_eq!(all.iter().filter(|note| note.contains("Injection")).count(), 1, "{all:?}");
+
+    // 48 samples per second are twelve a window.
+    let small = notes("{mode: Move, optIn: All, sharedFraction: 0.05}", none);
+    assert!(
+        small.iter().any(|note| note.contains("the batches of 1 of 4 devices are too small")),
+        "{small:?}"
+    );
+
+    let named = "named: [{name: a, shareData: true}, {name: b}, {name: c}, {name: d}]";
+    let few = notes("{mode: Move, donorFraction: 0.75}", ("count: 4", named));
+    assert!(
+        few.iter().any(|note| note.contains("asks for 3 donors in a step; 1 of 4 devices may share")),
+        "{few:?}"
+    );
+
+    let alone = [("count: 4", "count: 1"), ("[200, 152, 48, 144]", "[200]")];
+    let job = validated(&[
+        alone[0],
+        alone[1],
+        ("  evaluation", "  injection: {mode: Move, optIn: All}\n  evaluation"),
+    ]);
+    let notes = plan(&job, &servers("k:9092")).unwrap().notes;
+    assert!(notes.contains(&"Injection: one device has nobody to share with.".to_owned()), "{notes:?}");
+}
+
+#[test]
 fn what_only_a_cluster_honours_is_said_to_be_ignored() {
     let job = validated(&[("  devices:", "  suspend: true\n  image: mine\n  devices:")]);
     let note = "Only of use in a cluster, ignored here: spec.image, spec.suspend.".to_owned();

@@ -9,6 +9,8 @@ use crate::mistake::{Allowed, Findings};
 
 /// CR and δ that the paper ends with.
 const DEFAULT_RATIO: f64 = 0.1;
+/// The least CR of a free choice: below it accuracy suffers before time is saved.
+const DEFAULT_LEAST_RATIO: f64 = 0.01;
 const DEFAULT_DELTA: f64 = 0.3;
 
 pub(super) fn compression(
@@ -16,11 +18,17 @@ pub(super) fn compression(
     given: Option<&CompressionSpec>,
 ) -> Option<CompressionConfig> {
     let given = given?;
-    let adaptive = given.mode == CompressionMode::Adaptive;
+    let is_free = given.mode == CompressionMode::Auto;
+    let adaptive = is_free || given.mode == CompressionMode::Adaptive;
     for (name, is_given, belongs, modes) in [
-        ("ratio", given.ratio.is_some(), given.mode != CompressionMode::None, "modes Static and Adaptive"),
-        ("delta", given.delta.is_some(), adaptive, "mode Adaptive"),
-        ("energyOf", given.energy_of.is_some(), adaptive, "mode Adaptive"),
+        (
+            "ratio",
+            given.ratio.is_some(),
+            given.mode != CompressionMode::None,
+            "modes Static, Adaptive and Auto",
+        ),
+        ("delta", given.delta.is_some(), adaptive, "modes Adaptive and Auto"),
+        ("energyOf", given.energy_of.is_some(), adaptive, "modes Adaptive and Auto"),
     ] {
         found.require(
             !is_given || belongs,
@@ -32,10 +40,12 @@ pub(super) fn compression(
     if given.mode == CompressionMode::None {
         return None;
     }
-    let ratio = found.number("spec.compression.ratio", given.ratio, DEFAULT_RATIO, Allowed::PositiveShare);
+    let default = if is_free { DEFAULT_LEAST_RATIO } else { DEFAULT_RATIO };
+    let ratio = found.number("spec.compression.ratio", given.ratio, default, Allowed::PositiveShare);
     let delta = found.number("spec.compression.delta", given.delta, DEFAULT_DELTA, Allowed::PositiveShare);
     Some(CompressionConfig {
         ratio,
+        is_free,
         delta: adaptive.then_some(delta),
         energy_of: given.energy_of.unwrap_or(EnergyOf::Compensated),
     })

@@ -6,7 +6,10 @@ use scadles_api::{
     job::{
         DatasetSpec, DistributionSpec, EvaluationSpec, PartitionName, ProducerSpec, RatesSpec, ScadlesJobSpec,
     },
-    worker::{DatasetConfig, DatasetName, EvaluationConfig, ModelConfig, PartitionRule, ProducerConfig},
+    worker::{
+        DatasetConfig, DatasetName, EvaluationConfig, ModelConfig, PartitionRule, ProducerConfig,
+        RecordFormat,
+    },
 };
 
 use super::HIGHEST_RATE;
@@ -19,12 +22,22 @@ use crate::{
 /// What data sets must fit.
 pub(super) struct Data<'a> {
     pub(super) model: &'a ModelConfig,
+    pub(super) format: RecordFormat,
     pub(super) seed: u64,
     pub(super) devices: usize,
 }
 
 impl Data<'_> {
     pub(super) fn producer(&self, found: &mut Findings, given: &ProducerSpec) -> ProducerConfig {
+        let has_coarse_labels = matches!(given.dataset.name, DatasetName::Cifar100 | DatasetName::Files);
+        if self.format == RecordFormat::Cifar100 && !has_coarse_labels {
+            found.add(
+                "spec.producer.dataset.name",
+                format!("{:?}", given.dataset.name),
+                "has no coarse labels, which records of spec.stream.format Cifar100 begin with",
+                "write spec.stream.format: CifarBinary, or send the data set Cifar100 or Files",
+            );
+        }
         ProducerConfig {
             dataset: self.dataset(found, "spec.producer.dataset", &given.dataset),
             rates: self.rates(found, &given.rates),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use scadles_api::{
-    job::{CheckpointSpec, CompletionSpec, RunPolicySpec, StorageSpec},
+    job::{CheckpointSpec, RunPolicySpec, ScadlesJobSpec, StorageSpec, StreamEndName},
     worker::{Completion, EvaluationConfig, Limits},
 };
 
@@ -12,6 +12,8 @@ use crate::mistake::{Allowed, Findings};
 
 /// A number of steps or samples above this is a slip of the pen.
 const MOST: u64 = 1_000_000_000_000;
+/// Default of `spec.runPolicy.stallSeconds`.
+pub(super) const STALL_SECONDS: f64 = 300.0;
 /// Ten years, in seconds.
 const LONGEST_SECONDS: f64 = 315_360_000.0;
 
@@ -51,9 +53,10 @@ pub(crate) fn one_kind_of_storage(found: &mut Findings, path: &str, storage: &St
 
 pub(super) fn completion(
     found: &mut Findings,
-    given: &CompletionSpec,
+    spec: &ScadlesJobSpec,
     evaluation: Option<&EvaluationConfig>,
 ) -> Completion {
+    let given = &spec.completion;
     let path = |name: &str| format!("spec.completion.{name}");
     found.exactly_one(
         "spec.completion",
@@ -62,6 +65,7 @@ pub(super) fn completion(
             ("maxSteps", given.max_steps.is_some()),
             ("maxSamples", given.max_samples.is_some()),
             ("targetAccuracy", given.target_accuracy.is_some()),
+            ("streamEnd", given.stream_end.is_some()),
         ],
     );
     let mut completion = Completion::MaxSteps(1);
@@ -88,7 +92,38 @@ pub(super) fn completion(
         }
         completion = Completion::TargetAccuracy(share);
     }
+    if stream_end(found, spec) {
+        completion = Completion::StreamEnd;
+    }
     completion
+}
+
+/// Whether the job is complete with its streams: then they must have an end, and where they have one nothing else would
+/// complete a job that has trained them.
+fn stream_end(found: &mut Findings, spec: &ScadlesJobSpec) -> bool {
+    let path = "spec.completion.streamEnd";
+    let has_end = spec.stream.as_ref().and_then(|stream| stream.end.as_ref());
+    let has_end = has_end.is_some_and(|end| end.rule != StreamEndName::Never);
+    let given = spec.completion.stream_end;
+    match given {
+        Some(false) => {
+            found.add(path, "false", "must be true", "write true, or leave it out for another member");
+        }
+        Some(true) if !has_end => found.add(
+            path,
+            "true",
+            "is never reached: streams have no end",
+            "give spec.stream.end: {rule: OffsetsAtStart} or {rule: Idle}",
+        ),
+        None if has_end => found.add(
+            path,
+            "",
+            "is missing: streams that end (spec.stream.end) would leave the job waiting",
+            "write spec.completion: {streamEnd: true}, or remove spec.stream.end",
+        ),
+        _ => {}
+    }
+    given.is_some()
 }
 
 pub(super) fn limits(found: &mut Findings, given: Option<&RunPolicySpec>) -> Limits {
@@ -100,7 +135,7 @@ pub(super) fn limits(found: &mut Findings, given: Option<&RunPolicySpec>) -> Lim
         start_deadline_seconds: seconds("startDeadlineSeconds", of(|it| it.start_deadline_seconds), 600.0),
         active_deadline_seconds: of(|it| it.active_deadline_seconds)
             .map(|limit| seconds("activeDeadlineSeconds", Some(limit), 3600.0)),
-        stall_seconds: seconds("stallSeconds", of(|it| it.stall_seconds), 300.0),
+        stall_seconds: seconds("stallSeconds", of(|it| it.stall_seconds), STALL_SECONDS),
         collective_seconds: seconds("collectiveSeconds", of(|it| it.collective_seconds), 60.0),
         stop_grace_seconds: seconds("stopGraceSeconds", of(|it| it.stop_grace_seconds), 30.0),
         orphan_seconds: seconds("orphanSeconds", of(|it| it.orphan_seconds), 60.0),

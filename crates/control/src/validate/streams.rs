@@ -9,12 +9,12 @@ use scadles_api::{
         TopicManagement, TopicsSpec, TransformSpec,
     },
     names,
-    worker::{
-        BatchBounds, BatchRule, ModelConfig, RecordFormat, StartFrom, StreamConfig, StreamPolicy, Transform,
-    },
+    worker::{BatchBounds, BatchRule, SampleShape, StreamConfig, StreamPolicy, Transform, ValueType},
 };
 
-use super::{KafkaSecrets, LARGEST_BATCH, MOST_DEVICES, ValidatedDevice, ValidatedTopics, dns_label};
+use super::{
+    KafkaSecrets, LARGEST_BATCH, MOST_DEVICES, ValidatedDevice, ValidatedTopics, dns_label, records,
+};
 use crate::{
     dataset::DatasetFacts,
     mistake::{Allowed, Findings},
@@ -240,7 +240,7 @@ pub(super) fn kafka_secrets(found: &mut Findings, given: Option<&KafkaSpec>) -> 
 pub(super) fn stream(
     found: &mut Findings,
     spec: &ScadlesJobSpec,
-    model: &ModelConfig,
+    samples: SampleShape,
     producer_facts: Option<DatasetFacts>,
 ) -> StreamConfig {
     let given = spec.stream.as_ref();
@@ -250,25 +250,26 @@ pub(super) fn stream(
         BatchRule::Fixed { size } => size.max(batch_bounds.max),
         BatchRule::StreamRate { .. } | BatchRule::LineRate => batch_bounds.max,
     };
-    let needed = u64::from(largest) * model.record_bytes() as u64;
+    let needed = u64::from(largest) * samples.sample_bytes() as u64;
     if buffer_bytes < needed {
         found.add(
             "spec.stream.bufferBytes",
             text::bytes(buffer_bytes),
             format!(
-                "has no room for the largest batch: {largest} records of {} bytes are {needed} bytes",
-                model.record_bytes()
+                "has no room for the largest batch: {largest} samples of {} bytes are {needed} bytes",
+                samples.sample_bytes()
             ),
             format!("give at least {needed}, or a smaller spec.stream.batch.max"),
         );
     }
     StreamConfig {
-        format: given.and_then(|it| it.format).unwrap_or(RecordFormat::CifarBinary),
-        start_from: given.and_then(|it| it.start_from).unwrap_or(StartFrom::Earliest),
+        format: samples.format,
+        start_from: records::start_from(found, given),
+        end: records::end(found, spec),
         policy: given.and_then(|it| it.policy).unwrap_or(StreamPolicy::Persistence),
         batch,
         batch_bounds,
-        transform: transform(found, given.and_then(|it| it.transform.as_ref()), model, producer_facts),
+        transform: transform(found, given.and_then(|it| it.transform.as_ref()), &samples, producer_facts),
         buffer_bytes,
         max_rejected_share: found.number(
             "spec.stream.maxRejectedShare",
@@ -358,12 +359,17 @@ fn fixed_size(found: &mut Findings, size: Option<u32>, min: Option<u32>, max: u3
 fn transform(
     found: &mut Findings,
     given: Option<&TransformSpec>,
-    model: &ModelConfig,
+    samples: &SampleShape,
     facts: Option<DatasetFacts>,
 ) -> Transform {
-    let [channels, height, width] = model.input_shape;
+    let [channels, height, width] = samples.input_shape;
     // Statistics of a data set of another shape would be told twice; the shape itself is a mistake already.
-    let facts = facts.filter(|facts| facts.input_shape == model.input_shape);
+    let facts = facts.filter(|facts| facts.input_shape == samples.input_shape);
+    // What comes as numbers is standardised already, as far as anybody knows.
+    let (usual_mean, usual_std) = match samples.value_type() {
+        ValueType::U8 => (0.5, 0.25),
+        ValueType::F32 => (0.0, 1.0),
+    };
     let default = |of: fn(DatasetFacts) -> &'static [f32], fallback: f32| {
         facts.map_or_else(|| vec![fallback; channels as usize], |facts| of(facts).to_vec())
     };
@@ -384,7 +390,12 @@ fn transform(
         let fine = |value: &f64| value.is_finite() && value.abs() <= 1e6 && (name == "mean" || *value > 1e-6);
         if !values.iter().all(fine) {
             let problem = if name == "mean" { "needs finite numbers" } else { "needs numbers above 0" };
-            found.add(&path, format!("{values:?}"), problem, "give statistics of pixel values in [0, 1]");
+            found.add(
+                &path,
+                format!("{values:?}"),
+                problem,
+                "give statistics of the values: bytes count from 0 to 1",
+            );
         }
     }
     let padding = given.and_then(|it| it.random_crop_padding).unwrap_or(0);
@@ -398,8 +409,8 @@ fn transform(
         );
     }
     Transform {
-        mean: mean.map_or_else(|| default(|facts| facts.mean, 0.5), narrow),
-        std: std.map_or_else(|| default(|facts| facts.std, 0.25), narrow),
+        mean: mean.map_or_else(|| default(|facts| facts.mean, usual_mean), narrow),
+        std: std.map_or_else(|| default(|facts| facts.std, usual_std), narrow),
         random_crop_padding: padding,
         horizontal_flip: given.and_then(|it| it.horizontal_flip).unwrap_or(false),
     }

@@ -1,6 +1,6 @@
 use scadles_api::worker::{
-    BatchBounds, BatchRule, DatasetConfig, DatasetName, LearningRateScaling, ModelName, PartitionRule,
-    StreamPolicy, Transform,
+    BatchBounds, BatchRule, DatasetConfig, DatasetName, ImageFit, LearningRateScaling, ModelName,
+    PartitionRule, RecordFormat, StartFrom, Stem, StreamEnd, StreamPolicy, Transform, ValueType,
 };
 
 use super::*;
@@ -47,7 +47,8 @@ fn mistake(from: &str, to: &str) -> (String, String) {
 fn resolved_stream() -> StreamConfig {
     StreamConfig {
         format: scadles_api::worker::RecordFormat::CifarBinary,
-        start_from: scadles_api::worker::StartFrom::Earliest,
+        start_from: StartFrom::Earliest,
+        end: StreamEnd::Never,
         policy: StreamPolicy::Persistence,
         batch: BatchRule::LineRate,
         batch_bounds: BatchBounds { min: 8, max: 1024, max_skip: 4 },
@@ -87,6 +88,8 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
             normalization: scadles_api::worker::Normalization::Group,
             num_classes: 10,
             input_shape: [3, 32, 32],
+            stem: None,
+            torch_script: None,
         },
         training: TrainingConfig {
             micro_batch: 64,
@@ -98,6 +101,7 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
             base_batch_size: 64,
             learning_rate_scaling: LearningRateScaling::Linear,
             aggregation: scadles_api::worker::Aggregation::Weighted,
+            class_weights: vec![],
             epoch_samples: 50_000,
             seed: 7,
         },
@@ -109,6 +113,7 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
             seed: 7,
         }),
         compression: None,
+        injection: None,
         checkpoint: ValidatedCheckpoint { every_steps: 40, keep: 3, path: Some("ck".into()) },
         evaluation: Some(EvaluationConfig {
             dataset: DatasetConfig { name: DatasetName::Cifar10, path: None },
@@ -149,13 +154,42 @@ fn compression_is_the_papers_unless_the_job_says_otherwise() {
         changed(&[("  evaluation:", &added)]).unwrap().compression
     };
     let energy_of = scadles_api::job::EnergyOf::Compensated;
-    let papers = CompressionConfig { ratio: 0.1, delta: Some(0.3), energy_of };
+    let papers = CompressionConfig { ratio: 0.1, is_free: false, delta: Some(0.3), energy_of };
     assert_eq!(with("{mode: Adaptive}"), Some(papers));
     assert_eq!(
         with("{mode: Static, ratio: 0.01}"),
-        Some(CompressionConfig { ratio: 0.01, delta: None, energy_of })
+        Some(CompressionConfig { ratio: 0.01, delta: None, ..papers })
     );
+    assert_eq!(with("{mode: Auto}"), Some(CompressionConfig { ratio: 0.01, is_free: true, ..papers }));
     assert_eq!(with("{mode: None}"), None);
+}
+
+#[test]
+fn nobody_shares_samples_unless_the_job_says_so() {
+    let with = |injection: &str, devices: &str| {
+        let added = format!("  injection: {injection}\n  evaluation:");
+        changed(&[("  evaluation:", &added), ("{name: a}", devices)])
+    };
+    let refused = with("{mode: Move}", "{name: a}").unwrap_err();
+    let only = refused.iter().next().unwrap();
+    assert_eq!((refused.count(), only.path.as_str()), (1, "spec.injection.optIn"));
+    assert!(only.remedy.contains("shareData: true") && only.remedy.contains("optIn: All"), "{only}");
+    assert!(with("{mode: Move}", "{name: a, shareData: false}").is_err());
+
+    let one = with("{mode: Move}", "{name: a, shareData: true}").unwrap().injection.unwrap();
+    let expected = InjectionConfig {
+        mode: scadles_api::job::InjectionMode::Move,
+        batch: scadles_api::job::ReplicateBatch::Grow,
+        donor_fraction: 0.5,
+        shared_fraction: 0.5,
+        donors: scadles_api::job::DonorChoice::Random,
+        may_share: vec![true, false],
+        budget_bytes_per_step: None,
+    };
+    assert_eq!(one, expected);
+    let all = with("{mode: Replicate, optIn: All, replicate: {batch: Shrink}}", "{name: a}").unwrap();
+    let all = all.injection.unwrap();
+    assert_eq!((all.may_share, all.batch), (vec![true; 2], scadles_api::job::ReplicateBatch::Shrink));
 }
 
 /// One change of the good job, and the field that is then wrong.
@@ -177,9 +211,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("partitions: 2", "replicationFactor: 0", "spec.kafka.topics.replicationFactor"),
     ("'127.0.0.1:9092'", "localhost", "spec.kafka.bootstrapServers"),
     ("'127.0.0.1:9092'", "'a:1,b:99999'", "spec.kafka.bootstrapServers"),
+    ("name: Cnn", "name: Vgg11, stem: Cifar", "spec.model.stem"),
+    ("name: Cnn", "name: Cnn, torchScript: {path: own.pt}", "spec.model.torchScript"),
+    ("name: Cnn", "name: TorchScript", "spec.model.torchScript"),
+    ("name: Cnn", "name: TorchScript, torchScript: {path: ' '}", "spec.model.torchScript.path"),
+    (
+        "name: Cnn",
+        "name: TorchScript, torchScript: {path: own.pt}, normalization: Group",
+        "spec.model.normalization",
+    ),
     ("seed: 7", "microBatch: 0", "spec.training.microBatch"),
     ("seed: 7", "baseBatchSize: 0", "spec.training.baseBatchSize"),
     ("seed: 7", "epochSamples: 0", "spec.training.epochSamples"),
+    ("seed: 7", "classWeights: [1, 2]", "spec.training.classWeights"),
+    ("seed: 7", "classWeights: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "spec.training.classWeights"),
+    ("seed: 7", "classWeights: [1, -1, 1, 1, 1, 1, 1, 1, 1, 1]", "spec.training.classWeights[1]"),
     ("seed: 7", "optimizer: {learningRate: 0}", "spec.training.optimizer.learningRate"),
     ("seed: 7", "optimizer: {momentum: 1}", "spec.training.optimizer.momentum"),
     ("seed: 7", "optimizer: {weightDecay: -1}", "spec.training.optimizer.weightDecay"),
@@ -195,6 +241,22 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("rule: LineRate", "rule: Fixed, fixed: {size: 2000}", "spec.stream.batch.fixed.size"),
     ("{batch: {rule: LineRate}}", "{bufferBytes: 1Mi}", "spec.stream.bufferBytes"),
     ("{batch: {rule: LineRate}}", "{maxRejectedShare: 1.5}", "spec.stream.maxRejectedShare"),
+    ("{batch: {rule: LineRate}}", "{image: {fit: Crop}}", "spec.stream.image"),
+    ("{batch: {rule: LineRate}}", "{format: Image, tensor: {dtype: U8}}", "spec.stream.tensor"),
+    ("{batch: {rule: LineRate}}", "{startFrom: Timestamp}", "spec.stream.timestamp"),
+    ("{batch: {rule: LineRate}}", "{timestamp: '2026-05-04T08:30:00Z'}", "spec.stream.timestamp"),
+    ("{batch: {rule: LineRate}}", "{startFrom: Timestamp, timestamp: yesterday}", "spec.stream.timestamp"),
+    (
+        "{batch: {rule: LineRate}}",
+        "{startFrom: Timestamp, timestamp: '2026-05-04T08:30:00'}",
+        "spec.stream.timestamp",
+    ),
+    (
+        "{batch: {rule: LineRate}}",
+        "{startFrom: Timestamp, timestamp: '1969-05-04T08:30:00Z'}",
+        "spec.stream.timestamp",
+    ),
+    ("{batch: {rule: LineRate}}", "{end: {rule: Never, idle: {seconds: 1}}}", "spec.stream.end.idle"),
     ("{batch: {rule: LineRate}}", "{transform: {mean: [0.5]}}", "spec.stream.transform.mean"),
     ("{batch: {rule: LineRate}}", "{transform: {std: [1, 0, 1]}}", "spec.stream.transform.std"),
     (
@@ -212,6 +274,32 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "spec.compression.energyOf",
     ),
     ("completion:", "compression: {mode: None, ratio: 0.1}\n  completion:", "spec.compression.ratio"),
+    (
+        "completion:",
+        "injection: {mode: Move, optIn: All, donorFraction: 0}\n  completion:",
+        "spec.injection.donorFraction",
+    ),
+    (
+        "completion:",
+        "injection: {mode: Move, optIn: All, sharedFraction: 1.1}\n  completion:",
+        "spec.injection.sharedFraction",
+    ),
+    (
+        "completion:",
+        "injection: {mode: Move, optIn: All, sharedFraction: 0.0009}\n  completion:",
+        "spec.injection.sharedFraction",
+    ),
+    (
+        "completion:",
+        "injection: {mode: Move, optIn: All, budgetBytesPerStep: 3072}\n  completion:",
+        "spec.injection.budgetBytesPerStep",
+    ),
+    (
+        "completion:",
+        "injection: {mode: Move, optIn: All, replicate: {batch: Grow}}\n  completion:",
+        "spec.injection.replicate",
+    ),
+    ("completion:", "injection: {mode: Replicate}\n  completion:", "spec.injection.optIn"),
     ("everySteps: 20", "dataset: {name: Files}", "spec.evaluation.dataset.files"),
     ("{name: Cifar10}", "{name: Cifar10, files: {path: x}}", "spec.producer.dataset.files"),
     ("list: [50, 38]", "list: [50]", "spec.producer.rates.list"),
@@ -245,6 +333,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("maxSamples: 60000", "maxSteps: 0", "spec.completion.maxSteps"),
     ("maxSamples: 60000", "maxEpochs: 0", "spec.completion.maxEpochs"),
     ("maxSamples: 60000", "targetAccuracy: 1.1", "spec.completion.targetAccuracy"),
+    ("maxSamples: 60000", "streamEnd: true", "spec.completion.streamEnd"),
+    ("maxSamples: 60000", "streamEnd: false", "spec.completion.streamEnd"),
     ("maxRestarts: 3", "maxRestarts: 10001", "spec.runPolicy.maxRestarts"),
     ("maxRestarts: 3", "startDeadlineSeconds: 0", "spec.runPolicy.startDeadlineSeconds"),
     ("maxRestarts: 3", "activeDeadlineSeconds: 0", "spec.runPolicy.activeDeadlineSeconds"),
@@ -289,11 +379,33 @@ fn impossible_numbers_of_labels_and_sides_are_told_at_the_model() {
         ("name: Cnn, numClasses: 257", "spec.model.numClasses"),
         ("name: Cnn, inputShape: [0, 32, 32]", "spec.model.inputShape"),
         ("name: ResNet18, inputShape: [3, 7, 32]", "spec.model.inputShape"),
+        ("name: Vgg11, inputShape: [3, 31, 32]", "spec.model.inputShape"),
         ("name: Mlp, inputShape: [3, 32, 513]", "spec.model.inputShape"),
     ] {
         let found = changed(&[("name: Cnn", model)]).expect_err(model);
         assert!(found.iter().any(|it| it.path == path), "{model}: {found}");
     }
+}
+
+#[test]
+fn the_stem_of_a_resnet_follows_the_shorter_side_unless_it_is_given() {
+    let stem = |model: &str| {
+        let producer = ("producer: {dataset: {name: Cifar10}, rates: {list: [50, 38]}}", "");
+        let transform = ("{batch: {rule: LineRate}}", "{bufferBytes: 1Gi}");
+        let evaluation = ("evaluation: {everySteps: 20}", "");
+        changed(&[("name: Cnn", model), producer, transform, evaluation]).unwrap().model.stem
+    };
+    assert_eq!(stem("name: ResNet34, inputShape: [3, 63, 300]"), Some(Stem::Cifar));
+    assert_eq!(stem("name: ResNet34, inputShape: [3, 64, 64]"), Some(Stem::Imagenet));
+    assert_eq!(stem("name: ResNet50, inputShape: [3, 32, 32], stem: Imagenet"), Some(Stem::Imagenet));
+    assert_eq!(stem("name: Vgg16, inputShape: [3, 224, 224]"), None);
+}
+
+#[test]
+fn the_file_of_an_own_network_is_taken_as_it_is_named() {
+    let job = changed(&[("name: Cnn", "name: TorchScript, torchScript: {path: nets/own.pt}")]).unwrap();
+    let file = job.model.torch_script.unwrap();
+    assert_eq!((file.path.to_str(), file.parameters), (Some("nets/own.pt"), None));
 }
 
 #[test]
@@ -312,6 +424,111 @@ fn a_target_accuracy_needs_evaluations_during_the_run() {
     let found = changed(&[("maxSamples: 60000", "targetAccuracy: 0.5"), ("everySteps: 20", "everySteps: 0")]);
     assert_eq!(found.unwrap_err().iter().next().unwrap().path, "spec.completion.targetAccuracy");
     assert!(changed(&[("maxSamples: 60000", "targetAccuracy: 0.5")]).is_ok());
+}
+
+#[test]
+fn formats_are_resolved_with_their_own_members() {
+    let format = |stream: &str| changed(&[("{batch: {rule: LineRate}}", stream)]).unwrap().stream;
+    let image = |fit| RecordFormat::Image { fit };
+    assert_eq!(format("{format: Image}").format, image(ImageFit::Exact));
+    assert_eq!(format("{format: Image, image: {fit: Stretch}}").format, image(ImageFit::Stretch));
+    assert_eq!(format("{format: Tensor}").format, RecordFormat::Tensor { dtype: ValueType::U8 });
+    let numbers = format("{format: Tensor, tensor: {dtype: F32}}");
+    assert_eq!(numbers.format, RecordFormat::Tensor { dtype: ValueType::F32 });
+    assert_eq!(numbers.transform, resolved_stream().transform, "the data set's own");
+    let alone = without_producer("{format: Tensor, tensor: {dtype: F32}}", "maxSteps: 1").unwrap();
+    assert_eq!((alone.stream.transform.mean, alone.stream.transform.std), (vec![0.0; 3], vec![1.0; 3]));
+    // Four bytes a value: a buffer that was large enough is not.
+    let small = "{format: Tensor, tensor: {dtype: F32}, bufferBytes: 4Mi}";
+    let found = changed(&[("{batch: {rule: LineRate}}", small)]).unwrap_err();
+    assert_eq!(found.iter().next().unwrap().path, "spec.stream.bufferBytes");
+}
+
+#[test]
+fn the_number_of_labels_follows_cifar_100_and_is_bounded_by_the_format() {
+    let classes = |changes: &[(&str, &str)]| changed(changes).unwrap().model.num_classes;
+    assert_eq!(classes(&[("{name: Cifar10}", "{name: Cifar100}")]), 100);
+    let stream = ("{batch: {rule: LineRate}}", "{format: Cifar100}");
+    assert_eq!(classes(&[("{name: Cifar10}", "{name: Cifar100}"), stream]), 100);
+    let alone = |format: &str, classes: u32| {
+        let job = changed(&[
+            ("  producer: {dataset: {name: Cifar10}, rates: {list: [50, 38]}}\n", ""),
+            ("  evaluation: {everySteps: 20}\n", ""),
+            ("{batch: {rule: LineRate}}", &format!("{{format: {format}}}")),
+            ("name: Cnn", &format!("name: Cnn, numClasses: {classes}")),
+        ]);
+        job.is_ok()
+    };
+    for (format, most) in [("CifarBinary", 256), ("Cifar100", 100), ("Image", 1024), ("Tensor", 1024)] {
+        assert!(alone(format, most) && !alone(format, most + 1), "{format}");
+    }
+    let sent = changed(&[stream, ("name: Cnn", "name: Cnn, numClasses: 10")]).unwrap_err();
+    let only = sent.iter().next().unwrap();
+    assert_eq!((sent.count(), only.path.as_str()), (1, "spec.producer.dataset.name"), "{sent}");
+    assert!(only.problem.contains("coarse labels"), "{sent}");
+}
+
+#[test]
+fn pictures_have_one_channel_or_three() {
+    let with = |shape: &str| {
+        changed(&[
+            ("  producer: {dataset: {name: Cifar10}, rates: {list: [50, 38]}}\n", ""),
+            ("  evaluation: {everySteps: 20}\n", ""),
+            ("{batch: {rule: LineRate}}", "{format: Image}"),
+            ("name: Cnn", &format!("name: Cnn, inputShape: {shape}")),
+        ])
+    };
+    assert!(with("[1, 32, 32]").is_ok());
+    let found = with("[2, 32, 32]").unwrap_err();
+    assert_eq!(found.iter().next().unwrap().path, "spec.stream.format", "{found}");
+}
+
+/// The good job, its streams sent by others.
+fn without_producer(stream: &str, completion: &str) -> Result<ValidatedJob, Mistakes> {
+    changed(&[
+        ("  producer: {dataset: {name: Cifar10}, rates: {list: [50, 38]}}\n", ""),
+        ("everySteps: 20", "dataset: {name: Cifar10}"),
+        ("{batch: {rule: LineRate}}", stream),
+        ("maxSamples: 60000", completion),
+    ])
+}
+
+#[test]
+fn a_stream_begins_at_a_time_that_any_clock_may_tell() {
+    let millis = |text: &str| {
+        let job = without_producer(&format!("{{startFrom: Timestamp, timestamp: '{text}'}}"), "maxSteps: 1");
+        job.unwrap().stream.start_from
+    };
+    let expected = StartFrom::Timestamp { unix_millis: 1_777_883_400_250 };
+    assert_eq!(millis("2026-05-04T08:30:00.250Z"), expected);
+    assert_eq!(millis("2026-05-04T10:30:00.25+02:00"), expected);
+}
+
+#[test]
+fn a_job_ends_with_its_streams_if_both_sides_say_so() {
+    let job = without_producer("{end: {rule: Idle}}", "streamEnd: true").unwrap();
+    assert_eq!((job.stream.end, job.completion), (StreamEnd::Idle { seconds: 60.0 }, Completion::StreamEnd));
+    let job = without_producer("{end: {rule: OffsetsAtStart}}", "streamEnd: true").unwrap();
+    assert_eq!(job.stream.end, StreamEnd::OffsetsAtStart);
+    assert!(without_producer("{end: {rule: Never}}", "maxSteps: 1").is_ok());
+    for (stream, completion, path) in [
+        ("{end: {rule: Never}}", "streamEnd: true", "spec.completion.streamEnd"),
+        ("{end: {rule: Idle}}", "maxSteps: 1", "spec.completion.streamEnd"),
+        ("{end: {rule: Idle, idle: {seconds: 0}}}", "streamEnd: true", "spec.stream.end.idle.seconds"),
+        ("{end: {rule: Idle, idle: {seconds: 300}}}", "streamEnd: true", "spec.stream.end.idle.seconds"),
+        ("{startFrom: Latest, end: {rule: OffsetsAtStart}}", "streamEnd: true", "spec.stream.end"),
+        ("{policy: Truncation, end: {rule: OffsetsAtStart}}", "streamEnd: true", "spec.stream.end"),
+    ] {
+        let found = without_producer(stream, completion).expect_err(stream);
+        let only = found.iter().next().unwrap();
+        assert_eq!((found.count(), only.path.as_str()), (1, path), "{stream}: {found}");
+    }
+    let sent = changed(&[
+        ("{batch: {rule: LineRate}}", "{end: {rule: Idle}}"),
+        ("maxSamples: 60000", "streamEnd: true"),
+    ]);
+    let sent = sent.unwrap_err();
+    assert_eq!(sent.iter().next().unwrap().path, "spec.stream.end", "{sent}");
 }
 
 #[test]

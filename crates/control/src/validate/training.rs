@@ -2,7 +2,10 @@
 
 use scadles_api::{
     job::{ModelSpec, ScadlesJobSpec},
-    worker::{Aggregation, LearningRateScaling, ModelConfig, ModelName, Normalization, TrainingConfig},
+    worker::{
+        Aggregation, DatasetName, LearningRateScaling, ModelConfig, ModelName, RecordFormat, Stem,
+        TorchScriptConfig, TrainingConfig,
+    },
 };
 
 use crate::{
@@ -12,16 +15,59 @@ use crate::{
 
 /// Largest side of a picture.
 const LARGEST_SIDE: u32 = 512;
-/// Labels are one byte in `CifarBinary` records.
-const MOST_CLASSES: u32 = 256;
+/// Most classes where labels are numbers in a header: each has its row in every evaluation.
+const MOST_CLASSES: u32 = 1024;
+/// Largest weight of a class; more is a slip of the pen.
+const LARGEST_CLASS_WEIGHT: f64 = 1e6;
 /// Three poolings or strides by 2 must leave at least one pixel.
 const SMALLEST_SIDE_OF_CONVOLUTIONS: u32 = 8;
+/// Five poolings by 2 must leave at least one pixel.
+const SMALLEST_SIDE_OF_VGG: u32 = 32;
 
-pub(super) fn model(found: &mut Findings, given: &ModelSpec) -> ModelConfig {
+pub(super) fn model(found: &mut Findings, spec: &ScadlesJobSpec, format: RecordFormat) -> ModelConfig {
+    let given = &spec.model;
     let input_shape = given.input_shape.unwrap_or([3, 32, 32]);
-    let smallest = match given.name {
-        ModelName::Mlp => 1,
-        ModelName::Cnn | ModelName::ResNet18 => SMALLEST_SIDE_OF_CONVOLUTIONS,
+    check_shape(found, given.name, input_shape);
+    let sends_cifar_100 = spec.producer.as_ref().is_some_and(|it| it.dataset.name == DatasetName::Cifar100);
+    let default_classes = if sends_cifar_100 || format == RecordFormat::Cifar100 { 100 } else { 10 };
+    let num_classes = given.num_classes.unwrap_or(default_classes);
+    let (most, why) = match format {
+        RecordFormat::CifarBinary => (256, "a CifarBinary label is one byte"),
+        RecordFormat::Cifar100 => (100, "CIFAR-100 has so many fine labels"),
+        RecordFormat::Image { .. } | RecordFormat::Tensor { .. } => {
+            (MOST_CLASSES, "each has its own row in every evaluation")
+        }
+    };
+    if !(2..=most).contains(&num_classes) {
+        found.add(
+            "spec.model.numClasses",
+            num_classes,
+            format!("allowed is an integer from 2 to {most}: {why}"),
+            "give the number of labels of the data set, for instance 10",
+        );
+    }
+    if given.normalization.is_some() && given.name == ModelName::TorchScript {
+        let problem = "belongs to the built-in models; the file of a TorchScript model has its own norms";
+        found.add("spec.model.normalization", "Group", problem, "remove it");
+    }
+    let default = ModelConfig::built_in(given.name, input_shape, num_classes);
+    ModelConfig {
+        normalization: given.normalization.unwrap_or(default.normalization),
+        stem: stem(found, given, default.stem),
+        torch_script: torch_script(found, given),
+        ..default
+    }
+}
+
+fn check_shape(found: &mut Findings, name: ModelName, input_shape: [u32; 3]) {
+    let smallest = match name {
+        ModelName::Mlp | ModelName::TorchScript => 1,
+        ModelName::Vgg11 | ModelName::Vgg16 | ModelName::Vgg19 => SMALLEST_SIDE_OF_VGG,
+        ModelName::Cnn
+        | ModelName::ResNet18
+        | ModelName::ResNet34
+        | ModelName::ResNet50
+        | ModelName::ResNet152 => SMALLEST_SIDE_OF_CONVOLUTIONS,
     };
     let [channels, height, width] = input_shape;
     let sides = smallest..=LARGEST_SIDE;
@@ -29,33 +75,60 @@ pub(super) fn model(found: &mut Findings, given: &ModelSpec) -> ModelConfig {
         found.add(
             "spec.model.inputShape",
             format!("{input_shape:?}"),
-            format!(
-                "{:?} needs 1 to 16 channels and sides of {smallest} to {LARGEST_SIDE} pixels",
-                given.name
-            ),
+            format!("{name:?} needs 1 to 16 channels and sides of {smallest} to {LARGEST_SIDE} pixels"),
             "give [channels, height, width] of one picture, for instance [3, 32, 32]",
         );
     }
-    let num_classes = given.num_classes.unwrap_or(10);
-    if !(2..=MOST_CLASSES).contains(&num_classes) {
+}
+
+/// `default` is that of the pictures' size; `None` for networks without a choice.
+fn stem(found: &mut Findings, given: &ModelSpec, default: Option<Stem>) -> Option<Stem> {
+    if let (Some(stem), None) = (given.stem, default) {
         found.add(
-            "spec.model.numClasses",
-            num_classes,
-            format!("allowed is an integer from 2 to {MOST_CLASSES}: a CifarBinary label is one byte"),
-            "give the number of labels of the data set, for instance 10",
+            "spec.model.stem",
+            format!("{stem:?}"),
+            format!("belongs to the ResNets; the model is {:?}", given.name),
+            "remove it, or set spec.model.name: ResNet18, ResNet34, ResNet50 or ResNet152",
         );
     }
-    ModelConfig {
-        name: given.name,
-        normalization: given.normalization.unwrap_or(Normalization::Group),
-        num_classes,
-        input_shape,
+    default.map(|default| given.stem.unwrap_or(default))
+}
+
+fn torch_script(found: &mut Findings, given: &ModelSpec) -> Option<TorchScriptConfig> {
+    let path = given.torch_script.as_ref().map(|file| file.path.clone());
+    match (given.name == ModelName::TorchScript, path) {
+        (false, None) => None,
+        (false, Some(path)) => {
+            found.add(
+                "spec.model.torchScript",
+                path,
+                format!("belongs to the model TorchScript; the model is {:?}", given.name),
+                "remove it, or set spec.model.name: TorchScript",
+            );
+            None
+        }
+        (true, None) => {
+            found.add(
+                "spec.model.torchScript",
+                "",
+                "the model TorchScript needs the path of a file",
+                "give spec.model.torchScript.path: a file written by torch.jit.script(module).save(FILE)",
+            );
+            None
+        }
+        (true, Some(path)) if path.trim().is_empty() => {
+            let remedy = "name a file written by torch.jit.script(module).save(FILE)";
+            found.add("spec.model.torchScript.path", path, "is empty", remedy);
+            None
+        }
+        (true, Some(path)) => Some(TorchScriptConfig { path: path.into(), parameters: None }),
     }
 }
 
 pub(super) fn training(
     found: &mut Findings,
     spec: &ScadlesJobSpec,
+    model: &ModelConfig,
     producer_facts: Option<DatasetFacts>,
 ) -> TrainingConfig {
     let given = spec.training.as_ref();
@@ -109,6 +182,11 @@ pub(super) fn training(
             .and_then(|it| it.learning_rate_scaling)
             .unwrap_or(LearningRateScaling::Linear),
         aggregation: given.and_then(|it| it.aggregation).unwrap_or(Aggregation::Weighted),
+        class_weights: class_weights(
+            found,
+            given.and_then(|it| it.class_weights.as_deref()),
+            model.num_classes,
+        ),
         epoch_samples: found.integer(
             &path("epochSamples"),
             given.and_then(|it| it.epoch_samples),
@@ -117,4 +195,28 @@ pub(super) fn training(
         ),
         seed: given.and_then(|it| it.seed).unwrap_or(1234),
     }
+}
+
+fn class_weights(found: &mut Findings, given: Option<&[f64]>, num_classes: u32) -> Vec<f32> {
+    let Some(given) = given else { return Vec::new() };
+    let path = "spec.training.classWeights";
+    if given.len() != num_classes as usize {
+        found.add(
+            path,
+            format!("{} weights", given.len()),
+            format!("needs one weight for each of the {num_classes} classes of spec.model.numClasses"),
+            "give one number per class, in the order of labels",
+        );
+    }
+    for (class, weight) in given.iter().enumerate() {
+        let path = format!("{path}[{class}]");
+        found.number(&path, Some(*weight), 1.0, Allowed::NotNegative(LARGEST_CLASS_WEIGHT));
+    }
+    found.require(
+        given.iter().any(|weight| *weight > 0.0) || given.is_empty(),
+        path,
+        format!("{given:?}"),
+        ("all are 0: no sample would teach anything", "give at least one class a weight above 0"),
+    );
+    given.iter().map(|weight| *weight as f32).collect()
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Case, spec};
 
 const NAME: &str = "metadata.name needs 1 to 30 of the characters a-z, 0-9 and -, no - at either end";
+const FILE_OF_TORCH_SCRIPT: &str = "spec.model.torchScript belongs to the model TorchScript, and only to it";
 const BATCH_BOUNDS: &str = "spec.stream.batch.min must not be above max (1024 if left out)";
 const FIXED_WITHIN_BOUNDS: &str = "spec.stream.batch.fixed.size must lie within min and max";
 const COUNT_OR_NAMED: &str = "spec.devices needs exactly one of count, named";
@@ -15,16 +16,117 @@ const ONE_RATE_PER_DEVICE: &str = "spec.producer.rates.list needs one rate per d
 const FILES: &str = "files belongs to the data set Files, and only to it";
 const ONE_KIND_OF_RATES: &str = "spec.producer.rates needs exactly one of list, constant, uniform, normal";
 const ONE_COMPLETION: &str =
-    "spec.completion needs exactly one of maxEpochs, maxSteps, maxSamples, targetAccuracy";
+    "spec.completion needs exactly one of maxEpochs, maxSteps, maxSamples, targetAccuracy, streamEnd";
 const ONE_KIND_OF_DATA: &str = "spec.data needs exactly one of image, persistentVolumeClaim";
 const ONE_KIND_OF_STORAGE: &str =
     "storage needs exactly one of path (scadles run), persistentVolumeClaim, s3 (clusters)";
 
 pub(super) fn cases() -> Vec<Case> {
-    [job(), batches(), devices(), producer(), compression(), evaluation(), completion(), kafka(), storage()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let data = [job(), model(), records(), stream_ends(), batches(), devices(), training(), producer()];
+    let others = [evaluation(), kafka(), storage(), compression(), injection(), completion()];
+    data.into_iter().chain(others).flatten().collect()
+}
+
+/// Streams that others send, with an end.
+fn ending(stream: Value, completion: Value) -> Value {
+    let evaluation = json!({"dataset": {"name": "FashionMnist"}});
+    spec(json!({"stream": stream, "producer": null, "evaluation": evaluation, "completion": completion}))
+}
+
+fn records() -> Vec<Case> {
+    let at = "spec.stream";
+    let of = |stream: Value| spec(json!({"stream": stream}));
+    let case = |field, message, good, bad| Case::about_one_object(at, field, message, [of(good), of(bad)]);
+    vec![
+        case(
+            "spec.stream.image",
+            "spec.stream.image belongs to the format Image",
+            json!({"format": "Image", "image": {"fit": "Crop"}}),
+            json!({"image": {"fit": "Crop"}}),
+        ),
+        case(
+            "spec.stream.tensor",
+            "spec.stream.tensor belongs to the format Tensor",
+            json!({"format": "Tensor", "tensor": {"dtype": "F32"}}),
+            json!({"format": "Image", "tensor": {"dtype": "F32"}}),
+        ),
+        case(
+            "spec.stream.timestamp",
+            "spec.stream.timestamp belongs to startFrom Timestamp, and only to it",
+            json!({"startFrom": "Timestamp", "timestamp": "2026-05-04T08:30:00Z"}),
+            json!({"startFrom": "Timestamp"}),
+        ),
+        case(
+            "spec.stream.timestamp",
+            "spec.stream.timestamp belongs to startFrom Timestamp, and only to it",
+            json!({"startFrom": "Latest"}),
+            json!({"startFrom": "Latest", "timestamp": "2026-05-04T08:30:00Z"}),
+        ),
+        Case::about_one_object(
+            "spec.stream.end",
+            "spec.stream.end.idle",
+            "spec.stream.end.idle belongs to the rule Idle",
+            [
+                of(json!({"end": {"rule": "Never"}})),
+                of(json!({"end": {"rule": "Never", "idle": {"seconds": 5.0}}})),
+            ],
+        ),
+    ]
+}
+
+fn stream_ends() -> Vec<Case> {
+    let both = || json!({"maxSteps": null, "streamEnd": true});
+    let end = |rule: &str| json!({"end": {"rule": rule}});
+    let case = |at, field, message, good, bad| Case::about_one_object(at, field, message, [good, bad]);
+    let at_start = |from: &str| json!({"startFrom": from, "end": {"rule": "OffsetsAtStart"}});
+    let needs = "spec.completion.streamEnd needs a spec.stream.end other than Never, and that needs it";
+    vec![
+        case(
+            "spec.stream",
+            "spec.stream.end",
+            "spec.stream.end OffsetsAtStart leaves nothing behind startFrom Latest",
+            ending(at_start("Earliest"), both()),
+            ending(at_start("Latest"), both()),
+        ),
+        case(
+            "spec",
+            "spec.completion.streamEnd",
+            needs,
+            ending(end("Idle"), both()),
+            ending(end("Never"), both()),
+        ),
+        case(
+            "spec",
+            "spec.completion.streamEnd",
+            needs,
+            ending(end("Never"), json!({})),
+            ending(end("OffsetsAtStart"), json!({})),
+        ),
+        case(
+            "spec",
+            "spec.stream.end",
+            "spec.stream.end must be Never with spec.producer, whose streams have no end",
+            ending(end("Idle"), both()),
+            spec(json!({"stream": end("Idle"), "completion": both()})),
+        ),
+        case(
+            "spec.completion",
+            "spec.completion.streamEnd",
+            "spec.completion.streamEnd must be true: leave it out where it does not apply",
+            ending(end("Idle"), both()),
+            ending(end("Idle"), json!({"maxSteps": null, "streamEnd": false})),
+        ),
+    ]
+}
+
+fn training() -> Vec<Case> {
+    let of = |weights: Value| spec(json!({"training": {"classWeights": weights}}));
+    vec![Case::about_one_object(
+        "spec",
+        "spec.training.classWeights",
+        "spec.training.classWeights needs one weight per class of spec.model.numClasses",
+        [of(json!(vec![1.0; 10])), of(json!(vec![1.0; 9]))],
+    )]
 }
 
 fn job() -> Vec<Case> {
@@ -32,6 +134,34 @@ fn job() -> Vec<Case> {
     let case =
         |good: &str, bad: &str| Case::about_one_object("", "metadata.name", NAME, [named(good), named(bad)]);
     vec![case(&"a".repeat(30), &"a".repeat(31)), case("cifar10-s1", "cifar10.s1")]
+}
+
+fn model() -> Vec<Case> {
+    let of = |model: Value| spec(json!({"model": model}));
+    let case =
+        |field, message, good, bad| Case::about_one_object("spec.model", field, message, [of(good), of(bad)]);
+    let own = || json!({"name": "TorchScript", "torchScript": {"path": "own.pt"}});
+    vec![
+        case("spec.model.torchScript", FILE_OF_TORCH_SCRIPT, own(), json!({"name": "TorchScript"})),
+        case(
+            "spec.model.torchScript",
+            FILE_OF_TORCH_SCRIPT,
+            own(),
+            json!({"torchScript": {"path": "own.pt"}}),
+        ),
+        case(
+            "spec.model.stem",
+            "spec.model.stem belongs to the ResNets",
+            json!({"name": "ResNet152", "stem": "Imagenet"}),
+            json!({"name": "Mlp", "stem": "Imagenet"}),
+        ),
+        case(
+            "spec.model.normalization",
+            "spec.model.normalization belongs to the built-in models",
+            json!({"normalization": "Group"}),
+            json!({"name": "TorchScript", "torchScript": {"path": "own.pt"}, "normalization": "Group"}),
+        ),
+    ]
 }
 
 fn batches() -> Vec<Case> {
@@ -202,21 +332,59 @@ fn compression() -> Vec<Case> {
     vec![
         case(
             "spec.compression.ratio",
-            "spec.compression.ratio belongs to the modes Static and Adaptive",
+            "spec.compression.ratio belongs to the modes Static, Adaptive and Auto",
             json!({"mode": "Static", "ratio": 0.1}),
             json!({"mode": "None", "ratio": 0.1}),
         ),
         case(
             "spec.compression.delta",
-            "spec.compression.delta belongs to the mode Adaptive",
+            "spec.compression.delta belongs to the modes Adaptive and Auto",
             json!({"mode": "Adaptive", "delta": 0.3}),
             json!({"mode": "Static", "delta": 0.3}),
         ),
         case(
             "spec.compression.energyOf",
-            "spec.compression.energyOf belongs to the mode Adaptive",
+            "spec.compression.energyOf belongs to the modes Adaptive and Auto",
             json!({"mode": "Adaptive", "energyOf": "Gradient"}),
             json!({"mode": "Static", "energyOf": "Gradient"}),
+        ),
+    ]
+}
+
+fn injection() -> Vec<Case> {
+    let of = |injection: Value| spec(json!({"injection": injection}));
+    let opted_in =
+        "spec.injection needs devices that may share: optIn All, or shareData true in spec.devices.named";
+    let named = |share_data: Value| {
+        let named = json!([{"name": "gate", "shareData": share_data}, {"name": "hall"}]);
+        let devices = json!({"count": null, "named": named});
+        let producer = json!({"rates": {"list": null, "constant": 50.0}});
+        spec(json!({"devices": devices, "producer": producer, "injection": {"mode": "Move"}}))
+    };
+    let opt_in = |good, bad| Case::about_one_object("spec", "spec.injection.optIn", opted_in, [good, bad]);
+    let fixed = |size: u32, share: f64| {
+        let batch = json!({"rule": "Fixed", "min": 1, "fixed": {"size": size}});
+        let injection = json!({"mode": "Move", "optIn": "All", "sharedFraction": share});
+        spec(json!({"stream": {"batch": batch}, "injection": injection}))
+    };
+    vec![
+        opt_in(of(json!({"mode": "Move", "optIn": "All"})), of(json!({"mode": "Move", "optIn": "Named"}))),
+        opt_in(of(json!({"mode": "Replicate", "optIn": "All"})), of(json!({"mode": "Replicate"}))),
+        opt_in(named(json!(true)), named(json!(false))),
+        Case::about_one_object(
+            "spec",
+            "spec.injection.sharedFraction",
+            "spec.injection.sharedFraction must be at least 1 / spec.stream.batch.fixed.size",
+            [fixed(4, 0.25), fixed(4, 0.2)],
+        ),
+        Case::about_one_object(
+            "spec.injection",
+            "spec.injection.replicate",
+            "spec.injection.replicate belongs to the mode Replicate",
+            [
+                of(json!({"mode": "Replicate", "optIn": "All", "replicate": {"batch": "Shrink"}})),
+                of(json!({"mode": "Move", "optIn": "All", "replicate": {"batch": "Shrink"}})),
+            ],
         ),
     ]
 }
@@ -232,6 +400,15 @@ fn completion() -> Vec<Case> {
         case(json!({"maxSteps": 7}), json!({"maxSteps": null})),
         case(json!({"maxSteps": null, "maxEpochs": 1.5}), json!({"maxEpochs": 1.5})),
         case(json!({"maxSteps": null, "maxSamples": 1000}), json!({"maxSamples": 1000})),
+        Case::about_one_object(
+            "spec.completion",
+            "spec.completion",
+            ONE_COMPLETION,
+            [
+                ending(json!({"end": {"rule": "Idle"}}), json!({"maxSteps": null, "streamEnd": true})),
+                ending(json!({"end": {"rule": "Idle"}}), json!({"streamEnd": true})),
+            ],
+        ),
         case(target.clone(), json!({"targetAccuracy": 0.8})),
         Case::about_one_object(
             "spec",

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::compress::{exchange::allowed_exchanges, layout::SparseLayout, wire::ValueFormat};
+use crate::compress::{exchange::compression_rule, layout::SparseLayout, wire::ValueFormat};
+use crate::inject::{DonorChoice, InjectionMode, ReplicateBatch};
 use crate::learning_rate::LearningRateScaling;
 
 fn settings(world_size: usize) -> AgreeSettings {
@@ -18,6 +19,7 @@ fn settings(world_size: usize) -> AgreeSettings {
             gamma: 0.2,
         },
         compression: None,
+        injection: None,
         completion: Completion::MaxSamples(1_000),
         checkpoint_every_steps: 5,
         evaluate_every_steps: 0,
@@ -35,7 +37,9 @@ fn report(rank: usize, local_batch: u64) -> StepReport {
         stream_rate: 100.0,
         buffered: local_batch,
         ranges: vec![BatchRange { partition: 0, first_offset: 7, count: local_batch }],
+        labels: Vec::new(),
         stream: Some(DeviceCheckpoint::starting_at(&[7])),
+        stream_ended: false,
         stop_requested: None,
         stop_unsaved: false,
         checkpoint_requested: false,
@@ -70,23 +74,103 @@ fn a_step_weighs_by_samples_and_scales_the_rate_by_the_global_batch() {
     );
 }
 
+/// Half of the ranks share half of their batches.
+fn sharing(mode: InjectionMode, world_size: usize) -> AgreeSettings {
+    let injection = InjectionRule {
+        mode,
+        batch: ReplicateBatch::Grow,
+        donor_fraction: 0.5,
+        shared_fraction: 0.5,
+        donors: DonorChoice::Random,
+        may_share: vec![true; world_size],
+        most_sent: None,
+        seed: 3,
+    };
+    AgreeSettings { injection: Some(injection), ..settings(world_size) }
+}
+
+#[test]
+fn samples_that_move_change_who_trains_them_and_nothing_else() {
+    let reports = [report(0, 96), report(1, 32), report(2, 0)];
+    let without = agreed(&GlobalState::default(), &reports);
+    let with = agree(&sharing(InjectionMode::Move, 3), &GlobalState::default(), &reports).unwrap();
+    let (without_plan, with_plan) = (plan(&without), plan(&with));
+    assert!(!with_plan.injection.is_empty());
+    assert_ne!(with_plan.trained_batches, without_plan.trained_batches);
+    assert_eq!(with_plan.trained_batches.iter().sum::<u64>(), 128);
+    assert_eq!(with_plan.local_batches, without_plan.local_batches);
+    assert_eq!(with_plan.scaled_learning_rate.to_bits(), without_plan.scaled_learning_rate.to_bits());
+    let scale = 1.0 / 128.0;
+    let scales = with_plan.loss_scales.iter().zip(&with_plan.trained_batches);
+    assert!(scales.into_iter().all(|(&of_rank, &trained)| trained == 0 || of_rank == scale));
+    assert_eq!(with.next, without.next);
+}
+
+#[test]
+fn copies_count_for_weights_and_rate_and_not_for_epochs() {
+    let reports = [report(0, 40), report(1, 40)];
+    let agreement = agree(&sharing(InjectionMode::Replicate, 2), &GlobalState::default(), &reports).unwrap();
+    let plan = plan(&agreement);
+    assert_eq!((plan.global_batch, agreement.next.samples), (80, 80));
+    assert_eq!(plan.trained_batches.iter().sum::<u64>(), 100, "one donor, twenty copies");
+    assert!((plan.scaled_learning_rate - 0.1 * 100.0 / 128.0).abs() < 1e-15);
+    let receiver = plan.trained_batches.iter().position(|&trained| trained == 60).unwrap();
+    assert_eq!(plan.aggregation_weights[receiver], 0.6);
+}
+
+#[test]
+fn a_batch_that_is_not_what_it_lists_is_not_shared() {
+    let settings = sharing(InjectionMode::Move, 2);
+    let wrong = StepReport { ranges: Vec::new(), ..report(1, 8) };
+    let error = agree(&settings, &GlobalState::default(), &[report(0, 8), wrong.clone()]).unwrap_err();
+    assert_eq!(error, Error::Ranges { rank: 1, local_batch: 8, listed: 0 });
+    let waiting = StepReport { ready: false, ..wrong };
+    assert!(agree(&settings, &GlobalState::default(), &[report(0, 8), waiting]).is_ok());
+}
+
 /// δ = 0.3 and one exchange that is allowed.
 fn compressing() -> AgreeSettings {
-    let layout = SparseLayout::new(&[0], 100_000, 2, 0.1);
-    let allowed = allowed_exchanges(&layout, ValueFormat::Bf16);
-    assert!(!allowed.is_empty());
-    AgreeSettings {
-        compression: Some(CompressionRule { delta: Some(0.3), allowed }),
-        completion: Completion::MaxSteps(u64::MAX),
-        ..settings(2)
-    }
+    let layouts = [SparseLayout::new(&[0], 100_000, 2, 0.1)];
+    let rule = compression_rule(&layouts, ValueFormat::Bf16, Some(0.3), false);
+    assert!(!rule.allowed.is_empty());
+    AgreeSettings { compression: Some(rule), completion: Completion::MaxSteps(u64::MAX), ..settings(2) }
 }
 
 /// A rank that lost this share of an energy of 1 in the step before.
 fn having_lost(rank: usize, step: u64, lost: f64) -> StepReport {
-    let energy = Some(EnergyStatistics { energy: 1.0, lost });
-    let compression = Some(CompressionReport { energy, link: LinkCost::default() });
+    let energy = Some(EnergyStatistics { energy: 1.0, lost: [lost, 0.0, 0.0] });
+    let compression = Some(CompressionReport { energy, ..CompressionReport::default() });
     StepReport { step, compression, ..report(rank, 8) }
+}
+
+/// Two ranks whose messages and sums take a second a million bytes, with the rule of a batch.
+fn free(rule: BatchRule, compute_seconds: f64) -> StepPlan {
+    let layouts = [SparseLayout::new(&[0], 1_000_000, 2, 0.1)];
+    let compression = Some(compression_rule(&layouts, ValueFormat::Bf16, Some(0.3), true));
+    let settings = AgreeSettings { rule, compression, ..compressing() };
+    let link = LinkCost { seconds_per_byte: 1e-6, dense_seconds_per_byte: 1e-6, ..LinkCost::default() };
+    let reports = [0, 1].map(|rank| {
+        let mut report = having_lost(rank, 0, 0.1);
+        let known = report.compression.as_mut().unwrap();
+        (known.link, known.exchange_seconds) = (link, 4.0);
+        StepReport { busy_seconds: compute_seconds + 4.0, stream_rate: 8.0, ..report }
+    });
+    plan(&agree(&settings, &GlobalState::default(), &reports).unwrap()).clone()
+}
+
+#[test]
+fn a_free_choice_knows_what_a_step_takes_beside_its_exchange() {
+    // 4 s dense, 2 s in half precision, a third of a second with a tenth; what a tenth loses is 10 %.
+    let line_rate = |compute_seconds| free(BatchRule::LineRate, compute_seconds).compression;
+    assert!(matches!(line_rate(1.0), CompressionDecision::Sparse(_)));
+    assert_eq!(line_rate(30.0), CompressionDecision::Half, "30.3 s at nine tenths, 32 s, 34 s");
+    assert_eq!(line_rate(300.0), CompressionDecision::Dense);
+    let waiting = |window_seconds| free(BatchRule::StreamRate { window_seconds }, 1.0).compression;
+    assert_eq!(waiting(6.0), CompressionDecision::Dense, "the window is longer than the step");
+    assert_eq!(waiting(3.5), CompressionDecision::Half);
+    // Eight samples a second: a batch of 64 takes eight seconds to come.
+    assert_eq!(free(BatchRule::Fixed { size: 64 }, 1.0).compression, CompressionDecision::Dense);
+    assert!(matches!(free(BatchRule::Fixed { size: 8 }, 1.0).compression, CompressionDecision::Sparse(_)));
 }
 
 #[test]
@@ -102,10 +186,10 @@ fn one_gate_for_all_ranks_looks_at_the_steps_before() {
     assert_eq!(plan(&first).compression, CompressionDecision::Dense, "nothing is known yet");
     let (open, state) = round(&first.next, [0.5, 0.1]);
     assert!(open, "the mean of both is 0.3");
-    assert_eq!(state.compression.sparse_steps, 1);
+    assert_eq!(state.compression.all_sparse_steps(), 1);
     let (closed, state) = (0..200).fold((true, state), |(_, state), _| round(&state, [0.9, 0.1]));
     assert!(!closed, "the mean has come up to 0.5");
-    assert!(state.compression.vetoed_steps > 0 && state.compression.sparse_steps < 200);
+    assert!(state.compression.vetoed_steps > 0 && state.compression.all_sparse_steps() < 200);
 }
 
 #[test]
@@ -244,14 +328,39 @@ fn the_window_follows_the_busiest_rank_beyond_its_dead_band() {
 }
 
 #[test]
+fn a_batch_of_classes_that_count_nothing_is_a_step_without_weight() {
+    let massless = StepReport { loss_mass: 0.0, ..report(0, 8) };
+    let agreement = agreed(&GlobalState::default(), &[massless.clone(), report(1, 8)]);
+    assert_eq!(plan(&agreement).aggregation_weights, [0.0, 1.0]);
+    let agreement = agreed(&GlobalState::default(), &[massless]);
+    assert_eq!((plan(&agreement).loss_scales[0], agreement.next.samples), (0.0, 8));
+}
+
+#[test]
+fn a_job_is_complete_when_the_streams_of_all_ranks_are_over() {
+    let settings = AgreeSettings { completion: Completion::StreamEnd, ..settings(2) };
+    let action = |reports: &[StepReport]| agree(&settings, &GlobalState::default(), reports).unwrap().action;
+    let over = |rank| StepReport { stream_ended: true, ready: false, ..report(rank, 0) };
+    let complete = Action::Stop { reason: StopReason::Completed, checkpoint: true };
+    assert_eq!(action(&[over(0), over(1)]), complete);
+    assert_eq!(action(&[over(1)]), Action::Wait, "the other has not said so");
+    let waiting = StepReport { ready: false, ..report(1, 0) };
+    assert_eq!(action(&[over(0), waiting]), Action::Wait);
+    let idle = StepReport { ready: true, ..over(0) };
+    assert!(matches!(action(&[idle, report(1, 3)]), Action::Step(_)), "the other trains on alone");
+}
+
+#[test]
 fn reports_that_break_the_protocol_are_refused() {
     let decide = |reports: &[StepReport]| agree(&settings(2), &GlobalState::default(), reports).unwrap_err();
     assert_eq!(decide(&[report(2, 1)]), Error::UnknownRank { rank: 2, world_size: 2 });
     assert_eq!(decide(&[report(1, 1), report(1, 1)]), Error::DuplicateRank { rank: 1 });
     let late = StepReport { step: 3, ..report(0, 1) };
     assert_eq!(decide(&[late]), Error::WrongStep { rank: 0, step: 3, expected: 0 });
-    let massless = StepReport { loss_mass: f64::NAN, ..report(0, 1) };
-    assert!(matches!(decide(&[massless]), Error::LossMass { rank: 0, .. }));
+    for loss_mass in [f64::NAN, -1.0] {
+        let impossible = StepReport { loss_mass, ..report(0, 1) };
+        assert!(matches!(decide(&[impossible]), Error::LossMass { rank: 0, .. }));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::agree::{GlobalState, StepPlan};
 const BOUNDS: BatchBounds = BatchBounds { min: 8, max: 1024, max_skip: 2 };
 
 fn view(available: u64, arrived_total: u64, stream_rate: f64) -> StreamView {
-    StreamView { available, arrived_total, stream_rate, buffered: available }
+    StreamView { available, arrived_total, stream_rate, buffered: available, supply: Supply::Flowing }
 }
 
 fn agreement(action: Action, window_seconds: f64) -> StepAgreement {
@@ -16,11 +16,13 @@ fn agreement(action: Action, window_seconds: f64) -> StepAgreement {
 fn step(window_seconds: f64) -> StepAgreement {
     let plan = StepPlan {
         local_batches: Vec::new(),
+        trained_batches: Vec::new(),
         aggregation_weights: Vec::new(),
         loss_scales: Vec::new(),
         global_batch: 1,
         scaled_learning_rate: 0.1,
         compression: crate::compress::gate::CompressionDecision::Dense,
+        injection: crate::inject::InjectionPlan::default(),
         checkpoint: false,
         evaluate: false,
     };
@@ -39,6 +41,44 @@ fn fixed_is_ready_when_the_batch_is_there_and_not_before() {
     let mut clock = BatchClock::new(BatchRule::Fixed { size: 64 }, BOUNDS);
     assert_eq!(clock.poll(0.0, &view(63, 63, 1.0)), Readiness::NeedSamples { missing: 1 });
     assert_eq!(ready(clock.poll(500.0, &view(64, 64, 1.0))), 64);
+}
+
+#[test]
+fn what_an_ended_stream_still_holds_is_trained_to_the_last_sample_under_every_rule() {
+    let rules =
+        [BatchRule::Fixed { size: 64 }, BatchRule::StreamRate { window_seconds: 1.0 }, BatchRule::LineRate];
+    for rule in rules {
+        // 64 and a rest of one, and a stream that leaves less than the least batch.
+        for held in [129, 3] {
+            let mut clock = BatchClock::new(rule, BatchBounds { max: 64, ..BOUNDS });
+            let (mut left, mut batches, mut now) = (held, Vec::new(), 0.0);
+            while batches.last() != Some(&0) {
+                let rest = StreamView { supply: Supply::AllHere, ..view(left, 0, 0.0) };
+                if let Readiness::Ready { local_batch } = clock.poll(now, &rest) {
+                    assert!(local_batch <= 64, "{rule:?}");
+                    left -= local_batch;
+                    batches.push(local_batch);
+                    clock.agreed(&step(0.25));
+                }
+                now += 0.25;
+                assert!(now < 60.0, "{rule:?} leaves {left} of {held}");
+            }
+            assert_eq!(left, 0, "{rule:?}: {batches:?}");
+        }
+    }
+}
+
+#[test]
+fn windows_take_from_a_backlog_to_which_nothing_is_added_before_all_of_it_is_here() {
+    for rule in [BatchRule::StreamRate { window_seconds: 1.0 }, BatchRule::LineRate] {
+        let mut clock = BatchClock::new(rule, BOUNDS);
+        let backlog = StreamView { supply: Supply::Ended, buffered: 9_000, ..view(400, 0, 0.0) };
+        clock.poll(0.0, &backlog);
+        assert!(ready(clock.poll(1.0, &backlog)) >= 8, "{rule:?}");
+    }
+    let mut clock = BatchClock::new(BatchRule::Fixed { size: 64 }, BOUNDS);
+    let backlog = StreamView { supply: Supply::Ended, buffered: 9_000, ..view(40, 0, 0.0) };
+    assert_eq!(clock.poll(0.0, &backlog), Readiness::NeedSamples { missing: 24 });
 }
 
 #[test]
@@ -121,6 +161,7 @@ fn stream_rate_windows_are_back_to_back_and_late_fetches_lose_nothing() {
         arrived_total,
         stream_rate: 100.0,
         buffered,
+        supply: Supply::Flowing,
     };
     assert_eq!(clock.poll(10.0, &view(40, 0, 40)), Readiness::NotBefore(11.0));
     // 100 arrived in the window and 10 since; only 70 are here: the missing 30 are taken a window later.
@@ -170,7 +211,8 @@ proptest! {
         for (seconds, arrived, available, stream_rate, busy_seconds, wait) in rounds {
             now += seconds;
             arrived_total += arrived;
-            let view = StreamView { available, arrived_total, stream_rate, buffered: available + arrived };
+            let buffered = available + arrived;
+            let view = StreamView { available, arrived_total, stream_rate, buffered, supply: Supply::Flowing };
             if let Readiness::Ready { local_batch } = clock.poll(now, &view) {
                 prop_assert!(local_batch <= available);
                 match rule {

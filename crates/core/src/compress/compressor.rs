@@ -34,7 +34,8 @@ pub struct StateError {
 /// One rank's compression. Nothing is committed before the decision: which function is called *is* the decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compressor {
-    layout: SparseLayout,
+    /// One per ratio, with the same buckets; never empty.
+    layouts: Vec<SparseLayout>,
     energy_of: EnergyOf,
     format: ValueFormat,
     set: InstructionSet,
@@ -43,11 +44,11 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// A rank that has kept nothing back yet.
-    pub fn new(layout: SparseLayout, energy_of: EnergyOf, format: ValueFormat) -> Self {
-        let residual = vec![0.0; layout.total_elements];
+    /// A rank that has kept nothing back yet. Of `layouts` there is at least one; they differ in their ratios only.
+    pub fn new(layouts: Vec<SparseLayout>, energy_of: EnergyOf, format: ValueFormat) -> Self {
+        let residual = vec![0.0; layouts[0].total_elements];
         Self {
-            layout,
+            layouts,
             energy_of,
             format,
             set: InstructionSet::widest(),
@@ -62,9 +63,9 @@ impl Compressor {
         Self { set, ..self }
     }
 
-    /// Buckets and bounds.
+    /// Buckets, and the bounds of the first ratio.
     pub fn layout(&self) -> &SparseLayout {
-        &self.layout
+        &self.layouts[0]
     }
 
     /// r_i, laid out like the gradients.
@@ -89,21 +90,26 @@ impl Compressor {
 
     /// The dense path: `gradient` (u) becomes e at the rate `learning_rate` (η_t), nothing stays behind.
     pub fn compensate(&mut self, gradient: &mut [f32], learning_rate: f64) -> EnergyStatistics {
-        let of_gradient = self.energy_of_gradient(gradient);
         let rescale = self.rescale(learning_rate);
+        let energy = self.sampled(gradient, rescale);
         for (g, r) in gradient.iter_mut().zip(&mut self.residual) {
             *g += rescale * *r;
             *r = 0.0;
         }
         self.state.learning_rate = learning_rate;
-        of_gradient.unwrap_or_else(|| self.sampled(gradient))
+        energy
     }
 
     /// The sparse path of an all-gather: one message per bucket, one after another, and what was lost.
-    pub fn compress_for_all(&mut self, gradient: &[f32], learning_rate: f64) -> (Vec<u8>, EnergyStatistics) {
+    pub fn compress_for_all(
+        &mut self,
+        level: u8,
+        gradient: &[f32],
+        learning_rate: f64,
+    ) -> (Vec<u8>, EnergyStatistics) {
         let mut out = Vec::new();
         let format = self.format;
-        let energy = self.compress(gradient, learning_rate, |bucket, kept, residual| {
+        let energy = self.compress(level, gradient, learning_rate, |bucket, kept, residual| {
             send(kept, format, &mut residual[bucket.range.clone()], &mut out);
         });
         (out, energy)
@@ -112,12 +118,13 @@ impl Compressor {
     /// The sparse path of a reduce-scatter: per owner one message per bucket, and what was lost.
     pub fn compress_for_owners(
         &mut self,
+        level: u8,
         gradient: &[f32],
         learning_rate: f64,
     ) -> (Vec<Vec<u8>>, EnergyStatistics) {
         let format = self.format;
-        let mut out = vec![Vec::new(); self.layout.world_size];
-        let energy = self.compress(gradient, learning_rate, |bucket, kept, residual| {
+        let mut out = vec![Vec::new(); self.layout().world_size];
+        let energy = self.compress(level, gradient, learning_rate, |bucket, kept, residual| {
             let mut from = 0;
             for (owner, out) in out.iter_mut().enumerate() {
                 let range = bucket.owned_range(owner);
@@ -137,10 +144,11 @@ impl Compressor {
 
     /// The owner's part of a reduce-scatter: adds what the ranks sent (`parts`, in rank order), selects a second time,
     /// keeps the rest and the quantisation error, and gives the message for all.
-    pub fn own(&mut self, rank: usize, parts: &[&[u8]]) -> Result<Vec<u8>, WireError> {
+    pub fn own(&mut self, level: u8, rank: usize, parts: &[&[u8]]) -> Result<Vec<u8>, WireError> {
         let mut rests = parts.to_vec();
         let (mut out, mut kept) = (Vec::new(), Kept::default());
-        for bucket in &self.layout.buckets {
+        let layout = &self.layouts[usize::from(level)];
+        for bucket in &layout.buckets {
             let range = bucket.bucket.owned_range(rank);
             let mut sum = vec![0.0; range.len()];
             for rest in &mut rests {
@@ -148,7 +156,7 @@ impl Compressor {
                 add(&kept, &mut sum);
             }
             kept.clear();
-            take_largest(self.set, self.layout.owner_most(range.len()), 0, &mut sum, &mut kept);
+            take_largest(self.set, layout.owner_most(range.len()), 0, &mut sum, &mut kept);
             send(&mut kept, self.format, &mut sum, &mut out);
             for (r, left) in self.residual[range].iter_mut().zip(sum) {
                 *r += left;
@@ -161,14 +169,17 @@ impl Compressor {
     /// Selects in every bucket and hands each selection to `emit`, with the whole residual for what does not travel.
     fn compress(
         &mut self,
+        level: u8,
         gradient: &[f32],
         learning_rate: f64,
         mut emit: impl FnMut(&Bucket, &mut Kept, &mut [f32]),
     ) -> EnergyStatistics {
-        let of_gradient = self.energy_of_gradient(gradient);
         let rescale = self.rescale(learning_rate);
+        // What the other ratios would have lost, or the gradient alone, is not seen in the selection.
+        let is_seen = self.energy_of == EnergyOf::Compensated && self.layouts.len() == 1;
+        let estimated = (!is_seen).then(|| self.sampled(gradient, rescale));
         let (mut energy, mut sent, mut kept) = (0.0, 0.0, Kept::default());
-        for bucket in &self.layout.buckets {
+        for bucket in &self.layouts[usize::from(level)].buckets {
             let range = bucket.bucket.range.clone();
             let e = (&gradient[range.clone()], &mut self.residual[range]);
             energy += select(self.set, bucket, e, rescale, &mut kept);
@@ -176,23 +187,32 @@ impl Compressor {
             emit(&bucket.bucket, &mut kept, &mut self.residual);
         }
         self.state.learning_rate = learning_rate;
-        of_gradient.unwrap_or(EnergyStatistics { energy, lost: (energy - sent).max(0.0) })
+        estimated.unwrap_or_else(|| {
+            let mut seen = EnergyStatistics { energy, ..EnergyStatistics::default() };
+            seen.lost[0] = (energy - sent).max(0.0);
+            seen
+        })
     }
 
     /// η_{t−1}/η_t.
-    fn rescale(&self, learning_rate: f64) -> f32 {
+    pub(super) fn rescale(&self, learning_rate: f64) -> f32 {
         let before = self.state.learning_rate;
         if before > 0.0 && learning_rate > 0.0 { (before / learning_rate) as f32 } else { 1.0 }
     }
 
-    /// The paper's reading: of the gradient alone, always from a sample.
-    fn energy_of_gradient(&self, gradient: &[f32]) -> Option<EnergyStatistics> {
-        (self.energy_of == EnergyOf::Gradient).then(|| self.sampled(gradient))
+    /// What each ratio would lose of e, or in the paper's reading of the gradient alone, from a sample.
+    pub(super) fn sampled(&self, gradient: &[f32], rescale: f32) -> EnergyStatistics {
+        let rescale = if self.energy_of == EnergyOf::Gradient { 0.0 } else { rescale };
+        let e = Compensated { gradient, residual: &self.residual, rescale };
+        EnergyStatistics::of_sample(e.sample(), self.layouts.iter().map(|layout| layout.ratio))
     }
 
-    fn sampled(&self, values: &[f32]) -> EnergyStatistics {
-        let e = Compensated { gradient: values, residual: values, rescale: 0.0 };
-        EnergyStatistics::of_sample(e.sample(), self.layout.ratio)
+    /// Residual and buckets, and the rate that the residual will have.
+    pub(super) fn keeping(&mut self, learning_rate: Option<f64>) -> (&mut [f32], &SparseLayout) {
+        if let Some(learning_rate) = learning_rate {
+            self.state.learning_rate = learning_rate;
+        }
+        (&mut self.residual, &self.layouts[0])
     }
 }
 
@@ -216,8 +236,8 @@ mod tests {
     #[test]
     fn a_state_of_another_model_is_refused() {
         let layout = |elements| SparseLayout::new(&[0], elements, 2, 0.1);
-        let other = Compressor::new(layout(32), EnergyOf::Compensated, ValueFormat::Bf16);
-        let mut own = Compressor::new(layout(16), EnergyOf::Compensated, ValueFormat::Bf16);
+        let other = Compressor::new(vec![layout(32)], EnergyOf::Compensated, ValueFormat::Bf16);
+        let mut own = Compressor::new(vec![layout(16)], EnergyOf::Compensated, ValueFormat::Bf16);
         let error = own.restore(other.residual(), other.state()).unwrap_err();
         assert_eq!((error.elements, error.expected_elements), (32, 16));
     }
@@ -225,9 +245,9 @@ mod tests {
     #[test]
     fn a_residual_follows_the_rate() {
         let layout = SparseLayout::new(&[0], 64, 2, 0.1);
-        let mut rank = Compressor::new(layout, EnergyOf::Compensated, ValueFormat::F32);
+        let mut rank = Compressor::new(vec![layout], EnergyOf::Compensated, ValueFormat::F32);
         let gradient: Vec<f32> = (0..64).map(|i| i as f32).collect();
-        rank.compress_for_all(&gradient, 0.2);
+        rank.compress_for_all(0, &gradient, 0.2);
         assert_eq!(rank.residual()[10], 10.0);
         let mut dense = vec![1.0; 64];
         rank.compensate(&mut dense, 0.1);
@@ -240,9 +260,9 @@ mod tests {
         let layout = SparseLayout::new(&[0], 64, 2, 0.1);
         let gradient: Vec<f32> = (0..64).map(|i| i as f32).collect();
         let [compensated, plain] = [EnergyOf::Compensated, EnergyOf::Gradient].map(|energy_of| {
-            let mut rank = Compressor::new(layout.clone(), energy_of, ValueFormat::F32);
-            rank.compress_for_all(&gradient, 0.1);
-            rank.compress_for_all(&gradient, 0.1).1
+            let mut rank = Compressor::new(vec![layout.clone()], energy_of, ValueFormat::F32);
+            rank.compress_for_all(0, &gradient, 0.1);
+            rank.compress_for_all(0, &gradient, 0.1).1
         });
         let squares: f64 = (0..64).map(|i| f64::from(i * i)).sum();
         assert_eq!(plain.energy, squares);

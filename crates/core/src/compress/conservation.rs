@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{
     compressor::Compressor,
     exchange::{SparseExchange, allowed_exchanges, combine_logical, dense_bytes},
-    gate::{CompressionDecision, EnergyOf},
+    gate::{CompressionDecision, EnergyOf, SparseChoice},
     kernel::InstructionSet,
     layout::SparseLayout,
     wire::ValueFormat,
@@ -42,13 +42,17 @@ fn cases(steps: u64) -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    fn layout(&self) -> SparseLayout {
+    /// At two ratios.
+    fn layouts(&self) -> Vec<SparseLayout> {
         let cut = self.elements / 3;
-        SparseLayout::new(&[0, cut, cut + self.elements / 7], self.elements, self.world_size, self.ratio)
+        let at = |ratio| {
+            SparseLayout::new(&[0, cut, cut + self.elements / 7], self.elements, self.world_size, ratio)
+        };
+        vec![at(self.ratio), at(self.ratio / 7.0)]
     }
 
     fn compressors(&self) -> Vec<Compressor> {
-        (0..self.world_size).map(|_| Compressor::new(self.layout(), self.energy_of, self.format)).collect()
+        (0..self.world_size).map(|_| Compressor::new(self.layouts(), self.energy_of, self.format)).collect()
     }
 
     /// Changing rates, and now and then a tenth of it as at a milestone.
@@ -69,10 +73,14 @@ impl Case {
     }
 
     fn decision(&self, step: u64) -> CompressionDecision {
-        match RandomStream::new(self.seed, 3).below(step, 5) {
+        let sparse = |exchange, level| CompressionDecision::Sparse(SparseChoice { exchange, level });
+        match RandomStream::new(self.seed, 3).below(step, 7) {
             0 => CompressionDecision::Dense,
-            1 | 2 => CompressionDecision::Sparse(SparseExchange::ReduceScatter),
-            _ => CompressionDecision::Sparse(SparseExchange::AllGather),
+            1 => CompressionDecision::Half,
+            2 | 3 => sparse(SparseExchange::ReduceScatter, 0),
+            4 => sparse(SparseExchange::ReduceScatter, 1),
+            5 => sparse(SparseExchange::AllGather, 0),
+            _ => sparse(SparseExchange::AllGather, 1),
         }
     }
 }
@@ -117,15 +125,14 @@ proptest! {
 
     #[test]
     fn a_sparse_step_that_is_allowed_never_sends_more_than_a_dense_one(case in cases(12)) {
-        let (mut ranks, layout) = (case.compressors(), case.layout());
-        let dense = dense_bytes(&layout);
+        let (mut ranks, layouts) = (case.compressors(), case.layouts());
+        let dense = dense_bytes(&layouts[0]);
         let mut sum = vec![0.0; case.elements];
         for step in 0..case.steps {
-            for cost in allowed_exchanges(&layout, case.format) {
-                let decision = CompressionDecision::Sparse(cost.exchange);
+            for cost in allowed_exchanges(&layouts, case.format) {
                 let mut gradients: Vec<Vec<f32>> =
                     (0..case.world_size).map(|rank| case.gradient(rank, step)).collect();
-                let done = combine_logical(&mut ranks, &mut gradients, decision, 0.1, &mut sum).unwrap();
+                let done = combine_logical(&mut ranks, &mut gradients, cost.decision, 0.1, &mut sum).unwrap();
                 for bytes in done.bytes_sent {
                     prop_assert!(bytes <= cost.worst_bytes, "{} above {:?}", bytes, cost);
                     prop_assert!(bytes <= dense, "{} above dense {}", bytes, dense);

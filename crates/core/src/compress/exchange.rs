@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     compressor::Compressor,
     cost::ExchangeCost,
-    gate::{CompressionDecision, EnergyStatistics},
+    gate::{CompressionDecision, CompressionRule, EnergyStatistics, SparseChoice},
+    half::{deliver_halves, half_bytes, half_cost},
     kernel::Kept,
     layout::{ELEMENT_BYTES, SparseBucket, SparseLayout},
     wire::{HEADER_BYTES, ValueFormat, WireError, decode, max_bytes, split_first},
@@ -38,25 +39,58 @@ pub fn dense_bytes(layout: &SparseLayout) -> u64 {
     layout.buckets.iter().map(|bucket| bytes(bucket) as u64).sum()
 }
 
-/// The exchanges whose bytes at worst are not above the dense step's; none where nothing is sent at all.
-pub fn allowed_exchanges(layout: &SparseLayout, format: ValueFormat) -> Vec<ExchangeCost> {
-    let most = dense_bytes(layout);
-    let costs = [all_gather_cost(layout, format), reduce_scatter_cost(layout, format)];
-    costs.into_iter().filter(|cost| most > 0 && cost.worst_bytes <= most).collect()
-}
-
-fn all_gather_cost(layout: &SparseLayout, format: ValueFormat) -> ExchangeCost {
-    let message = |bucket: &SparseBucket| max_bytes(bucket.most, bucket.bucket.range.len(), format);
-    let own: usize = layout.buckets.iter().map(message).sum();
+/// What a dense step asks of a rank.
+pub fn dense_cost(layout: &SparseLayout) -> ExchangeCost {
     ExchangeCost {
-        exchange: SparseExchange::AllGather,
-        worst_bytes: ((own + LENGTH_BYTES) * layout.world_size.saturating_sub(1)) as u64,
-        rounds: 2,
-        second_selection_elements: 0,
+        decision: CompressionDecision::Dense,
+        worst_bytes: dense_bytes(layout),
+        rounds: layout.buckets.len() as u32,
+        elements: layout.total_elements as u64,
     }
 }
 
-fn reduce_scatter_cost(layout: &SparseLayout, format: ValueFormat) -> ExchangeCost {
+/// The exchanges whose bytes at worst are not above the dense step's, at the ratio of each layout and in half precision,
+/// what loses least first; none where nothing is sent at all.
+pub fn allowed_exchanges(layouts: &[SparseLayout], format: ValueFormat) -> Vec<ExchangeCost> {
+    let Some(first) = layouts.first() else { return Vec::new() };
+    let most = dense_bytes(first);
+    let sparse = layouts.iter().zip(0..).flat_map(|(layout, level)| {
+        [all_gather_cost(layout, level, format), reduce_scatter_cost(layout, level, format)]
+    });
+    let costs = std::iter::once(half_cost(first)).chain(sparse);
+    costs.filter(|cost| most > 0 && cost.worst_bytes <= most).collect()
+}
+
+/// What the ranks decide by: at the gate's bound `delta`, and among all exchanges if `is_free` (`Auto`), else between the
+/// sparse ones.
+pub fn compression_rule(
+    layouts: &[SparseLayout],
+    format: ValueFormat,
+    delta: Option<f64>,
+    is_free: bool,
+) -> CompressionRule {
+    let mut allowed = allowed_exchanges(layouts, format);
+    allowed.retain(|cost| is_free || matches!(cost.decision, CompressionDecision::Sparse(_)));
+    CompressionRule {
+        delta,
+        allowed,
+        dense: layouts.first().filter(|_| is_free).map(dense_cost),
+        ratios: layouts.iter().map(|layout| layout.ratio).collect(),
+    }
+}
+
+fn all_gather_cost(layout: &SparseLayout, level: u8, format: ValueFormat) -> ExchangeCost {
+    let message = |bucket: &SparseBucket| max_bytes(bucket.most, bucket.bucket.range.len(), format);
+    let own: usize = layout.buckets.iter().map(message).sum();
+    ExchangeCost {
+        decision: CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::AllGather, level }),
+        worst_bytes: ((own + LENGTH_BYTES) * layout.world_size.saturating_sub(1)) as u64,
+        rounds: 2,
+        elements: layout.total_elements as u64,
+    }
+}
+
+fn reduce_scatter_cost(layout: &SparseLayout, level: u8, format: ValueFormat) -> ExchangeCost {
     let others = layout.world_size.saturating_sub(1);
     let (mut to_owners, mut to_all, mut owned) = (0, 0, 0);
     for bucket in &layout.buckets {
@@ -72,10 +106,13 @@ fn reduce_scatter_cost(layout: &SparseLayout, format: ValueFormat) -> ExchangeCo
         owned += largest;
     }
     ExchangeCost {
-        exchange: SparseExchange::ReduceScatter,
+        decision: CompressionDecision::Sparse(SparseChoice {
+            exchange: SparseExchange::ReduceScatter,
+            level,
+        }),
         worst_bytes: (to_owners + (to_all + 2 * LENGTH_BYTES) * others) as u64,
         rounds: 4,
-        second_selection_elements: owned as u64,
+        elements: (layout.total_elements + owned) as u64,
     }
 }
 
@@ -160,21 +197,25 @@ pub fn combine_logical(
             add_in_rank_order(sum, &terms);
             Ok(LogicalStep { energies, bytes_sent: Vec::new() })
         }
-        CompressionDecision::Sparse(SparseExchange::AllGather) => {
+        CompressionDecision::Half => {
+            let (by_owner, energies): (Vec<Vec<Vec<u8>>>, Vec<_>) =
+                ranks.map(|(it, gradient)| it.halves_for_owners(gradient, learning_rate)).unzip();
+            let results = owned(compressors, &by_owner, Compressor::own_halves)?;
+            deliver_halves(&layout, &slices(&results), sum)?;
+            let bytes = (0..layout.world_size).map(|rank| half_bytes(&layout, rank));
+            Ok(LogicalStep { energies, bytes_sent: bytes.collect() })
+        }
+        CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::AllGather, level }) => {
             let (parts, energies): (Vec<Vec<u8>>, _) =
-                ranks.map(|(it, gradient)| it.compress_for_all(gradient, learning_rate)).unzip();
+                ranks.map(|(it, gradient)| it.compress_for_all(level, gradient, learning_rate)).unzip();
             deliver_from_all(&layout, &slices(&parts), sum)?;
             let bytes = |part: &Vec<u8>| ((part.len() + LENGTH_BYTES) * others) as u64;
             Ok(LogicalStep { energies, bytes_sent: parts.iter().map(bytes).collect() })
         }
-        CompressionDecision::Sparse(SparseExchange::ReduceScatter) => {
+        CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::ReduceScatter, level }) => {
             let (by_owner, energies): (Vec<Vec<Vec<u8>>>, Vec<_>) =
-                ranks.map(|(it, gradient)| it.compress_for_owners(gradient, learning_rate)).unzip();
-            let mut results = Vec::new();
-            for (owner, compressor) in compressors.iter_mut().enumerate() {
-                let parts: Vec<&[u8]> = by_owner.iter().map(|parts| parts[owner].as_slice()).collect();
-                results.push(compressor.own(owner, &parts)?);
-            }
+                ranks.map(|(it, gradient)| it.compress_for_owners(level, gradient, learning_rate)).unzip();
+            let results = owned(compressors, &by_owner, |it, owner, parts| it.own(level, owner, parts))?;
             deliver_from_owners(&layout, &slices(&results), sum)?;
             let bytes = |(rank, (parts, result)): (usize, (&Vec<Vec<u8>>, &Vec<u8>))| {
                 let to_owners: usize = parts
@@ -191,6 +232,16 @@ pub fn combine_logical(
     }
 }
 
+/// What each owner makes of the parts that the ranks have for it.
+fn owned(
+    owners: &mut [Compressor],
+    by_owner: &[Vec<Vec<u8>>],
+    own: impl Fn(&mut Compressor, usize, &[&[u8]]) -> Result<Vec<u8>, WireError>,
+) -> Result<Vec<Vec<u8>>, WireError> {
+    let parts = |owner: usize| by_owner.iter().map(|parts| parts[owner].as_slice()).collect::<Vec<_>>();
+    owners.iter_mut().enumerate().map(|(owner, it)| own(it, owner, &parts(owner))).collect()
+}
+
 fn slices(parts: &[Vec<u8>]) -> Vec<&[u8]> {
     parts.iter().map(Vec::as_slice).collect()
 }
@@ -201,10 +252,10 @@ mod tests {
 
     /// Bytes of the exchange that sends least at worst, as a share of the dense step's, for ResNet-18's size.
     fn best_share(world_size: usize, ratio: f64) -> Option<f64> {
-        let layout = SparseLayout::new(&[0], 11_173_968, world_size, ratio);
-        let bytes =
-            allowed_exchanges(&layout, ValueFormat::Bf16).into_iter().map(|cost| cost.worst_bytes).min()?;
-        Some(bytes as f64 / dense_bytes(&layout) as f64)
+        let layouts = [SparseLayout::new(&[0], 11_173_968, world_size, ratio)];
+        let costs = allowed_exchanges(&layouts, ValueFormat::Bf16);
+        let bytes = costs.into_iter().map(|cost| cost.worst_bytes).min()?;
+        Some(bytes as f64 / dense_bytes(&layouts[0]) as f64)
     }
 
     #[test]
@@ -223,7 +274,11 @@ mod tests {
                 assert!(best_share(ranks, ratio).is_none_or(|share| share <= 1.0), "{ranks} {ratio}");
             }
         }
-        let tiny = SparseLayout::new(&[0], 16, 4, 0.9);
-        assert_eq!(allowed_exchanges(&tiny, ValueFormat::Bf16), [], "headers outweigh what is saved");
+        let tiny = [SparseLayout::new(&[0], 16, 8, 0.9)];
+        assert_eq!(
+            allowed_exchanges(&tiny, ValueFormat::Bf16),
+            [],
+            "headers, or an owner of all, outweigh what is saved"
+        );
     }
 }

@@ -12,32 +12,40 @@ use super::{
 };
 use crate::ewma::Ewma;
 
+/// Ratios at most between which a job may choose.
+pub const MOST_LEVELS: usize = 3;
+/// So many steps after the last dense one another is taken where the choice is free: what it costs changes unseen.
+const LOOK_AGAIN_STEPS: u32 = 64;
+/// A choice that loses more must be better by so much.
+const WORTH_A_LOSS: f64 = 1.02;
+
 /// Squared norms of what one rank had and of what selection left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct EnergyStatistics {
     /// ‖e‖², or ‖u‖² for [`EnergyOf::Gradient`].
     pub energy: f64,
-    /// The same less what the k largest make of it.
-    pub lost: f64,
+    /// The same less what the k largest make of it, for each of the job's ratios.
+    pub lost: [f64; MOST_LEVELS],
 }
 
 impl EnergyStatistics {
     /// From a sample of the elements: its ⌈ratio·m⌉ largest stand for the k largest of all.
-    pub fn of_sample(sample: impl Iterator<Item = f32>, ratio: f64) -> Self {
+    pub fn of_sample(sample: impl Iterator<Item = f32>, ratios: impl Iterator<Item = f64>) -> Self {
         let mut squares: Vec<f64> = sample.map(|value| f64::from(value) * f64::from(value)).collect();
-        let energy: f64 = squares.iter().sum();
-        let wanted = ((ratio * squares.len() as f64).ceil() as usize).min(squares.len());
-        if wanted == squares.len() {
-            return Self { energy, lost: 0.0 };
+        let mut found = Self { energy: squares.iter().sum(), ..Self::default() };
+        for (lost, ratio) in found.lost.iter_mut().zip(ratios) {
+            let wanted = ((ratio * squares.len() as f64).ceil() as usize).min(squares.len());
+            if wanted < squares.len() {
+                let (_, largest_lost, others) = squares.select_nth_unstable_by(wanted, |a, b| b.total_cmp(a));
+                *lost = *largest_lost + others.iter().sum::<f64>();
+            }
         }
-        let (_, largest_lost, others) = squares.select_nth_unstable_by(wanted, |a, b| b.total_cmp(a));
-        let lost = *largest_lost + others.iter().sum::<f64>();
-        Self { energy, lost }
+        found
     }
 
-    /// ℓ in [0, 1]; nothing without energy.
-    pub fn energy_loss(&self) -> Option<f64> {
-        let loss = self.lost / self.energy;
+    /// ℓ in [0, 1] at one of the job's ratios; nothing without energy.
+    pub fn energy_loss(&self, level: usize) -> Option<f64> {
+        let loss = self.lost[level] / self.energy;
         (self.energy > 0.0 && loss.is_finite()).then(|| loss.clamp(0.0, 1.0))
     }
 }
@@ -49,6 +57,8 @@ pub struct CompressionReport {
     pub energy: Option<EnergyStatistics>,
     /// What the rank has measured.
     pub link: LinkCost,
+    /// Mean time of the exchanges, in seconds.
+    pub exchange_seconds: f64,
 }
 
 /// How a job's steps are decided on.
@@ -58,18 +68,56 @@ pub struct CompressionRule {
     pub delta: Option<f64>,
     /// The exchanges whose bytes at worst are within the dense step's; empty: all steps are dense.
     pub allowed: Vec<ExchangeCost>,
+    /// What a dense step costs, where the job leaves it open how gradients travel (`Auto`); `None`: what is allowed is
+    /// wanted.
+    pub dense: Option<ExchangeCost>,
+    /// CR of each level, descending.
+    pub ratios: Vec<f64>,
+}
+
+/// The ratios of a job, descending: its own, and before it coarser ones if it is free to choose.
+pub fn ratios(least: f64, is_free: bool) -> Vec<f64> {
+    /// Above it the bytes of half precision are not far.
+    const COARSEST: f64 = 0.1;
+    match least {
+        least if !is_free || least >= COARSEST => vec![least],
+        least if least >= 0.01 => vec![COARSEST, least],
+        least => vec![COARSEST, (COARSEST * least).sqrt(), least],
+    }
+}
+
+/// What a step takes beside its exchange, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StepTimes {
+    /// All work of the slowest rank but the exchange.
+    pub compute: f64,
+    /// No step is shorter: the window, or the wait for the batch.
+    pub least: f64,
 }
 
 /// What ranks have in common about compression between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompressionState {
-    /// Mean of ℓ over the steps so far.
-    pub energy_loss: Ewma,
-    /// Steps that were sparse.
-    pub sparse_steps: u64,
-    /// Steps that were dense because ℓ was above δ.
+    /// Mean of ℓ over the steps so far, at each of the job's ratios.
+    pub energy_losses: [Ewma; MOST_LEVELS],
+    /// Steps that were sparse, at each of the job's ratios.
+    pub sparse_steps: [u64; MOST_LEVELS],
+    /// Steps that sent all in half precision.
+    pub half_steps: u64,
+    /// Steps that sent all because ℓ was above δ.
     pub vetoed_steps: u64,
+    /// Steps since the last dense one.
+    pub since_dense: u32,
+}
+
+/// A sparse exchange at one of the job's ratios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SparseChoice {
+    /// How selections become one sum.
+    pub exchange: SparseExchange,
+    /// Which of the job's ratios.
+    pub level: u8,
 }
 
 /// How one step's gradients travel.
@@ -78,8 +126,10 @@ pub enum CompressionDecision {
     /// All of e.
     #[default]
     Dense,
+    /// All of e, in two bytes each.
+    Half,
     /// The k largest of e.
-    Sparse(SparseExchange),
+    Sparse(SparseChoice),
 }
 
 impl CompressionState {
@@ -90,31 +140,107 @@ impl CompressionState {
         let mut sum = EnergyStatistics::default();
         for found in reports.iter().flatten() {
             sum.energy += found.energy;
-            sum.lost += found.lost;
+            for (sum, lost) in sum.lost.iter_mut().zip(found.lost) {
+                *sum += lost;
+            }
         }
-        if let Some(loss) = sum.energy_loss() {
-            self.energy_loss.update(loss, gain(reports.len()));
+        for (level, mean) in self.energy_losses.iter_mut().enumerate() {
+            if let Some(loss) = sum.energy_loss(level) {
+                mean.update(loss, gain(reports.len()));
+            }
         }
         self
     }
 
+    /// Steps that sent only the largest elements.
+    pub fn all_sparse_steps(&self) -> u64 {
+        self.sparse_steps.iter().sum()
+    }
+
+    /// Mean CR of the sparse steps; before the first, of the level that is tried first.
+    pub fn mean_ratio(&self, ratios: &[f64]) -> f64 {
+        let steps = self.all_sparse_steps();
+        if steps == 0 {
+            return ratios.first().copied().unwrap_or(1.0);
+        }
+        let sum: f64 = self.sparse_steps.iter().zip(ratios).map(|(&steps, ratio)| steps as f64 * ratio).sum();
+        sum / steps as f64
+    }
+
     /// The decision for the next step, and the state once it is taken.
-    pub fn decide(mut self, rule: &CompressionRule, measured: &LinkCost) -> (CompressionDecision, Self) {
-        let Some(exchange) = cheapest(&rule.allowed, measured) else {
-            return (CompressionDecision::Dense, self);
-        };
-        let is_open = match (rule.delta, self.energy_loss.value()) {
+    pub fn decide(
+        mut self,
+        rule: &CompressionRule,
+        measured: &LinkCost,
+        times: &StepTimes,
+    ) -> (CompressionDecision, Self) {
+        let wanted = self.choose(rule, None, measured, times);
+        let chosen = self.choose(rule, rule.delta, measured, times);
+        let is_sparse = |decision| matches!(decision, CompressionDecision::Sparse(_));
+        if is_sparse(wanted) && !is_sparse(chosen) && self.is_known() {
+            self.vetoed_steps += 1;
+        }
+        self.since_dense = self.since_dense.saturating_add(1);
+        match chosen {
+            CompressionDecision::Dense => self.since_dense = 0,
+            CompressionDecision::Half => self.half_steps += 1,
+            CompressionDecision::Sparse(choice) => self.sparse_steps[usize::from(choice.level)] += 1,
+        }
+        (chosen, self)
+    }
+
+    fn is_known(&self) -> bool {
+        self.energy_losses[0].value().is_some()
+    }
+
+    /// The best of what `delta` lets through.
+    fn choose(
+        &self,
+        rule: &CompressionRule,
+        delta: Option<f64>,
+        measured: &LinkCost,
+        times: &StepTimes,
+    ) -> CompressionDecision {
+        let is_open = |level: u8| match (delta, self.energy_losses[usize::from(level)].value()) {
             (None, _) => true,
-            (Some(_), None) => return (CompressionDecision::Dense, self),
+            (Some(_), None) => false,
             (Some(delta), Some(loss)) => loss <= delta,
         };
-        if is_open {
-            self.sparse_steps += 1;
-            (CompressionDecision::Sparse(exchange), self)
-        } else {
-            self.vetoed_steps += 1;
-            (CompressionDecision::Dense, self)
+        let open = rule.allowed.iter().filter(|cost| match cost.decision {
+            CompressionDecision::Sparse(choice) => is_open(choice.level),
+            _ => true,
+        });
+        match &rule.dense {
+            None => cheapest(open, measured).unwrap_or_default(),
+            Some(dense) if self.is_known() && self.since_dense < LOOK_AGAIN_STEPS => {
+                self.most_gain(std::iter::once(dense).chain(open), measured, times)
+            }
+            Some(_) => CompressionDecision::Dense,
         }
+    }
+
+    /// What brings the most of a gradient's energy to the others per second (after GraVAC, IEEE CLOUD 2023), what loses least
+    /// first. Nothing is gained by an exchange that is shorter than the wait for samples.
+    fn most_gain<'a>(
+        &self,
+        costs: impl Iterator<Item = &'a ExchangeCost>,
+        measured: &LinkCost,
+        times: &StepTimes,
+    ) -> CompressionDecision {
+        let mut best = (CompressionDecision::Dense, 0.0);
+        for cost in costs {
+            let gain = match cost.decision {
+                CompressionDecision::Sparse(choice) => {
+                    1.0 - self.energy_losses[usize::from(choice.level)].value().unwrap_or(1.0)
+                }
+                _ => 1.0,
+            };
+            let seconds = (times.compute + measured.seconds(cost)).max(times.least).max(f64::MIN_POSITIVE);
+            if gain / seconds > WORTH_A_LOSS * best.1 {
+                best = (cost.decision, gain / seconds);
+            }
+        }
+        best.0
     }
 }
 
@@ -124,72 +250,4 @@ fn gain(ranks: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule(delta: Option<f64>) -> CompressionRule {
-        let cost = ExchangeCost {
-            exchange: SparseExchange::AllGather,
-            worst_bytes: 10,
-            rounds: 2,
-            second_selection_elements: 0,
-        };
-        CompressionRule { delta, allowed: vec![cost] }
-    }
-
-    fn found(lost: f64) -> EnergyStatistics {
-        EnergyStatistics { energy: 2.0, lost }
-    }
-
-    #[test]
-    fn the_gate_opens_at_delta_and_closes_above_it_and_knows_nothing_at_first() {
-        let rule = rule(Some(0.3));
-        let (decision, state) = CompressionState::default().decide(&rule, &LinkCost::default());
-        assert_eq!((decision, state.vetoed_steps), (CompressionDecision::Dense, 0));
-        let open = state.observed(&[Some(found(0.6)), Some(found(0.6))]);
-        let (decision, open) = open.decide(&rule, &LinkCost::default());
-        assert_eq!(decision, CompressionDecision::Sparse(SparseExchange::AllGather));
-        assert_eq!((open.sparse_steps, open.vetoed_steps), (1, 0));
-        let mut closed = open;
-        for _ in 0..100 {
-            closed = closed.observed(&[Some(found(2.0)), Some(found(0.0))]);
-        }
-        let (decision, closed) = closed.decide(&rule, &LinkCost::default());
-        assert_eq!((decision, closed.vetoed_steps), (CompressionDecision::Dense, 1));
-    }
-
-    #[test]
-    fn without_delta_every_step_is_sparse_unless_bytes_forbid_it() {
-        let state = CompressionState::default().observed(&[Some(found(2.0))]);
-        assert_ne!(state.decide(&rule(None), &LinkCost::default()).0, CompressionDecision::Dense);
-        let forbidden = CompressionRule { allowed: Vec::new(), ..rule(None) };
-        assert_eq!(state.decide(&forbidden, &LinkCost::default()).0, CompressionDecision::Dense);
-    }
-
-    #[test]
-    fn a_rank_counts_by_its_energy() {
-        let small = Some(EnergyStatistics { energy: 0.0, lost: 0.0 });
-        let state = CompressionState::default().observed(&[Some(found(0.5)), small, None]);
-        assert_eq!(state.energy_loss.value(), Some(0.25));
-        let nothing = CompressionState::default().observed(&[small, None]);
-        assert_eq!(nothing.energy_loss.value(), None);
-    }
-
-    #[test]
-    fn the_mean_follows_by_a_hundredth_a_rank() {
-        let state = CompressionState::default().observed(&[Some(found(0.5)), Some(found(0.5))]);
-        let later = state.observed(&[Some(found(1.5)), Some(found(1.5))]);
-        let mean = later.energy_loss.value().unwrap();
-        // Two ranks: the older ℓ counts 1 − 2/100 of the newer.
-        assert!((mean - (0.25 * 0.98 + 0.75) / 1.98).abs() < 1e-12, "{mean}");
-    }
-
-    #[test]
-    fn the_sample_loses_what_is_not_among_its_largest() {
-        let sample = [3.0_f32, -1.0, 2.0, 0.0];
-        let half = EnergyStatistics::of_sample(sample.into_iter(), 0.5);
-        assert_eq!(half, EnergyStatistics { energy: 14.0, lost: 1.0 });
-        assert_eq!(EnergyStatistics::of_sample(sample.into_iter(), 1.0).lost, 0.0);
-        assert_eq!(EnergyStatistics::of_sample(std::iter::empty(), 0.1).energy_loss(), None);
-    }
-}
+mod tests;

@@ -16,6 +16,7 @@
 //! | [`select`] | selection within one bucket: floors of small layers, the bound k_max |
 //! | [`wire`] | indices and values as bytes |
 //! | [`compressor`] | one rank's residual and statistics |
+//! | [`half`] | all elements in two bytes each |
 //! | [`exchange`] | what ranks send, add and deliver, and how many bytes that takes at most |
 //! | [`cost`] | which exchange is the quickest |
 //! | [`gate`] | dense or sparse, from the energy that selection loses |
@@ -24,6 +25,7 @@ pub mod compressor;
 pub mod cost;
 pub mod exchange;
 pub mod gate;
+pub mod half;
 pub mod kernel;
 pub mod layout;
 pub mod select;

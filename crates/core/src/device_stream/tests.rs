@@ -152,6 +152,40 @@ fn a_reader_that_finds_records_gone_says_nothing_about_ends() {
 }
 
 #[test]
+fn what_lies_behind_the_end_of_a_stream_is_none_of_it() {
+    let begun = DeviceCheckpoint::starting_at(&[10, 0]).ending_at(&[14, 0]);
+    let mut stream = DeviceStream::resume(&begun, 1 << 20, 0).unwrap();
+    let reach = |end| PartitionOffsets { low: 0, end };
+    stream.observe_offsets(&[reach(100), reach(7)]).unwrap();
+    assert_eq!((stream.ledger().arrived, stream.buffered()), (4, 4));
+    fill(&mut stream, 0, 10..12);
+    // The record at 13 was a marker; a record behind the end tells.
+    stream.push(0, 12, sample(12)).unwrap();
+    assert_eq!(stream.push(0, 14, sample(14)), Ok(Acceptance::Stale));
+    assert_eq!(stream.push(1, 0, sample(0)), Ok(Acceptance::Stale));
+    assert_eq!((stream.available(), stream.buffered(), stream.gaps()), (3, 3, 1));
+    stream.observe_offsets(&[reach(200), reach(9)]).unwrap();
+    stream.observe_offsets(&[PartitionOffsets { low: 150, end: 200 }, reach(9)]).unwrap();
+    let ledger = stream.ledger();
+    assert!(check(&ledger).is_ok());
+    assert_eq!((ledger.arrived, ledger.lost, ledger.buffered), (3, 0, 3));
+}
+
+#[test]
+fn the_end_of_a_stream_is_that_of_the_first_look_also_after_a_restart() {
+    let mut stream =
+        DeviceStream::resume(&DeviceCheckpoint::starting_at(&[0]).ending_at(&[5]), 1 << 20, 0).unwrap();
+    fill(&mut stream, 0, 0..3);
+    stream.commit(&[range(0, 0, 2)]).unwrap();
+    let text = serde_json::to_string(&stream.checkpoint()).unwrap();
+    let saved: DeviceCheckpoint = serde_json::from_str(&text).unwrap();
+    let again = DeviceStream::resume(&saved.ending_at(&[90]), 1 << 20, 0).unwrap();
+    assert_eq!(again.queues()[0].limit(), Some(5));
+    let endless = serde_json::to_string(&DeviceCheckpoint::starting_at(&[0])).unwrap();
+    assert!(!endless.contains("end_offset"), "as checkpoints of before have it: {endless}");
+}
+
+#[test]
 fn a_topic_shorter_than_the_checkpoint_is_another_topic() {
     let mut stream = stream(&[50]);
     let seen = stream.observe_offsets(&[PartitionOffsets { low: 0, end: 10 }]);

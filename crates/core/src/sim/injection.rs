@@ -2,22 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::inject::{InjectionMode, ReplicateBatch};
+use crate::inject::{donor_count, own_batch, shared_of};
 use crate::random::{Permutation, RandomStream};
-
-/// What becomes of a shared sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum InjectionKind {
-    /// The donor keeps it, and everybody else trains a copy (the paper's).
-    Replicate,
-    /// The donor gives it away; one other device trains it.
-    Move,
-}
 
 /// How a job shares samples.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct InjectionModel {
     /// Copies or not.
-    pub kind: InjectionKind,
+    pub mode: InjectionMode,
+    /// How large batches are beside copies.
+    pub batch: ReplicateBatch,
     /// α: share of the devices that are donors, drawn anew each step.
     pub donor_fraction: f64,
     /// β: share of its batch that a donor shares.
@@ -38,8 +33,12 @@ pub struct InjectionVolume {
 impl InjectionModel {
     /// ⌈α·n⌉.
     pub fn donors(&self, world_size: usize) -> usize {
-        // A product that rounds to just above a whole number is that number.
-        ((self.donor_fraction * world_size as f64 - 1e-9).ceil().max(0.0) as usize).min(world_size)
+        donor_count(self.donor_fraction, world_size)
+    }
+
+    /// What a device takes from its own stream where the batch rule says `local_batch`.
+    pub fn own_batch(&self, world_size: usize, local_batch: u64) -> u64 {
+        own_batch(self.batch, self.donors(world_size), self.shared_fraction, local_batch)
     }
 
     /// Turns the batches of one step into what each device trains, and says what travelled. `draw` is the step's own
@@ -52,22 +51,21 @@ impl InjectionModel {
         }
         let order = Permutation::new(draw, world_size as u64);
         let donor = |index: usize| order.apply(index as u64) as usize;
-        let given = |batch: u64| (self.shared_fraction * batch as f64) as u64;
         let mut shared_samples = 0;
         for index in 0..donors {
             let batch = &mut batches[donor(index)];
-            let shared = given(*batch);
+            let shared = shared_of(self.shared_fraction, *batch);
             *batch -= shared;
             shared_samples += shared;
         }
-        match self.kind {
+        match self.mode {
             // A donor trains its own samples anyway: with the copies of all it has them back.
-            InjectionKind::Replicate => {
+            InjectionMode::Replicate => {
                 for batch in batches.iter_mut() {
                     *batch += shared_samples;
                 }
             }
-            InjectionKind::Move => {
+            InjectionMode::Move => {
                 // Where all are donors all receive as well.
                 let first = if donors == world_size { 0 } else { donors };
                 let receivers = (world_size - first) as u64;
@@ -78,9 +76,9 @@ impl InjectionModel {
                 }
             }
         }
-        let copies = match self.kind {
-            InjectionKind::Replicate => world_size as u64 - 1,
-            InjectionKind::Move => 1,
+        let copies = match self.mode {
+            InjectionMode::Replicate => world_size as u64 - 1,
+            InjectionMode::Move => 1,
         };
         InjectionVolume { shared_samples, sent_bytes: shared_samples * copies * self.record_bytes }
     }
@@ -94,8 +92,14 @@ mod tests {
 
     const BATCHES: [u64; 10] = [92, 38, 62, 42, 48, 88, 90, 22, 44, 28];
 
-    fn model(kind: InjectionKind, fraction: f64) -> InjectionModel {
-        InjectionModel { kind, donor_fraction: fraction, shared_fraction: fraction, record_bytes: 3_073 }
+    fn model(mode: InjectionMode, fraction: f64) -> InjectionModel {
+        InjectionModel {
+            mode,
+            batch: ReplicateBatch::Grow,
+            donor_fraction: fraction,
+            shared_fraction: fraction,
+            record_bytes: 3_073,
+        }
     }
 
     fn draw(step: u64) -> RandomStream {
@@ -106,7 +110,7 @@ mod tests {
     fn moving_samples_changes_nobodys_total() {
         for step in 0..50 {
             let mut batches = BATCHES;
-            let volume = model(InjectionKind::Move, 0.5).share(draw(step), &mut batches);
+            let volume = model(InjectionMode::Move, 0.5).share(draw(step), &mut batches);
             assert_eq!(batches.iter().sum::<u64>(), BATCHES.iter().sum::<u64>());
             assert_eq!(volume.sent_bytes, volume.shared_samples * 3_073);
             let gave = BATCHES.iter().zip(&batches).filter(|(before, after)| after < before).count();
@@ -117,7 +121,7 @@ mod tests {
     #[test]
     fn where_all_are_donors_all_receive() {
         let mut batches = BATCHES;
-        let all = InjectionModel { donor_fraction: 1.0, ..model(InjectionKind::Move, 0.5) };
+        let all = InjectionModel { donor_fraction: 1.0, ..model(InjectionMode::Move, 0.5) };
         all.share(draw(0), &mut batches);
         assert_eq!(batches.iter().sum::<u64>(), BATCHES.iter().sum::<u64>());
     }
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn a_replicated_sample_is_trained_by_all_and_sent_to_all_others() {
         let mut batches = BATCHES;
-        let volume = model(InjectionKind::Replicate, 0.5).share(draw(3), &mut batches);
+        let volume = model(InjectionMode::Replicate, 0.5).share(draw(3), &mut batches);
         let more: u64 = batches.iter().sum::<u64>() - BATCHES.iter().sum::<u64>();
         assert_eq!(more, 9 * volume.shared_samples);
         assert_eq!(volume.sent_bytes, 9 * volume.shared_samples * 3_073);
@@ -136,7 +140,7 @@ mod tests {
     fn donors_change_from_step_to_step_and_are_the_same_for_a_seed() {
         let shared = |step| {
             let mut batches = BATCHES;
-            model(InjectionKind::Move, 0.25).share(draw(step), &mut batches).shared_samples
+            model(InjectionMode::Move, 0.25).share(draw(step), &mut batches).shared_samples
         };
         assert_eq!(shared(4), shared(4));
         let different: BTreeSet<u64> = (0..20).map(shared).collect();
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn donors_are_rounded_up_but_not_by_a_rounding_error() {
-        let donors = |fraction, n| model(InjectionKind::Move, fraction).donors(n);
+        let donors = |fraction, n| model(InjectionMode::Move, fraction).donors(n);
         assert_eq!([donors(0.5, 10), donors(0.25, 10), donors(0.05, 10), donors(0.1, 10)], [5, 3, 1, 1]);
         assert_eq!([donors(0.1, 30), donors(0.0, 9), donors(1.0, 9)], [3, 0, 9]);
     }

@@ -3,7 +3,7 @@
 use scadles_api::job::StreamPolicy;
 
 use super::{SimDevice, SimSettings};
-use crate::batch::{BatchClock, Readiness, StepTiming, StreamView};
+use crate::batch::{BatchClock, Readiness, StepTiming, StreamView, Supply};
 use crate::device_stream::kept_by_truncation;
 use crate::random::RandomStream;
 use crate::rate::{POLL_SECONDS, RateEstimator};
@@ -51,7 +51,13 @@ impl SimRank {
             rate: RateEstimator::new(),
             polls: 0,
             consumed: 0,
-            view: StreamView { available: 0, arrived_total: 0, stream_rate: 0.0, buffered: 0 },
+            view: StreamView {
+                available: 0,
+                arrived_total: 0,
+                stream_rate: 0.0,
+                buffered: 0,
+                supply: Supply::Flowing,
+            },
             ready_seconds: 0.0,
             local_batch: 0,
             totals: DeviceTotals::default(),
@@ -72,6 +78,7 @@ impl SimRank {
             arrived_total: self.rate.arrived_total(),
             stream_rate: self.rate.stream_rate().unwrap_or(0.0),
             buffered,
+            supply: Supply::Flowing,
         };
     }
 

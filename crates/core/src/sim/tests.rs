@@ -167,7 +167,8 @@ fn bytes_follow_the_share_of_sparse_steps_and_of_shared_samples() {
         sparse: Some(sparse),
     };
     let injection = InjectionModel {
-        kind: InjectionKind::Move,
+        mode: InjectionMode::Move,
+        batch: ReplicateBatch::Grow,
         donor_fraction: 0.5,
         shared_fraction: 0.5,
         record_bytes: 3_073,

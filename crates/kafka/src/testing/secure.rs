@@ -64,18 +64,22 @@ impl SecureFiles {
         self.dir.join("ca/ca.crt")
     }
 
-    /// What the broker is told; `internal` is the port of its own plain listener, for tools.
-    pub(super) fn properties(&self, port: u16, internal: u16, controller: u16) -> String {
+    /// What the broker is told; `internal` is the port of its own plain listener, for tools; `controller` what is to be
+    /// added to listeners and protocols.
+    pub(super) fn properties(&self, port: u16, internal: u16, controller: &(String, &str)) -> String {
         format!(
-            "listeners=SECURE://127.0.0.1:{port},PLAINTEXT://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}\n\
+            "listeners=SECURE://127.0.0.1:{port},PLAINTEXT://127.0.0.1:{internal}{listener}\n\
              advertised.listeners=SECURE://127.0.0.1:{port},PLAINTEXT://127.0.0.1:{internal}\n\
-             listener.security.protocol.map=SECURE:SASL_SSL,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             inter.broker.listener.name=PLAINTEXT\nsasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256\n\
-             listener.name.secure.scram-sha-512.sasl.jaas.config={MODULE} required;\n\
-             listener.name.secure.scram-sha-256.sasl.jaas.config={MODULE} required;\n\
+             listener.security.protocol.map=SECURE:SASL_SSL,PLAINTEXT:PLAINTEXT{protocol}\n\
+             inter.broker.listener.name=PLAINTEXT\nsasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN\n\
+             listener.name.secure.scram-sha-512.sasl.jaas.config={SCRAM} required;\n\
+             listener.name.secure.scram-sha-256.sasl.jaas.config={SCRAM} required;\n\
+             listener.name.secure.plain.sasl.jaas.config={PLAIN} required user_{USER}=\"{PASSWORD}\";\n\
              ssl.keystore.type=PEM\nssl.keystore.location={keystore}\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
              super.users=User:ANONYMOUS\nallow.everyone.if.no.acl.found=true\n",
+            listener = controller.0,
+            protocol = controller.1,
             keystore = self.dir.join("broker/kafka.pem").display(),
         )
     }
@@ -91,7 +95,8 @@ impl SecureFiles {
     }
 }
 
-const MODULE: &str = "org.apache.kafka.common.security.scram.ScramLoginModule";
+const SCRAM: &str = "org.apache.kafka.common.security.scram.ScramLoginModule";
+const PLAIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModule";
 
 fn authority(key: &Path, certificate: &Path, name: &str) -> Result<()> {
     let (key, certificate) = (key.display().to_string(), certificate.display().to_string());

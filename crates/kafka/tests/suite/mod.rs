@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use scadles_kafka::{
-    Broker, ConsumerOptions, DeviceStream, Error, Event, OffsetWatcher, PacedProducer, PartitionOffsets,
-    ProducerOptions, RangeReader, RecordSource, StreamConsumer, TopicOutcome, TopicSpec,
+    Broker, ConsumerOptions, DeviceStream, Error, Event, OffsetWatcher, OutgoingRecord, PacedProducer,
+    PartitionOffsets, ProducerOptions, RangeReader, RecordSource, StreamConsumer, TopicOutcome, TopicSpec,
 };
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -25,9 +25,9 @@ pub(crate) fn bytes_of(device: usize, number: u64) -> Vec<u8> {
 pub(crate) struct Numbered(Vec<u8>);
 
 impl RecordSource for Numbered {
-    fn record(&mut self, device: usize, number: u64) -> &[u8] {
+    fn record(&mut self, device: usize, number: u64) -> Result<OutgoingRecord<'_>, String> {
         self.0 = bytes_of(device, number);
-        &self.0
+        Ok(self.0.as_slice().into())
     }
 }
 
@@ -292,6 +292,46 @@ pub(crate) fn ranges_are_read_whole_or_not_at_all(broker: &dyn Broker) {
     assert!(error.contains("only 5 of them"), "{error}");
 }
 
+/// Records that carry their number as a label; every third has none.
+struct Labelled;
+
+impl Labelled {
+    fn label(number: u64) -> Option<u32> {
+        (!number.is_multiple_of(3)).then_some(number as u32)
+    }
+}
+
+impl RecordSource for Labelled {
+    fn record(&mut self, _device: usize, number: u64) -> Result<OutgoingRecord<'_>, String> {
+        Ok(OutgoingRecord { payload: b"picture", label: Self::label(number) })
+    }
+}
+
+pub(crate) fn a_label_travels_in_a_header(broker: &dyn Broker) {
+    let topic = topic(broker, 1);
+    let streams = vec![stream(&topic, 1, AT_ONCE, Some(30))];
+    let options = ProducerOptions::default();
+    let producer = PacedProducer::start(broker.connection(), streams, Box::new(Labelled), options).unwrap();
+    await_that("all is delivered", || producer.statistics()[0].finished);
+    producer.stop(DEADLINE).unwrap();
+    let expected: Vec<Option<String>> =
+        (0..30).map(|number| Labelled::label(number).map(|label| label.to_string())).collect();
+    let text = |label: &[u8]| String::from_utf8(label.to_vec()).unwrap();
+
+    let mut consumer = consume_from(broker, &topic, &[0]);
+    let mut read = Vec::new();
+    while read.len() < 30 {
+        match consumer.poll(DEADLINE) {
+            Some(Event::Record(record)) => read.push(record.label().map(text)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(read, expected);
+    let records = RangeReader::new(broker.connection()).unwrap().read(&topic, 0, 0, 30, DEADLINE).unwrap();
+    let again: Vec<_> = records.iter().map(|record| record.label.as_deref().map(text)).collect();
+    assert_eq!(again, expected);
+}
+
 pub(crate) fn the_end_of_a_partition_is_reported_where_asked_for(broker: &dyn Broker) {
     let topic = topic(broker, 1);
     send(broker, &topic, 1, 3);
@@ -317,6 +357,7 @@ macro_rules! conformance {
             streams_keep_their_rates_on_an_absolute_schedule,
             a_consumer_that_does_not_poll_loses_nothing,
             ranges_are_read_whole_or_not_at_all,
+            a_label_travels_in_a_header,
             the_end_of_a_partition_is_reported_where_asked_for,
         );
     };
