@@ -187,8 +187,19 @@ impl CompressedExchange {
         };
         self.energy = Some(energy);
         let (bytes_sent, seconds) = (comm.bytes_sent() - sent_before, start.elapsed().as_secs_f64());
-        self.link.finished(decision, seconds, bytes_sent, gradients.len());
+        let elements = gradients.len() + self.owned_elements(comm.rank(), decision);
+        self.link.finished(decision, seconds, bytes_sent, elements);
         Ok(ExchangeStatistics { bytes_sent, seconds })
+    }
+
+    /// Elements that the rank selects from a second time.
+    fn owned_elements(&self, rank: usize, decision: CompressionDecision) -> usize {
+        let CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::ReduceScatter, .. }) =
+            decision
+        else {
+            return 0;
+        };
+        self.compressor.layout().buckets.iter().map(|bucket| bucket.bucket.owned_range(rank).len()).sum()
     }
 
     fn half(
