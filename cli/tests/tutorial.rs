@@ -37,6 +37,10 @@ fn a_newcomer_gets_through_the_first_run_and_what_the_concepts_let_them_try() {
     );
     assert!(scratch.path().join("runs/first/report.html").is_file());
     assert!(scratch.path().join("compare.html").is_file());
+    for curve in ["rate", "buffer", "batch", "weight", "loss", "accuracy"] {
+        let svg = std::fs::read_to_string(scratch.path().join(format!("plots/{curve}.svg"))).unwrap();
+        assert!(svg.contains("<path") || svg.contains("<polyline"), "{curve} shows nothing:\n{svg}");
+    }
     for concept in ["batches", "compression", "injection", "failures", "virtual-clock"] {
         reader.follow(&format!("docs/concepts/{concept}.md"));
     }
