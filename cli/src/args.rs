@@ -216,6 +216,9 @@ pub struct CompareArgs {
     /// Write a page with their curves as well
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write their curves as SVG files into DIR as well
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
 }
 
 #[cfg(test)]

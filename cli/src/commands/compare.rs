@@ -4,19 +4,20 @@ use std::path::Path;
 
 use scadles_api::ExitCode;
 
+use super::simulate::write_plots;
 use crate::{
     args::CompareArgs,
     failure::Result,
     report::{
         compare::text,
-        html,
+        figures, html,
         run::{REPORT, Run},
     },
     run_folder::write_whole,
     screen::{say, warn},
 };
 
-/// Prints the comparison, and writes its page if it is asked for.
+/// Prints the comparison, and writes its page and pictures if they are asked for.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     let mut runs = args.runs.iter().map(|path| Run::load(folder(path))).collect::<Result<Vec<Run>>>()?;
     // Folders of the same name in different places are told apart by their paths.
@@ -36,6 +37,10 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     if let Some(path) = &args.html {
         write_whole(path, html::comparison(&runs).as_bytes(), 0o644)?;
         say(format!("\n{}", path.display()));
+    }
+    if let Some(into) = &args.plots {
+        write_plots(into, &figures::side_by_side(&runs))?;
+        say(format!("\n{}", into.display()));
     }
     Ok(ExitCode::Completed)
 }

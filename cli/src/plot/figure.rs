@@ -1,6 +1,6 @@
 //! Pictures that are files of their own, beside a text or for a slide.
 
-use super::{Axis, Colour, Line, LineChart, Look, Scale, Series, Stroke};
+use super::{Axis, Colour, Line, LineChart, Look, Mark, Scale, Series, Stroke};
 
 /// One curve of a figure.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +45,8 @@ pub struct Figure {
     pub y_scale: Scale,
     /// The curves, the most important first.
     pub curves: Vec<Curve>,
+    /// Moments.
+    pub marks: Vec<Mark>,
 }
 
 impl Figure {
@@ -63,7 +65,7 @@ impl Figure {
             x: Axis { name: &self.x_name, scale: self.x_scale, from: Some(0.0), to: None },
             y: Axis { name: &self.y_name, scale: self.y_scale, from: Some(0.0), to: None },
             lines: lines.collect(),
-            marks: vec![],
+            marks: self.marks.clone(),
         };
         format!("{}\n", chart.svg())
     }

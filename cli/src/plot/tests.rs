@@ -249,6 +249,7 @@ fn figure(points: Vec<(f64, f64)>, scale: Scale) -> Figure {
         y_name: "y".to_owned(),
         y_scale: scale,
         curves: beside("one", Colour::Blue, points.clone(), points).into(),
+        marks: vec![],
     }
 }
 

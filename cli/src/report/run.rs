@@ -9,7 +9,10 @@ use std::{
 use scadles_api::report::{DeviceReport, RunReport};
 
 use super::steps::{self, Curves, Spent, Survey};
-use crate::failure::{Failure, Result};
+use crate::{
+    failure::{Failure, Result},
+    plot::Mark,
+};
 
 /// So many devices are shown with curves and bars of their own.
 pub const SHOWN_DEVICES: usize = 16;
@@ -89,6 +92,12 @@ impl Run {
         let waited: f64 = devices.iter().map(|device| device.wait_seconds).sum();
         let whole = self.report.seconds * devices.len() as f64;
         (whole > 0.0).then(|| (waited / whole).min(1.0))
+    }
+
+    /// Restarts as marks of a chart over training time.
+    pub fn restarts(&self) -> Vec<Mark> {
+        let mark = |(x, attempt): &(f64, u64)| Mark { x: *x, name: format!("attempt {attempt}") };
+        self.curves.restarts.iter().map(mark).collect()
     }
 
     /// Sum of a column over the devices.

@@ -52,6 +52,8 @@ pub(super) struct Layout {
     stream_rate: Vec<usize>,
     buffered: Vec<usize>,
     wait_seconds: Vec<usize>,
+    /// Columns of what came from other devices; runs of earlier versions have none.
+    received: Option<Vec<usize>>,
     /// Columns of compute and exchange; runs of earlier versions have none.
     phases: Option<(Vec<usize>, Vec<usize>)>,
     /// Columns.
@@ -80,6 +82,7 @@ impl Layout {
             stream_rate: each("stream_rate")?,
             buffered: each("buffered")?,
             wait_seconds: each("wait_seconds")?,
+            received: each("received").ok(),
             phases: each("compute_seconds").and_then(|compute| Ok((compute, each("exchange_seconds")?))).ok(),
             width: head.split(',').count(),
         })
@@ -119,6 +122,8 @@ pub struct DeviceStep {
     pub stream_rate: f64,
     /// Samples that waited.
     pub buffered: f64,
+    /// Samples of other devices that it trained; not a number where that is not known.
+    pub received: f64,
     /// Where its time went.
     pub spent: Spent,
 }
@@ -205,6 +210,7 @@ impl Step<'_> {
             weight: local_batch / self.global_batch,
             stream_rate: known(self.cell(self.layout.stream_rate[rank])),
             buffered: self.cell(self.layout.buffered[rank]),
+            received: self.layout.received.as_ref().map_or(f64::NAN, |columns| self.cell(columns[rank])),
             spent: self.spent(rank),
         }
     }
@@ -368,6 +374,8 @@ pub struct DeviceCurves {
     pub local_batch: Series,
     /// Share of the step's samples.
     pub weight: Series,
+    /// Samples of other devices that it trained in a step.
+    pub received: Series,
 }
 
 /// What a table tells, along the surviving history.
@@ -423,8 +431,8 @@ struct Collector<'a> {
     curves: Curves,
     /// Loss by time, loss by samples, samples, rate, batch, duration, buffered, wait, compute, exchange, own.
     all: [Thinner; 11],
-    /// Rate, buffered, batch, weight of each device that is shown.
-    each: Vec<[Thinner; 4]>,
+    /// Rate, buffered, batch, weight, received of each device that is shown.
+    each: Vec<[Thinner; 5]>,
     /// Bytes sent, bytes of a dense step.
     wire: [Thinner; 2],
     /// Steps that had samples.
@@ -520,7 +528,8 @@ impl Collector<'_> {
         }
         for (thinners, &rank) in self.each.iter_mut().zip(self.shown) {
             let device = step.device(rank);
-            let values = [device.stream_rate, device.buffered, device.local_batch, device.weight];
+            let values =
+                [device.stream_rate, device.buffered, device.local_batch, device.weight, device.received];
             for (thinner, y) in thinners.iter_mut().zip(values) {
                 thinner.add(seconds, y);
             }
@@ -542,8 +551,8 @@ impl Collector<'_> {
             own,
         ] = self.all.map(Thinner::finish);
         let devices = self.each.into_iter().map(|thinners| {
-            let [stream_rate, buffered, local_batch, weight] = thinners.map(Thinner::finish);
-            DeviceCurves { stream_rate, buffered, local_batch, weight }
+            let [stream_rate, buffered, local_batch, weight, received] = thinners.map(Thinner::finish);
+            DeviceCurves { stream_rate, buffered, local_batch, weight, received }
         });
         let [sent_bytes, dense_bytes] = self.wire.map(Thinner::finish);
         let weighted_steps = self.weighted_steps.max(1) as f64;

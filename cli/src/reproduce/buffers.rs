@@ -64,6 +64,7 @@ pub fn table2() -> Section {
                 x_scale: Scale::Powers,
                 y_scale: Scale::Powers,
                 curves,
+                marks: vec![],
             },
         )),
     }

@@ -65,6 +65,7 @@ pub fn fig9() -> Section {
                 x_scale: Scale::Number,
                 y_scale: Scale::Powers,
                 curves,
+                marks: vec![],
             },
         )),
     }
@@ -178,6 +179,7 @@ pub fn break_even() -> Section {
                 x_scale: Scale::Number,
                 y_scale: Scale::Powers,
                 curves,
+                marks: vec![],
             },
         )),
     }

@@ -45,6 +45,7 @@ pub fn fig1() -> Section {
                 x_scale: Scale::Number,
                 y_scale: Scale::Number,
                 curves,
+                marks: vec![],
             },
         )),
     }
@@ -115,6 +116,7 @@ pub fn fig6() -> Section {
                 x_scale: Scale::Number,
                 y_scale: Scale::Number,
                 curves,
+                marks: vec![],
             },
         )),
     }

@@ -24,6 +24,7 @@ pub fn plots(all: &[Simulated]) -> Vec<Plot> {
             y_name: unit.to_owned(),
             y_scale: Scale::Number,
             curves: all.iter().enumerate().map(|(place, simulated)| curve(simulated, place, of)).collect(),
+            marks: vec![],
         },
     };
     vec![

@@ -11,12 +11,6 @@ use crate::{
 /// Colours of Top-1, Top-5, …
 const OF_TOP: [Colour; 4] = [Colour::Blue, Colour::Green, Colour::Purple, Colour::Olive];
 
-/// Restarts as marks of a chart over time.
-pub(super) fn restarts(run: &Run) -> Vec<Mark> {
-    let mark = |(x, attempt): &(f64, u64)| Mark { x: *x, name: format!("attempt {attempt}") };
-    run.curves.restarts.iter().map(mark).collect()
-}
-
 /// A value of each evaluation, over time and over samples.
 pub(super) fn evaluated(run: &Run, value: impl Fn(&scadles_api::progress::Evaluation) -> f64) -> [Series; 2] {
     let thinner = || Thinner::new(run.report.accuracy.len() as u64, steps::POINTS);
@@ -80,7 +74,7 @@ fn accuracy(run: &Run) -> Markup {
         chart(title, &LineChart { title, look: Look::Full, x, y, lines: lines.collect(), marks })
     };
     html! {
-        (draw(0, "Accuracy over time", time_axis(), restarts(run)))
+        (draw(0, "Accuracy over time", time_axis(), run.restarts()))
         (draw(1, "Accuracy over samples", samples_axis(), vec![]))
     }
 }
@@ -101,7 +95,7 @@ fn loss(run: &Run) -> Markup {
     };
     let curves = &run.curves;
     html! {
-        (draw("Loss over time", time_axis(), &curves.loss_by_time, &held_out[0], restarts(run)))
+        (draw("Loss over time", time_axis(), &curves.loss_by_time, &held_out[0], run.restarts()))
         (draw("Loss over samples", samples_axis(), &curves.loss_by_samples, &held_out[1], vec![]))
     }
 }
@@ -137,7 +131,7 @@ fn samples(run: &Run) -> Markup {
     }
     let title = "Samples trained";
     let y = from_zero("samples");
-    let (x, marks) = (time_axis(), restarts(run));
+    let (x, marks) = (time_axis(), run.restarts());
     chart(title, &LineChart { title, look: Look::Full, x, y, lines, marks })
 }
 
@@ -149,7 +143,7 @@ fn speed(run: &Run) -> Markup {
         line("arriving", Colour::Orange, Stroke::Dashed, &run.curves.arriving),
     ];
     let y = from_zero("samples per second, all devices");
-    let (x, marks) = (time_axis(), restarts(run));
+    let (x, marks) = (time_axis(), run.restarts());
     chart(title, &LineChart { title, look: Look::Full, x, y, lines, marks })
 }
 

@@ -2,7 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 
-use super::{chart, curves::restarts, from_zero, grouped, percent, span, time_axis};
+use super::{chart, from_zero, grouped, percent, span, time_axis};
 use crate::{
     plot::{Axis, Bar, Colour, Line, LineChart, Look, Part, Scale, Series, StackedBars, Stroke, short},
     report::{
@@ -117,7 +117,7 @@ fn cell(run: &Run, place: usize, curves: &DeviceCurves, kind: &Kind) -> String {
         x: Axis { to: Some(run.report.seconds), ..time_axis() },
         y: Axis { name: "", scale: kind.scale, from: Some(0.0), to: Some(greatest) },
         lines,
-        marks: restarts(run),
+        marks: run.restarts(),
     }
     .svg()
 }
@@ -198,7 +198,7 @@ fn time_over_time(run: &Run, parts: &[TimePart]) -> Markup {
             x: time_axis(),
             y,
             lines: lines.collect(),
-            marks: restarts(run),
+            marks: run.restarts(),
         },
     )
 }
