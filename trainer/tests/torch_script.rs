@@ -173,7 +173,8 @@ fn modules_that_could_not_be_repeated_or_trained_are_refused_with_a_remedy() {
         ("pair.pt", ["did not return a tensor", "spec.model.inputShape"]),
         ("half.pt", ["head.weight is of kind Half", "float()"]),
         ("frozen.pt", ["no parameter that can be trained", "torch.jit.freeze"]),
-        ("traced.pt", ["a batch of 2, and not one of 1", "torch.jit.script"]),
+        ("oftwo.pt", ["a batch of 2, and not one of 1", "batches of a stream have any size"]),
+        ("traced.pt", ["was traced", "torch.jit.script(module).save(FILE)"]),
         ("state_dict.pt", ["no TorchScript file", "torch.jit.script(module).save(FILE)"]),
         ("nowhere.pt", ["nowhere.pt", "name a file"]),
     ] {

@@ -57,10 +57,20 @@ at::Tensor& tensor_of(void* pointer) {
   return *static_cast<at::Tensor*>(pointer);
 }
 
+// Whether torch.jit.trace has recorded a node. Its origin, which files keep, is then a stack of Python with that function
+// in it; that of a scripted node is the module's source.
+bool is_traced(const torch::jit::Node& node) {
+  auto origin = node.sourceRange().findSourceRangeThatGenerated();
+  return origin && origin->source()->text_str().str().find("torch/jit/_trace.py") != std::string::npos;
+}
+
 // What a block of a graph, and those inside of it, do beside computing; see te_inspect_script.
 void inspect_block(torch::jit::Block& block, std::set<std::string>& found) {
   for (torch::jit::Node* node : block.nodes()) {
     std::string kind = node->kind().toQualString();
+    if (found.count("traced forward") == 0 && is_traced(*node)) {
+      found.insert("traced forward");
+    }
     if (kind.find("batch_norm") != std::string::npos) {
       found.insert("statistics " + kind);
     } else if (node->kind() == c10::prim::SetAttr) {

@@ -38,9 +38,9 @@ char* te_gloo_barrier(te_gloo* group);
 char* te_adopt(void* parameter, void* value, void* gradient);
 
 // What the forward pass of a scripted module (the bytes of its file) does beside computing, one finding a line: what it
-// is, a space, its name. `random`: an operation that draws; `statistics`: one over the samples of a batch; `assigns`: an
-// attribute that it sets; `changes`: a tensor of the module that differs after a pass over zeros of `shape` in training
-// mode (none if that pass fails). On success `findings` belongs to the caller until te_free.
+// is, a space, its name. `traced`: torch.jit.trace has recorded (some of) its operations; `random`: an operation that
+// draws; `statistics`: one over the samples of a batch; `assigns`: an attribute that it sets; `changes`: a tensor of the
+// module that differs after a pass over zeros of `shape` in training mode (none if that pass fails). On success `findings` belongs to the caller until te_free.
 char* te_inspect_script(const char* file, size_t len, const int64_t* shape, size_t dimensions, char** findings);
 
 char* te_set_threads(int intra_op);

@@ -8,6 +8,8 @@ use crate::{Error, ffi};
 /// Something that a forward pass does, and that ranks, restarts or replays might not repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScriptFinding {
+    /// `torch.jit.trace` has recorded it: branches, sizes and training mode are those of its example.
+    Traced,
     /// It draws random numbers, by this operation.
     Random(String),
     /// It computes statistics over the samples of a batch, by this operation.
@@ -23,6 +25,7 @@ impl ScriptFinding {
         let (what, name) = line.split_once(' ')?;
         let name = name.to_owned();
         match what {
+            "traced" => Some(Self::Traced),
             "random" => Some(Self::Random(name)),
             "statistics" => Some(Self::BatchStatistics(name)),
             "assigns" => Some(Self::Assigns(name)),

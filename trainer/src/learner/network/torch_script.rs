@@ -47,6 +47,8 @@ enum Problem {
     Number { name: String, found: Kind, expected: Kind },
     #[error("its parameters {first} and {second} are one and the same, which a file cannot keep")]
     Tied { first: String, second: String },
+    #[error("was traced: its branches, and what depends on training, are those of one example")]
+    Traced,
     #[error("its forward pass draws random numbers ({0}), which a restart or a replay could not repeat")]
     Random(String),
     #[error("its forward pass takes statistics over a batch ({0}), which the devices do not agree on")]
@@ -72,6 +74,7 @@ impl Problem {
                 "name a file that can be read: scadles run looks for it beside the job file, a cluster below /data"
             }
             Self::Unloadable(_) => "write it with torch.jit.script(module).save(FILE)",
+            Self::Traced => "write it with torch.jit.script(module).save(FILE) instead of torch.jit.trace",
             Self::Frozen => {
                 "save the module itself: neither torch.jit.freeze nor requires_grad_(False) for all of its parameters"
             }
@@ -81,14 +84,13 @@ impl Problem {
             Self::BatchStatistics(_) => "use torch.nn.GroupNorm in the place of BatchNorm",
             Self::Changes(_) => "keep no state but parameters: no counters, no running means",
             Self::Input { .. } => {
-                "set spec.model.inputShape to what the module takes, and let forward() return one tensor [batch, classes]; a \
-                 module from torch.jit.trace may only take the batch of its example: use torch.jit.script"
+                "set spec.model.inputShape to what the module takes, and let forward() return one tensor [batch, classes]"
             }
             Self::Scores { .. } => {
                 "set spec.model.numClasses to the module's classes; forward() must return one tensor [batch, classes]"
             }
             Self::BatchSize { .. } => {
-                "use torch.jit.script: torch.jit.trace keeps the sizes of its example; batches of a stream have any size"
+                "let forward() take any number of pictures: batches of a stream have any size"
             }
             Self::Detached => "compute the scores without detach() and torch.no_grad()",
         }
@@ -195,6 +197,7 @@ fn check_graph(file: &[u8], config: &ModelConfig) -> Result<(), Problem> {
     let first = findings.iter().find(|finding| matches!(finding, ScriptFinding::BatchStatistics(_)));
     Err(match first.or(findings.first()) {
         None => return Ok(()),
+        Some(ScriptFinding::Traced) => Problem::Traced,
         Some(ScriptFinding::BatchStatistics(operation)) => Problem::BatchStatistics(operation.clone()),
         Some(ScriptFinding::Random(operation)) => Problem::Random(operation.clone()),
         Some(ScriptFinding::Assigns(name)) => Problem::Changes(format!("its attribute {name}")),
