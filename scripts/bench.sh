@@ -8,11 +8,14 @@
 #   sum          the sum in rank order against Gloo's own all-reduce (reported, no bound)
 #   ddp          one training step of ResNet-18 on two ranks against PyTorch's DistributedDataParallel: time, memory, start
 #                (SCADLES_BENCH_DDP names another configuration of scripts/bench/ddp.py)
+#   links        the same step with `mode: Auto` over links of 1 and 5 Gbit/s and without a limit, against PyTorch's dense gradients
+#                and its hooks that compress (as root: it makes network namespaces; about half an hour, only if it is named)
 #   select       top-k with error feedback against torch.topk, gather and scatter
 #   jobs         step times, own time per step and trained rates of whole runs
 #   simulate     the virtual clock: 250 epochs on 25 devices, 10,000 devices for 10,000 steps
 #   producer     rates kept over a minute: 12 mixed ones, and 32 devices at 600 a second
 #   quickstart   Top-1 of the quickstart with three seeds
+#   accuracy     what compression and injection do to Top-1, five seeds a row (on the virtual clock; hours, only if it is named)
 #
 # Kafka comes from KAFKA_HOME, or is the archive that `scripts/setup.sh kafka` fetches. Python's side of the comparison lives
 # in SCADLES_CACHE. SCADLES_BENCH_OUT keeps the run folders. A busy machine spoils the numbers: let it do nothing else.
@@ -76,6 +79,9 @@ ddp() {
     "${step[@]}" 16 "$own" || true
     "${step[@]}" 16 "$own,malloc" || true
 }
+links() {
+    needs_torch && "$torch_venv/bin/python" scripts/bench/links.py "$programs/examples/step_bench"
+}
 # A ratio beyond 1.05 is explained in docs/benchmarks.md; it fails nothing.
 sum() {
     local ranks floats
@@ -92,6 +98,7 @@ producer() {
         keep_their_rates rates_are_kept 2>&1 | grep -E 'streams:|worst|asked|panicked|test result' && rates=${PIPESTATUS[0]}
     [ "$rates" = 0 ]
 }
+accuracy() { python3 scripts/bench/accuracy.py "$programs/scadles" "$out/accuracy"; }
 jobs_of() { python3 scripts/bench/jobs.py "$programs/scadles" "$out" "$@"; }
 
 say "run folders: $out"
@@ -106,10 +113,12 @@ for part in "${parts[@]}"; do
         agreement) measure 'agreement' "$programs/examples/agreement_bench" ;;
         sum) measure 'sum in rank order' sum ;;
         ddp) measure 'training step against PyTorch' ddp ;;
+        links) measure 'Auto over limited links' links ;;
         select) measure 'selection with error feedback' "$programs/examples/select_bench" ;;
         simulate) measure 'virtual clock' "$programs/examples/sim_bench" ;;
         jobs) measure 'jobs' jobs_of two-devices rates-linerate rates-streamrate rates-fixed ;;
         producer) measure 'producer' producer ;;
+        accuracy) measure 'accuracy' accuracy ;;
         quickstart) measure 'quickstart' jobs_of quickstart ;;
         *)
             sed -n '2,/^set -uo/{/^set -uo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2

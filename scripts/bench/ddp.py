@@ -2,7 +2,8 @@
 
 The one argument is a JSON object (see trainer/examples/step_bench.rs). Its `configuration` is `plain`, or a comma-separated
 choice of what PyTorch offers: view (gradients as views of buckets), static (static graph), one_bucket, fused, foreach,
-channels_last, compile. (With malloc the process was started with other settings of the C library's allocator.)
+channels_last, compile, and of hooks that compress: fp16, powersgd (rank 1), topk (1 % with error feedback, the naive way).
+(With malloc the process was started with other settings of the C library's allocator.)
 """
 
 import json
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
 CHANNELS, SIDE, CLASSES, GROUPS = 3, 32, 10, 32
@@ -90,6 +92,44 @@ def read_safetensors(path: str) -> dict:
     return tensors
 
 
+TOP_K_RATIO = 0.01
+
+
+def top_k_hook(residuals: dict, bucket):
+    """What is quickly written: torch.topk of each bucket, values and 64-bit indices gathered from all, added up."""
+    gradient = bucket.buffer()
+    residual = residuals.get(bucket.index())
+    # DDP cuts its buckets anew after the first step.
+    if residual is None or residual.numel() != gradient.numel():
+        residual = residuals[bucket.index()] = torch.zeros_like(gradient)
+    gradient += residual
+    count = max(1, int(gradient.numel() * TOP_K_RATIO))
+    indices = gradient.abs().topk(count, sorted=False).indices
+    values = gradient[indices]
+    residual.copy_(gradient)
+    residual[indices] = 0.0
+    world_size = dist.get_world_size()
+    all_values = torch.empty(world_size * count, dtype=values.dtype)
+    all_indices = torch.empty(world_size * count, dtype=indices.dtype)
+    dist.all_gather_into_tensor(all_values, values)
+    dist.all_gather_into_tensor(all_indices, indices)
+    gradient.zero_().index_add_(0, all_indices, all_values / world_size)
+    done = torch.futures.Future()
+    done.set_result(gradient)
+    return done
+
+
+def compress(wrapped: DistributedDataParallel, configuration: set):
+    if "fp16" in configuration:
+        wrapped.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    if "powersgd" in configuration:
+        # The least that it allows; the first steps are dense.
+        state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
+        wrapped.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    if "topk" in configuration:
+        wrapped.register_comm_hook({}, top_k_hook)
+
+
 class Rank:
     """One rank: a model, its wrapper, its optimizer, and batches that come round."""
 
@@ -109,6 +149,7 @@ class Rank:
             static_graph="static" in configuration,
             **buckets,
         )
+        compress(self.wrapped, configuration)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=settings["learning_rate"],
@@ -173,7 +214,7 @@ def main():
     configuration = set(settings["configuration"].split(","))
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    address = f"tcp://127.0.0.1:{settings['port']}"
+    address = f"tcp://{settings['hosts'][0]}:{settings['port']}"
     dist.init_process_group("gloo", init_method=address, rank=settings["rank"], world_size=settings["world_size"])
     rank = Rank(settings, configuration)
     rank.step()

@@ -2,6 +2,9 @@
 //! buffers, exchange over Gloo, optimizer) against PyTorch's DistributedDataParallel on Gloo, each rank a process with one
 //! compute thread, block by block in turn. Both begin with the same parameters and must show the same losses.
 //!
+//! `step_bench prepare FOLDER` and `step_bench rank SETTINGS` serve `scripts/bench/links.py`, which lets the same ranks meet over
+//! limited links.
+//!
 //! Usage: `cargo run --release -p scadles-trainer --example step_bench -- PYTHON SCRIPT [PAIRS [MICRO_BATCH
 //! [CONFIGURATION]]]`, where SCRIPT is `scripts/bench/ddp.py`, PYTHON has torch, MICRO_BATCH is ours
 //! (`spec.training.microBatch`), and CONFIGURATION is one that the script knows.
@@ -19,12 +22,15 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use scadles_api::job::ModelName;
-use scadles_api::worker::{ModelConfig, RecordFormat, SampleShape, Transform};
-use scadles_core::compress::gate::CompressionDecision;
+use scadles_api::worker::{CompressionConfig, ModelConfig, RecordFormat, SampleShape, Transform};
+use scadles_core::compress::cost::LinkCost;
+use scadles_core::compress::gate::{
+    CompressionDecision, CompressionReport, CompressionRule, CompressionState, EnergyOf, StepTimes,
+};
 use scadles_core::random::RandomStream;
 use scadles_trainer::batch::{Batch, BatchAssembler, SampleRef};
-use scadles_trainer::engine::GlooEngine;
-use scadles_trainer::exchange::GradientExchange;
+use scadles_trainer::engine::{Communicator, GlooEngine};
+use scadles_trainer::exchange::{GradientExchange, rule};
 use scadles_trainer::learner::{Learner, set_up_torch};
 use scadles_trainer::optimizer::{Sgd, SgdState};
 use serde::{Deserialize, Serialize};
@@ -63,7 +69,11 @@ const MOST_MEMORY: f64 = 0.6;
 struct Settings {
     rank: usize,
     world_size: usize,
+    /// Address of each rank; the store is at the first.
+    hosts: Vec<String>,
     port: u16,
+    /// `Auto` down to this ratio; `None`: dense.
+    least_ratio: Option<f64>,
     batch: usize,
     /// Samples that our side takes at a time.
     micro_batch: usize,
@@ -77,7 +87,7 @@ struct Settings {
 }
 
 /// What a rank answers to an order to take steps; seconds of all of them.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Steps {
     seconds: f64,
     cpu: f64,
@@ -86,6 +96,9 @@ struct Steps {
     update: f64,
     /// Mean loss of this rank's batch, step by step.
     losses: Vec<f64>,
+    /// Dense steps, those in half precision, sparse ones.
+    #[serde(default)]
+    decisions: [u64; 3],
 }
 
 fn model() -> ModelConfig {
@@ -131,6 +144,7 @@ struct Rank {
     learner: Learner<f32>,
     momentum: SgdState<f32>,
     exchange: GradientExchange,
+    choice: Option<Choice>,
     communicator: GlooEngine,
     assembler: BatchAssembler<f32>,
     transform: Transform,
@@ -142,14 +156,25 @@ struct Rank {
 impl Rank {
     fn form(settings: &Settings) -> Self {
         set_up_torch(1).unwrap();
-        let host = "127.0.0.1";
+        let (hub, own) = (&settings.hosts[0], &settings.hosts[settings.rank]);
         let store = match settings.rank {
-            0 => TcpStore::serve(host, settings.port, WORLD_SIZE, PATIENCE).unwrap(),
-            _ => TcpStore::connect(host, settings.port, WORLD_SIZE, PATIENCE).unwrap(),
+            0 => TcpStore::serve(hub, settings.port, WORLD_SIZE, PATIENCE).unwrap(),
+            _ => TcpStore::connect(hub, settings.port, WORLD_SIZE, PATIENCE).unwrap(),
         };
-        let communicator = GlooEngine::connect(&store, settings.rank, WORLD_SIZE, host, PATIENCE).unwrap();
+        let communicator = GlooEngine::connect(&store, settings.rank, WORLD_SIZE, own, PATIENCE).unwrap();
         let learner = Learner::<f32>::new(&model(), SEED).unwrap();
-        let exchange = GradientExchange::new(learner.flat(), WORLD_SIZE, None);
+        let compression = settings.least_ratio.map(|ratio| CompressionConfig {
+            ratio,
+            is_free: true,
+            delta: None,
+            energy_of: EnergyOf::Compensated,
+        });
+        let choice = compression.as_ref().map(|config| Choice {
+            rule: rule(learner.flat(), WORLD_SIZE, config),
+            state: CompressionState::default(),
+            compute_seconds: 0.0,
+        });
+        let exchange = GradientExchange::new(learner.flat(), WORLD_SIZE, compression);
         let (assembler, transform) = assembler();
         let records = (0..BATCHES).map(|batch| records(settings.rank, batch)).collect();
         let momentum = SgdState::new(learner.flat().len());
@@ -158,6 +183,7 @@ impl Rank {
             learner,
             momentum,
             exchange,
+            choice,
             communicator,
             assembler,
             transform,
@@ -167,8 +193,8 @@ impl Rank {
         }
     }
 
-    /// Adds a step to `steps`.
-    fn step(&mut self, steps: &mut Steps) {
+    /// Adds a step to `steps`; without an exchange each rank is by itself.
+    fn step(&mut self, steps: &mut Steps, exchanges: bool) {
         let began = Instant::now();
         let records = &self.records[self.next % BATCHES];
         self.next += 1;
@@ -176,9 +202,16 @@ impl Rank {
         let scale = 1.0 / (BATCH * WORLD_SIZE) as f64;
         let statistics = self.learner.contribute(batch, scale, self.micro_batch).unwrap();
         let computed = began.elapsed().as_secs_f64();
-        let gradients = self.learner.gradients_mut().unwrap();
-        let decision = CompressionDecision::Dense;
-        self.exchange.combine(&mut self.communicator, gradients, decision, LEARNING_RATE).unwrap();
+        if exchanges {
+            let decision = self.decide(computed);
+            steps.decisions[match decision {
+                CompressionDecision::Dense => 0,
+                CompressionDecision::Half => 1,
+                CompressionDecision::Sparse(_) => 2,
+            }] += 1;
+            let gradients = self.learner.gradients_mut().unwrap();
+            self.exchange.combine(&mut self.communicator, gradients, decision, LEARNING_RATE).unwrap();
+        }
         let exchanged = began.elapsed().as_secs_f64();
         let (parameters, gradients) = self.learner.parameters_and_gradients_mut().unwrap();
         SGD.step(LEARNING_RATE, parameters, gradients, &mut self.momentum).unwrap();
@@ -188,11 +221,17 @@ impl Rank {
         steps.losses.push(statistics.loss_sum / statistics.samples as f64);
     }
 
-    fn steps(&mut self, count: usize) -> Steps {
+    fn decide(&mut self, compute_seconds: f64) -> CompressionDecision {
+        let Some(choice) = &mut self.choice else { return CompressionDecision::Dense };
+        let decision = choice.agree(&mut self.communicator, &self.exchange.report().unwrap());
+        choice.compute_seconds = compute_seconds;
+        decision
+    }
+
+    fn steps(&mut self, count: usize, exchanges: bool) -> Steps {
         let (cpu, began) = (Cpu::now().process, Instant::now());
-        let mut steps =
-            Steps { seconds: 0.0, cpu: 0.0, compute: 0.0, exchange: 0.0, update: 0.0, losses: Vec::new() };
-        (0..count).for_each(|_| self.step(&mut steps));
+        let mut steps = Steps::default();
+        (0..count).for_each(|_| self.step(&mut steps, exchanges));
         Steps { seconds: began.elapsed().as_secs_f64(), cpu: Cpu::now().process - cpu, ..steps }
     }
 
@@ -208,10 +247,40 @@ impl Rank {
             self.load(Path::new(path));
             return json!({});
         }
-        match order["steps"].as_u64() {
-            Some(count) => serde_json::to_value(self.steps(count as usize)).unwrap(),
-            None => json!({ "peak_mebibytes": peak_mebibytes() }),
+        for (name, exchanges) in [("steps", true), ("steps_alone", false)] {
+            if let Some(count) = order[name].as_u64() {
+                return serde_json::to_value(self.steps(count as usize, exchanges)).unwrap();
+            }
         }
+        json!({ "peak_mebibytes": peak_mebibytes() })
+    }
+}
+
+/// What the ranks of a job agree on with each step: how its gradients travel.
+struct Choice {
+    rule: CompressionRule,
+    state: CompressionState,
+    /// Of the last step.
+    compute_seconds: f64,
+}
+
+impl Choice {
+    /// One round in place of the control channel's.
+    fn agree(&mut self, comm: &mut GlooEngine, report: &CompressionReport) -> CompressionDecision {
+        const REPORT_BYTES: usize = 1024;
+        let mut own = serde_json::to_vec(&(report, self.compute_seconds)).unwrap();
+        own.resize(REPORT_BYTES, b' ');
+        let mut all = vec![0; REPORT_BYTES * WORLD_SIZE];
+        comm.all_gather_equal(&own, &mut all).unwrap();
+        let reports: Vec<(CompressionReport, f64)> =
+            all.chunks_exact(REPORT_BYTES).map(|text| serde_json::from_slice(text).unwrap()).collect();
+        let energies: Vec<_> = reports.iter().map(|(report, _)| report.energy).collect();
+        let link = LinkCost::slowest(reports.iter().map(|(report, _)| report.link));
+        let compute = reports.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+        let times = StepTimes { compute, least: 0.0 };
+        let (decision, state) = self.state.observed(&energies).decide(&self.rule, &link, &times);
+        self.state = state;
+        decision
     }
 }
 
@@ -224,7 +293,7 @@ fn peak_mebibytes() -> f64 {
 /// Orders on standard input, one answer each on standard output, all in JSON.
 fn serve(settings: &Settings) {
     let mut rank = Rank::form(settings);
-    rank.steps(1);
+    rank.steps(1, true);
     println!("{}", json!({ "version": torch_ext::torch_version() }));
     for line in std::io::stdin().lines() {
         println!("{}", rank.answer(&serde_json::from_str(&line.unwrap()).unwrap()));
@@ -328,7 +397,9 @@ fn sides(
     let settings = |rank| Settings {
         rank,
         world_size: WORLD_SIZE,
+        hosts: vec!["127.0.0.1".to_owned(); WORLD_SIZE],
         port: 0,
+        least_ratio: None,
         batch: BATCH,
         micro_batch,
         batches: write_batches(folder, rank),
@@ -347,10 +418,20 @@ fn sides(
     ]
 }
 
+/// Writes each rank's batches and settings, for those who start the ranks themselves.
+fn prepare(folder: &Path) {
+    set_up_torch(1).unwrap();
+    let python = ["python3".to_owned()];
+    let [ours, _] = sides(folder, &folder.join("start.safetensors"), &python, (BATCH, "plain"));
+    println!("{}", serde_json::to_string(&ours.settings).unwrap());
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args[0] == "rank" {
-        return serve(&serde_json::from_str(&args[1]).unwrap());
+    match args[0].as_str() {
+        "rank" => return serve(&serde_json::from_str(&args[1]).unwrap()),
+        "prepare" => return prepare(Path::new(&args[1])),
+        _ => {}
     }
     let pairs: usize = args.get(2).map_or(24, |text| text.parse().unwrap());
     let micro_batch = args.get(3).map_or(BATCH, |text| text.parse().unwrap());

@@ -15,7 +15,8 @@ use scadles_core::exchange_plan::{Bucket, add_in_rank_order, plan_buckets};
 use torch_ext::FlatParameters;
 
 pub use compressed::CompressedExchange;
-pub(crate) use compressed::{compressor, progress, rule};
+pub use compressed::rule;
+pub(crate) use compressed::{compressor, progress};
 
 use crate::engine::{Communicator, EngineError, SumOrder};
 use crate::numeric::Real;

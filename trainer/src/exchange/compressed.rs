@@ -46,8 +46,8 @@ pub(crate) fn compressor(flat: &FlatParameters, world_size: usize, config: &Comp
     Compressor::new(layouts(flat, world_size, config), config.energy_of, VALUE_FORMAT)
 }
 
-/// What the ranks decide by.
-pub(crate) fn rule(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> CompressionRule {
+/// What the ranks of a job decide by, step by step, how the gradients of `flat` travel.
+pub fn rule(flat: &FlatParameters, world_size: usize, config: &CompressionConfig) -> CompressionRule {
     compression_rule(&layouts(flat, world_size, config), VALUE_FORMAT, config.delta, config.is_free)
 }
 
