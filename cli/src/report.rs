@@ -328,4 +328,4 @@ fn hashes(text: &mut String, report: &RunReport) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -26,7 +26,7 @@ const COMPRESSION: CompressionProgress = CompressionProgress {
     energy_loss: Some(0.25),
 };
 
-pub(super) fn report() -> RunReport {
+pub(crate) fn report() -> RunReport {
     let text = "apiVersion: scadles.io/v1alpha1\nkind: ScadlesJob\nmetadata: {name: two}\nspec:\n  \
                 model: {name: Mlp, numClasses: 10, inputShape: [1, 8, 8]}\n  devices: {count: 2}\n  \
                 completion: {maxSteps: 10}\n";

@@ -46,9 +46,10 @@ impl EventFile {
     pub fn begin(folder: &Path, run: &str, steps: &Path, devices: &[String]) -> Result<Self> {
         let path = folder.join(run).join(FILE);
         let failed = |error: std::io::Error| unwritable(&path, &error);
+        // First, so that a table that cannot be read costs no file of before.
+        let clock = WallClock::of_table(steps, devices).map_err(|error| unreadable(steps, &error))?;
         fs::create_dir_all(folder.join(run)).map_err(failed)?;
         let out = BufWriter::new(File::create(&path).map_err(failed)?);
-        let clock = WallClock::of_table(steps, devices)?;
         let mut file = Self {
             path: path.clone(),
             out,
@@ -112,14 +113,11 @@ impl EventFile {
 /// Writes the finished run in a folder below `into`; tells the file.
 pub fn export(run: &Path, report: &RunReport, into: &Path) -> Result<PathBuf> {
     let steps = run.join(STEPS);
-    let failed = |problem: String| {
-        Failure::configuration(
-            format!("{}: {problem}", steps.display()),
-            "name the folder of a run that has taken a step",
-        )
-    };
     if !steps.is_file() {
-        return Err(failed("there is no such file".to_owned()));
+        return Err(Failure::configuration(
+            format!("{}: there is no such file", steps.display()),
+            "name the folder of a run that has taken a step",
+        ));
     }
     let devices: Vec<String> = report.devices.iter().map(|device| device.name.clone()).collect();
     let mut file = EventFile::begin(into, &name(run), &steps, &devices)?;
@@ -132,7 +130,7 @@ pub fn export(run: &Path, report: &RunReport, into: &Path) -> Result<PathBuf> {
             }
         });
         written?;
-        let more = read.map_err(|error| failed(error.to_string()))?;
+        let more = read.map_err(|error| unreadable(&steps, &error))?;
         file.flush(follower.written_at().filter(|_| !more), &report.accuracy)?;
         if !more {
             return Ok(file.path);
@@ -147,6 +145,13 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     )
 }
 
+fn unreadable(table: &Path, error: &steps::Error) -> Failure {
+    Failure::configuration(
+        format!("--tensorboard: {}: {error}", table.display()),
+        "put back the table that the run has written, or leave --tensorboard out",
+    )
+}
+
 /// Wall time of steps of which only the durations are known: they end where the table was last written to, and pauses
 /// between them (evaluations, restarts) come to light when the next ones are written.
 #[derive(Clone, Copy, Debug)]
@@ -157,17 +162,10 @@ struct WallClock {
 
 impl WallClock {
     /// For a table that is there, or begins now.
-    fn of_table(table: &Path, devices: &[String]) -> Result<Self> {
+    fn of_table(table: &Path, devices: &[String]) -> std::result::Result<Self, steps::Error> {
         let mut follower = Follower::new(table, devices);
         let mut seconds = 0.0;
-        let unreadable =
-            |error: steps::Error| Failure::configuration(format!("{}: {error}", table.display()), "");
-        loop {
-            let more = follower.read(|step| seconds += step.step_seconds().max(0.0)).map_err(unreadable)?;
-            if !more {
-                break;
-            }
-        }
+        while follower.read(|step| seconds += step.step_seconds().max(0.0))? {}
         let now = || {
             let since_1970 = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
             since_1970.unwrap_or_default().as_secs_f64()

@@ -1,7 +1,16 @@
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use super::*;
-use crate::{report::steps::testing::table, view::testing::progress};
+use crate::{
+    report::{
+        steps::testing::{table, text},
+        tests::report,
+    },
+    view::testing::progress,
+};
 
 /// CRC-32C by its definition, bit by bit.
 fn crc32c_by_bits(bytes: &[u8]) -> u32 {
@@ -99,8 +108,18 @@ fn written(devices: usize, lines: &[(u64, u64, f64)], evaluations: &[Evaluation]
     let mut file = EventFile::begin(folder.path(), "run", &folder.path().join("steps.csv"), &names).unwrap();
     table(devices, lines, |step| file.add(step, evaluations).unwrap());
     file.flush(None, evaluations).unwrap();
-    let bytes = fs::read(folder.path().join("run").join(FILE)).unwrap();
-    records(&bytes).iter().map(|record| entry(record)).collect()
+    read_back(&folder.path().join("run").join(FILE))
+}
+
+fn read_back(file: &Path) -> Vec<Read> {
+    records(&fs::read(file).unwrap()).iter().map(|record| entry(record)).collect()
+}
+
+/// A table of two devices that was written to for the last time at this second since 1970.
+fn table_of(lines: &[(u64, u64, f64)], file: &Path, written_at: u64) {
+    fs::write(file, text(2, lines)).unwrap();
+    let written_at = SystemTime::UNIX_EPOCH + Duration::from_secs(written_at);
+    File::options().append(true).open(file).unwrap().set_modified(written_at).unwrap();
 }
 
 #[test]
@@ -199,12 +218,58 @@ fn of_very_many_devices_the_spread_is_told() {
 }
 
 #[test]
-fn a_finished_table_ends_when_it_was_written_and_pauses_only_move_forward() {
+fn the_time_of_events_never_goes_back_and_pauses_move_it_forward() {
     let mut clock = WallClock { began: 100.0, elapsed_seconds: 10.0 };
     clock.catch_up(105.0);
     assert!((clock.now() - 110.0).abs() < 1e-9, "never back");
     clock.catch_up(130.0);
     assert!((clock.now() - 130.0).abs() < 1e-9, "there was a pause of 20 s");
+}
+
+#[test]
+fn the_steps_of_a_table_end_when_it_was_written_and_without_one_time_begins_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(STEPS);
+    let devices = [0, 1].map(scadles_api::names::numbered_device);
+    let since_1970 = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let before = since_1970();
+    let clock = WallClock::of_table(&file, &devices).unwrap();
+    assert!((before..=since_1970()).contains(&clock.now()), "{clock:?}");
+    table_of(&[(1, 1, 2.0), (1, 2, 1.9), (2, 2, 1.8)], &file, 1_000);
+    let clock = WallClock::of_table(&file, &devices).unwrap();
+    assert!((clock.now() - 998.5).abs() < 1e-9, "three steps of half a second lie before the end: {clock:?}");
+}
+
+#[test]
+fn a_finished_run_is_exported_with_its_evaluations_and_its_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("quickstart-1");
+    fs::create_dir(&run).unwrap();
+    let mut report = report();
+    for (rank, device) in report.devices.iter_mut().enumerate() {
+        device.name = scadles_api::names::numbered_device(rank);
+    }
+    report.accuracy = vec![Evaluation { step: 2, ..progress().evaluation.unwrap() }];
+    let into = folder.path().join("tb");
+    let failure = export(&run, &report, &into).unwrap_err();
+    assert!(failure.message.contains("steps.csv: there is no such file"), "{failure:?}");
+    fs::write(run.join(STEPS), "a,b\n").unwrap();
+    let failure = export(&run, &report, &into).unwrap_err();
+    assert!(failure.message.contains("no column `attempt`") && !failure.remedy.is_empty(), "{failure:?}");
+
+    table_of(&[(1, 1, 2.0), (1, 2, 1.9), (2, 2, 1.8), (2, 3, 1.7)], &run.join(STEPS), 1_000);
+    let file = export(&run, &report, &into).unwrap();
+    assert_eq!(file, into.join("quickstart-1").join(FILE));
+    let read = read_back(&file);
+    let trained: Vec<(u64, f64)> = read
+        .iter()
+        .filter(|entry| entry.scalars.contains_key("train/loss"))
+        .map(|entry| (entry.step, entry.wall_time))
+        .collect();
+    assert_eq!(trained, [(1, 998.5), (2, 999.0), (2, 999.5), (3, 1000.0)]);
+    assert_eq!(read.iter().filter(|entry| entry.starts).map(|entry| entry.step).collect::<Vec<_>>(), [2]);
+    let evaluated = read.iter().filter(|entry| entry.scalars.contains_key("eval/top_1"));
+    assert_eq!(evaluated.map(|entry| entry.step).collect::<Vec<_>>(), [2]);
 }
 
 #[test]
