@@ -8,6 +8,7 @@ use crate::communicator::Communicator;
 use crate::error::Error;
 use crate::memory::{DeviceSlice, DeviceSliceMut, Element, Stream, check_pair};
 use crate::operator::Operator;
+use crate::sys;
 
 impl Communicator {
     /// Reduces `send` of all ranks, of one length everywhere, element by element into `recv` of all ranks. `recv` may be
@@ -32,10 +33,7 @@ impl Communicator {
         same_length(OPERATION, send.len(), recv.len())?;
         check_pair(OPERATION, send, recv, send.is_at(recv.as_slice()))?;
         let op = op.raw(OPERATION, self)?;
-        if send.is_empty() {
-            return self.shared().usable(OPERATION);
-        }
-        self.shared().call(OPERATION, |functions, comm| {
+        self.enqueue(OPERATION, send.len(), |functions, comm| {
             // SAFETY: the communicator is live; addresses, lengths and stream are the caller's promise.
             unsafe {
                 (functions.all_reduce)(
@@ -70,10 +68,7 @@ impl Communicator {
             recv,
             self.own_part(recv.as_slice(), send.len()).is_some_and(|own| own.is_at(send)),
         )?;
-        if send.is_empty() {
-            return self.shared().usable(OPERATION);
-        }
-        self.shared().call(OPERATION, |functions, comm| {
+        self.enqueue(OPERATION, send.len(), |functions, comm| {
             // SAFETY: the communicator is live; addresses, lengths and stream are the caller's promise.
             unsafe {
                 (functions.all_gather)(
@@ -109,10 +104,7 @@ impl Communicator {
             self.own_part(send, recv.len()).is_some_and(|own| own.is_at(recv.as_slice())),
         )?;
         let op = op.raw(OPERATION, self)?;
-        if recv.is_empty() {
-            return self.shared().usable(OPERATION);
-        }
-        self.shared().call(OPERATION, |functions, comm| {
+        self.enqueue(OPERATION, recv.len(), |functions, comm| {
             // SAFETY: the communicator is live; addresses, lengths and stream are the caller's promise.
             unsafe {
                 (functions.reduce_scatter)(
@@ -141,10 +133,7 @@ impl Communicator {
         const OPERATION: &str = "broadcast";
         let root = self.existing(OPERATION, "root", root)?;
         buffer.as_slice().check(OPERATION, "buffer")?;
-        if buffer.is_empty() {
-            return self.shared().usable(OPERATION);
-        }
-        self.shared().call(OPERATION, |functions, comm| {
+        self.enqueue(OPERATION, buffer.len(), |functions, comm| {
             // SAFETY: the communicator is live; address, length and stream are the caller's promise.
             unsafe {
                 (functions.broadcast)(
@@ -173,10 +162,7 @@ impl Communicator {
         const OPERATION: &str = "send";
         let peer = self.existing(OPERATION, "peer", peer)?;
         send.check(OPERATION, "send")?;
-        if send.is_empty() {
-            return self.shared().usable(OPERATION);
-        }
-        self.shared().call(OPERATION, |functions, comm| {
+        self.enqueue(OPERATION, send.len(), |functions, comm| {
             // SAFETY: the communicator is live; address, length and stream are the caller's promise.
             unsafe {
                 (functions.send)(send.address().cast(), send.len(), T::TYPE.raw(), peer, comm, stream.raw())
@@ -197,15 +183,23 @@ impl Communicator {
         const OPERATION: &str = "recv";
         let peer = self.existing(OPERATION, "peer", peer)?;
         recv.as_slice().check(OPERATION, "recv")?;
-        if recv.is_empty() {
-            return self.shared().usable(OPERATION);
-        }
-        self.shared().call(OPERATION, |functions, comm| {
+        self.enqueue(OPERATION, recv.len(), |functions, comm| {
             // SAFETY: the communicator is live; address, length and stream are the caller's promise.
             unsafe {
                 (functions.recv)(recv.address().cast(), recv.len(), T::TYPE.raw(), peer, comm, stream.raw())
             }
         })
+    }
+
+    /// Has NCCL enqueue an operation whose arguments have been checked. One on nothing is none, but it is refused like any
+    /// other on a communicator that has failed or ended.
+    fn enqueue(
+        &self,
+        operation: &'static str,
+        elements: usize,
+        call: impl FnOnce(&sys::Functions, *mut sys::Comm) -> c_int,
+    ) -> Result<(), Error> {
+        if elements == 0 { self.shared().usable(operation) } else { self.shared().call(operation, call) }
     }
 
     /// This rank's part of a buffer of equal parts.
