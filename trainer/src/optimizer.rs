@@ -1,7 +1,7 @@
 //! SGD with momentum, fused over the flat buffer. No I/O, no hidden state.
 //!
-//! Momentum holds the rate: m ← μ·m + η_t·(d + λ·w); w ← w − m (algorithms.md §2), which at a constant η is PyTorch's
-//! SGD. One pass, each operation rounded by itself (no fused multiply-add), so that unlike CPUs get the same bits.
+//! Momentum holds the rate: m ← μ·m + η_t·(d + λ·w); w ← w − m, which at a constant η is PyTorch's SGD. One pass, each
+//! operation rounded by itself (no fused multiply-add), so that unlike CPUs get the same bits.
 
 use crate::numeric::Real;
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where every sample of one device went, counted from the recorded start position of its stream
-/// (algorithms.md §3). Invariant: [`Ledger::is_balanced`]; the last three columns are beside it.
+/// Where every sample of one device went, counted from the recorded start position of its stream (ARCHITECTURE.md, "Life of
+/// a sample"). Invariant: [`Ledger::is_balanced`]; the last three columns are beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]

@@ -156,7 +156,7 @@ pub struct InjectionProgress {
     pub bytes_sent: u64,
 }
 
-/// Bytes that the paper counts per shared sample, once for all its copies (3 KB, §IV): for comparison with its figures.
+/// Bytes that the paper counts per shared sample, once for all its copies (3 KB, §V-F): for comparison with its figures.
 const PAPER_BYTES_PER_SAMPLE: u64 = 3 * 1024;
 
 impl InjectionProgress {

@@ -329,7 +329,7 @@ impl StreamEnd {
     }
 }
 
-/// When a step starts and how large a device's batch is (algorithms.md §1).
+/// When a step starts and how large a device's batch is (ARCHITECTURE.md, "Batch rules").
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all_fields = "camelCase")]
 pub enum BatchRule {

@@ -14,7 +14,7 @@ use crate::{
 
 pub use table::{columns, render, rule_name};
 
-/// Batch of conventional training (algorithms.md §1).
+/// Batch of conventional training, in samples of a device (paper §V-H).
 pub const CONVENTIONAL_BATCH: u32 = 64;
 
 /// What the estimate assumes of the machine.

@@ -1,4 +1,4 @@
-//! Seeded draws of stream rates (algorithms.md §6). No I/O.
+//! Seeded draws of stream rates from distributions as in the paper's Table I. No I/O.
 //!
 //! The generator is SplitMix64 (Steele, Lea, Flood 2014): the n-th number depends on seed and n alone, is the same on
 //! every machine and stays so. The rates of a job are drawn once, in the plan, and travel as a list.

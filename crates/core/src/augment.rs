@@ -1,5 +1,5 @@
-//! The random crop and flip of one training sample: a pure function of seed, partition, offset and epoch (algorithms §7),
-//! so that a replay augments alike and the same picture looks different in another epoch. No I/O.
+//! The random crop and flip of one training sample: a pure function of seed, partition, offset and epoch, so
+//! that a replay augments alike and the same picture looks different in another epoch. No I/O.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
 //! The stream of one device over all its partitions: what to fetch, what to train next, what to drop, the ledger, and
-//! where a restart begins (algorithms §3). Pure bookkeeping. No I/O.
+//! where a restart begins (ARCHITECTURE.md, "Life of a sample"). Pure bookkeeping. No I/O.
 //!
 //! # Guarantees
 //! Each partition is trained in the order of its offsets. A batch is peeked, trained and only then committed: what a

@@ -110,7 +110,7 @@ pub fn evaluation_shard(len: u64, rank: usize, world_size: usize) -> std::ops::R
 const RECENT_SAMPLES: f64 = 1_000.0;
 
 /// Prequential (test-then-train) accuracy of one device, from the training forward: each sample is predicted before the
-/// model has learned from it. The natural metric of a stream (algorithms §7).
+/// model has learned from it. The natural metric of a stream: nothing has to be held back from it.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct PrequentialAccuracy {
     samples: u64,

@@ -1,5 +1,5 @@
 //! Data injection: which devices share samples of their batches in a step, which samples, and who trains them
-//! (algorithms §5). Decided once for all ranks, in the agreement. No I/O.
+//! (paper §IV, "Unbalanced and Non-IID data"; `Move` is ours). Decided once for all ranks, in the agreement. No I/O.
 //!
 //! # Guarantees
 //! A plan follows from rule, step and offers. Only devices that may share do; nobody sends to itself; nobody sends more

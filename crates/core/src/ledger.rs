@@ -1,5 +1,5 @@
-//! Checks on the ledger of one device: every sample that arrived is in exactly one column (algorithms §3, invariant 1).
-//! No I/O.
+//! Checks on the ledger of one device: every sample that arrived is in exactly one column (ARCHITECTURE.md, "Life of a
+//! sample"). No I/O.
 
 pub use scadles_api::Ledger;
 

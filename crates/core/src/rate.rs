@@ -1,4 +1,4 @@
-//! S_i, the rate at which samples arrive on a device, from the growth of its end offsets (algorithms §1). No I/O.
+//! S_i, the rate at which samples arrive on a device (paper §IV), from the growth of its end offsets. No I/O.
 //!
 //! Never from what was fetched: after a pause or a restart that is the consumer's speed, not the stream's.
 

@@ -1,4 +1,4 @@
-//! The rate sets of the papers, in samples per second (algorithms §6). No I/O.
+//! Draws from the distributions of the paper's Table I, as its reference repository lists them, in samples per second. No I/O.
 //!
 //! Drawing rates from a distribution is a matter of planning a job and lives there; a running job knows only lists.
 

@@ -1,5 +1,5 @@
 //! Which element of a data set a simulated device sends as its k-th record: a pure function with random access, so that
-//! a producer can restart anywhere and a replay can regenerate any record (algorithms §3, §6). No I/O.
+//! a producer can restart anywhere and a replay can regenerate any record (ARCHITECTURE.md, "Life of a sample"). No I/O.
 //!
 //! `Iid`: one shuffled pass after another over the whole data set, dealt out to the devices in turn, so that devices never
 //! hold the same element in one pass. `LabelSkew`: device d holds only the labels d·L … d·L + L − 1 (modulo their number), in

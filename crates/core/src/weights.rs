@@ -1,5 +1,5 @@
 //! Aggregation weights w_i = loss mass of rank i / Σ loss mass (b_i / Σb without class weights), the weight that is applied
-//! once, in the loss (algorithms §2). No I/O.
+//! once, in the loss (paper Eqn 4, with the batch that was trained in place of the rate). No I/O.
 
 pub use scadles_api::job::Aggregation;
 

@@ -1,4 +1,5 @@
-//! The batch rules on the virtual clock: the stability claims of algorithms §1.
+//! The batch rules on the virtual clock: where devices can keep up, windows settle and hold still; where they cannot, the
+//! state says so (ARCHITECTURE.md, "Batch rules").
 
 use scadles_api::job::StreamPolicy;
 use scadles_core::agree::WINDOW_DEAD_BAND;

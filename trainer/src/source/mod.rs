@@ -195,7 +195,7 @@ impl Source {
         view.supply == Supply::AllHere && view.available == 0
     }
 
-    /// Applies the stream policy, after a batch (algorithms.md §3). Returns the samples dropped.
+    /// Applies the stream policy, after a batch (paper §IV, "Limited memory and storage"). Returns the samples dropped.
     pub fn apply_policy(&self) -> u64 {
         let mut state = self.shared.lock();
         let dropped = state.apply_policy();

@@ -46,7 +46,7 @@ pub enum OptIn {
     Named,
 }
 
-/// Data injection: in each step some devices share a part of their batches with others, as the samples are (paper §III-D).
+/// Data injection: in each step some devices share a part of their batches with others, as the samples are (paper §IV).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
 #[cfg_attr(feature = "crd", x_kube(validation = rules::REPLICATE_OF_REPLICATE))]

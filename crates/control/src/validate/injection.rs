@@ -8,7 +8,7 @@ use scadles_core::inject::{InjectionRule, shared_of};
 
 use crate::mistake::{Allowed, Findings};
 
-/// α and β that the paper calls the best of its trade-offs.
+/// α and β of the paper's setting that shares most (§V-F).
 const DEFAULT_FRACTION: f64 = 0.5;
 
 pub(super) fn injection(

@@ -1,4 +1,5 @@
-//! Dense or sparse: the energy that selection loses, its mean, and the bound δ (algorithms §4; paper §III-C). No I/O.
+//! Dense or sparse: the energy that selection loses, its mean, and the bound δ (paper §IV, "High communication
+//! cost"). No I/O.
 //!
 //! ℓ = (‖e‖² − ‖topk(e)‖²)/‖e‖². It is known only after a backward pass, so a step is decided on by the steps before it.
 //! In a dense step it is estimated from a strided sample: a gate that only looked at sparse steps would never open again.

@@ -1,4 +1,5 @@
-//! Top-k compression of gradients with error feedback (algorithms §4; paper §III-C). No I/O.
+//! Top-k compression of gradients (paper §IV, "High communication cost") with error feedback, of which the paper does not
+//! speak. No I/O.
 //!
 //! A rank compensates its weighted gradient u with what it kept back, e = u + (η_{t−1}/η_t)·r. In a sparse step it
 //! sends about the k largest of e and keeps the rest as the next residual; in a dense step it sends all of e and keeps

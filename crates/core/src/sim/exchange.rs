@@ -1,4 +1,4 @@
-//! What an exchange of gradients moves and takes, from volumes and a line model (algorithms §4). No I/O.
+//! What an exchange of gradients moves and takes, from volumes and a line model. No I/O.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
-//! Data injection as volumes: how many samples a step shares, and who trains how many more (algorithms §5). No I/O.
+//! Data injection as volumes: how many samples a step shares, and who trains how many more (paper
+//! §IV, "Unbalanced and Non-IID data"). No I/O.
 
 use serde::{Deserialize, Serialize};
 
