@@ -109,18 +109,19 @@ impl Link {
                 "the key or value is too long for the store",
             ));
         }
-        let mut stream = lock(&self.stream);
-        stream.set_read_timeout(Some(wait))?;
         let mut frame = Vec::with_capacity(11 + key.len() + value.len());
         frame.push(op);
         frame.extend((key.len() as u16).to_le_bytes());
         frame.extend(number.to_le_bytes());
         frame.extend(key);
         frame.extend(value);
-        stream.write_all(&frame)?;
-        let [status] = read_array(&mut stream)?;
-        let len = u32::from_le_bytes(read_array(&mut stream)?) as usize;
-        let value = read_vec(&mut stream, len, MAX_VALUE_BYTES)?;
+        let mut stream = lock(&self.stream);
+        let answer = ask(&mut stream, &frame, wait);
+        if answer.is_err() {
+            // An answer that comes yet would be taken for that of the next request.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let (status, value) = answer?;
         if status == LATE {
             let key = String::from_utf8_lossy(key).into_owned();
             return Err(io::Error::new(
@@ -130,6 +131,15 @@ impl Link {
         }
         Ok(value)
     }
+}
+
+/// Sends one frame and reads its answer, within `wait`.
+fn ask(stream: &mut TcpStream, frame: &[u8], wait: Duration) -> io::Result<(u8, Vec<u8>)> {
+    stream.set_read_timeout(Some(wait))?;
+    stream.write_all(frame)?;
+    let [status] = read_array(stream)?;
+    let len = u32::from_le_bytes(read_array(stream)?) as usize;
+    Ok((status, read_vec(stream, len, MAX_VALUE_BYTES)?))
 }
 
 /// The serving side: one thread that accepts and one per connection; all are joined on drop.
@@ -150,7 +160,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     values: BTreeMap<Vec<u8>, Vec<u8>>,
-    connections: Vec<TcpStream>,
+    /// Those that are served, by number.
+    connections: BTreeMap<u64, TcpStream>,
     closing: bool,
 }
 
@@ -170,7 +181,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let mut state = lock(&self.shared.state);
         state.closing = true;
-        for connection in state.connections.drain(..) {
+        for connection in std::mem::take(&mut state.connections).into_values() {
             // A connection that is gone already is as closed as we want it.
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -187,7 +198,7 @@ impl Drop for Server {
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut threads = Vec::new();
-    loop {
+    for number in 0.. {
         let accepted = listener.accept();
         let mut state = lock(&shared.state);
         if state.closing {
@@ -200,13 +211,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             continue;
         };
         let Ok(handle) = stream.try_clone() else { continue };
-        state.connections.push(handle);
+        state.connections.insert(number, handle);
         drop(state);
         threads.retain(|thread: &JoinHandle<()>| !thread.is_finished());
         let shared = Arc::clone(shared);
         let spawned = std::thread::Builder::new().name("store-rank".to_owned()).spawn(move || {
-            // A failed connection concerns its rank alone, which sees the closed socket.
+            // A failed connection concerns its rank alone, which sees the closed socket: this was its last handle.
             let _ = serve_connection(stream, &shared);
+            lock(&shared.state).connections.remove(&number);
         });
         threads.extend(spawned);
     }
@@ -319,4 +331,42 @@ fn rendezvous(operation: &'static str, message: String) -> Error {
 fn check_arguments(operation: &'static str, world_size: usize, timeout: Duration) -> Result<(), Error> {
     crate::c_count(operation, "world_size", world_size)?;
     crate::milliseconds(operation, timeout).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn who_speaks_another_protocol_is_hung_up_on() {
+        let store = TcpStore::serve("127.0.0.1", 0, 1, TIMEOUT).unwrap();
+        let mut stranger = TcpStream::connect(("127.0.0.1", store.port())).unwrap();
+        stranger.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        match stranger.read(&mut [0; 8]) {
+            Ok(0) => {}
+            // What it still had to say was not read.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_late_answer_is_not_taken_for_that_of_the_next_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _request: [u8; 13] = read_array(&mut stream).unwrap();
+            // Until the next one comes, or the end.
+            let _ = stream.read(&mut [0]);
+            let _ = stream.write_all(&[FOUND, 0, 0, 0, 0]);
+        });
+        let link = Link { stream: Mutex::new(stream), _server: None };
+        assert!(link.set(b"a", b"1").is_err(), "nobody answers in time");
+        assert!(link.set(b"b", b"2").is_err(), "the answer was to the first");
+        server.join().unwrap();
+    }
 }
