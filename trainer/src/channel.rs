@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -27,6 +27,9 @@ use tokio_util::{
 
 /// A peer that sends nothing for this long is lost.
 pub const SILENCE: Duration = Duration::from_secs(5);
+/// A peer that has not taken a message after this long reads no more. Longer than [`SILENCE`]: a large one takes its time on
+/// a slow line.
+const TAKING: Duration = Duration::from_secs(20);
 /// How often a side that has nothing else to say shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Frames larger than this are refused: a report of a device with 1,024 partitions stays far below.
@@ -99,8 +102,17 @@ fn encode<M: Serialize>(message: &M) -> Result<Bytes, String> {
     rmp_serde::to_vec_named(message).map(Bytes::from).map_err(|error| error.to_string())
 }
 
-async fn send(wire: &mut Wire, message: Result<Bytes, String>) -> Result<(), String> {
-    wire.send(message?).await.map_err(|error| error.to_string())
+/// A peer that lives and reads nothing would hold its sender up for ever once its socket is full; and who is held up does not
+/// notice silence.
+async fn send(
+    sink: &mut (impl Sink<Bytes, Error = std::io::Error> + Unpin),
+    message: Result<Bytes, String>,
+    patience: Duration,
+) -> Result<(), String> {
+    match tokio::time::timeout(patience, sink.send(message?)).await {
+        Err(_) => Err(format!("it has read nothing for {:.0} s", patience.as_secs_f64())),
+        Ok(sent) => sent.map_err(|error| error.to_string()),
+    }
 }
 
 async fn receive<M: DeserializeOwned>(wire: &mut Wire, patience: Duration) -> Result<M, String> {
@@ -182,14 +194,16 @@ async fn admit_all<V: Serialize>(
         match admission(settings, hello, &members) {
             Ok(rank) => members[rank] = Some(wire),
             // The stranger's own socket may be broken already; the group does not depend on it.
-            Err(problem) => drop(send(&mut wire, encode(&FromHub::<V>::Refused { problem })).await),
+            Err(problem) => {
+                drop(send(&mut wire, encode(&FromHub::<V>::Refused { problem }), TAKING).await);
+            }
         }
     }
     let mut joined: Vec<Wire> = members.into_iter().flatten().collect();
     for (rank, wire) in joined.iter_mut().enumerate() {
         let greeting = settings.greetings.get(rank).cloned().unwrap_or_default();
         let welcome = FromHub::<V>::Welcome { greeting };
-        send(wire, encode(&welcome))
+        send(wire, encode(&welcome), TAKING)
             .await
             .map_err(|problem| format!("rank {rank} left while the group formed: {problem}"))?;
     }
@@ -309,11 +323,7 @@ async fn serve_member<R, V>(
         if heard.elapsed() > SILENCE {
             break Incoming::Lost { rank, problem: format!("silent for {:.0} s", SILENCE.as_secs_f64()) };
         }
-        let sent = match encode(&message) {
-            Ok(bytes) => sink.send(bytes).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error),
-        };
-        if let Err(problem) = sent {
+        if let Err(problem) = send(&mut sink, encode(&message), TAKING).await {
             break Incoming::Lost { rank, problem };
         }
     };
@@ -392,7 +402,7 @@ async fn knock(hub: SocketAddr, hello: Hello, within: Duration) -> Result<(Wire,
             }
             Ok(Ok(stream)) => {
                 let mut wire = frame(stream);
-                send(&mut wire, encode(&ToHub::<()>::Hello(hello))).await.map_err(&not_formed)?;
+                send(&mut wire, encode(&ToHub::<()>::Hello(hello)), TAKING).await.map_err(&not_formed)?;
                 let patience = deadline.saturating_duration_since(tokio::time::Instant::now());
                 return match receive::<FromHub<serde::de::IgnoredAny>>(&mut wire, patience).await {
                     Ok(FromHub::Welcome { greeting }) => Ok((wire, greeting)),
@@ -444,7 +454,7 @@ where
         if heard.elapsed() > SILENCE {
             return Err(lost_hub(format!("silent for {:.0} s", SILENCE.as_secs_f64())));
         }
-        send(&mut wire, encode(&message)).await.map_err(lost_hub)?;
+        send(&mut wire, encode(&message), TAKING).await.map_err(lost_hub)?;
     }
 }
 

@@ -156,3 +156,22 @@ fn after_the_last_verdict_a_closed_connection_is_no_loss() {
         Err(std::sync::mpsc::RecvTimeoutError::Disconnected)
     );
 }
+
+#[test]
+fn a_peer_that_lives_and_reads_nothing_holds_its_sender_up_for_a_while_only() {
+    let runtime = runtime();
+    let problem = runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let _reads_nothing = listener.accept().await.unwrap();
+        let mut wire = frame(stream);
+        loop {
+            // Until the sockets of both sides are full.
+            let message = encode(&vec![0_u8; MAX_FRAME_BYTES / 2]);
+            if let Err(problem) = send(&mut wire, message, Duration::from_millis(200)).await {
+                return problem;
+            }
+        }
+    });
+    assert!(problem.starts_with("it has read nothing"), "{problem}");
+}
