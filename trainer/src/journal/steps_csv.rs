@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::JournalError;
@@ -80,16 +81,22 @@ pub struct StepsCsv {
 }
 
 impl StepsCsv {
-    /// Opens `<run_dir>/steps.csv` to append; writes the head if the file is new. `devices` in the order of ranks.
+    /// Opens `<run_dir>/steps.csv` to append; writes the head if the file is new. `devices` in the order of ranks. A line that
+    /// a full disk has torn stays one of its own: the next one is whole.
     pub fn open(run_dir: &Path, devices: &[String]) -> Result<Self, JournalError> {
         let path = run_dir.join("steps.csv");
         let place = path.display().to_string();
         let failed =
             |error: std::io::Error| JournalError::Write { place: place.clone(), reason: error.to_string() };
         std::fs::create_dir_all(run_dir).map_err(failed)?;
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.len() == 0 {
-            file.write_all(head(devices).as_bytes()).map_err(failed)?;
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).map_err(failed)?;
+        let mut last = [b'\n'];
+        match file.metadata().map_err(failed)?.len() {
+            0 => file.write_all(head(devices).as_bytes()).map_err(failed)?,
+            bytes => file.read_exact_at(&mut last, bytes - 1).map_err(failed)?,
+        }
+        if last != [b'\n'] {
+            file.write_all(b"\n").map_err(failed)?;
         }
         Ok(Self { file, place, line: String::new() })
     }
@@ -171,9 +178,8 @@ fn push_row(line: &mut String, row: &CsvRow) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_row_has_the_columns_of_the_head() {
-        let devices = ["a".to_owned(), "b".to_owned()];
+    /// A step of two devices.
+    fn row() -> CsvRow {
         let device = CsvDevice {
             local_batch: 3,
             stream_rate: 12.5,
@@ -185,7 +191,7 @@ mod tests {
             received: 2,
             share_seconds: 0.01,
         };
-        let row = CsvRow {
+        CsvRow {
             attempt: 1,
             step: 9,
             seconds: 1.5,
@@ -198,13 +204,31 @@ mod tests {
             bytes_sent: 12,
             dense_bytes: 80,
             devices: vec![device, device],
-        };
+        }
+    }
+
+    #[test]
+    fn every_row_has_the_columns_of_the_head() {
+        let devices = ["a".to_owned(), "b".to_owned()];
         let mut line = String::new();
-        push_row(&mut line, &row);
+        push_row(&mut line, &row());
         assert_eq!(
             line,
             "1,9,1.500,40,2.250000,0.1,0.2500,0.3000,1,12,80,3,3,12.50,12.50,7,7,0.2500,0.2500,0.0300,0.0300,0.0200,0.0200,1,1,2,2,0.0100,0.0100\n"
         );
         assert_eq!(line.split(',').count(), head(&devices).split(',').count());
+    }
+
+    #[test]
+    fn behind_a_torn_line_the_next_one_is_whole() {
+        let (run, devices) = (tempfile::tempdir().unwrap(), ["a".to_owned(), "b".to_owned()]);
+        StepsCsv::open(run.path(), &devices).unwrap().append(&row()).unwrap();
+        let path = run.path().join("steps.csv");
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let torn = format!("{whole}1,10,1.8");
+        std::fs::write(&path, &torn).unwrap();
+        StepsCsv::open(run.path(), &devices).unwrap().append(&row()).unwrap();
+        let line = whole.lines().last().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{torn}\n{line}\n"));
     }
 }
