@@ -34,6 +34,9 @@ use crate::{
     storage::{Mirror, mirror::SharedMirror},
 };
 
+/// A group that joined in the last moment still has this long to connect.
+const LEAST_TO_CONNECT: Duration = Duration::from_secs(5);
+
 /// What rank 0 tells a member once the group is complete.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Greeting {
@@ -67,7 +70,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let greeting = read_greeting(member.greeting())?;
     same_model_file(greeting.model_file.as_deref(), restored.learner.model_file())?;
     let mut communicator =
-        connect(context, attempt, store, &greeting, within.saturating_sub(began.elapsed()))?;
+        connect(context, attempt, store, &greeting, left_to_connect(within, began.elapsed()))?;
     let resume = greeting.resume.as_ref();
     let mut exchange = GradientExchange::new(restored.learner.flat(), attempt.devices.len(), job.compression);
     if let Some(resume) = resume {
@@ -251,6 +254,11 @@ fn resolve(address: &str) -> Result<SocketAddr, Failure> {
     })
 }
 
+/// No time at all would be taken for a mistake, though all ranks are there.
+fn left_to_connect(within: Duration, spent: Duration) -> Duration {
+    within.saturating_sub(spent).max(LEAST_TO_CONNECT)
+}
+
 /// The collectives' engine: Gloo between processes; a group of one needs none.
 fn connect(
     context: &Context,
@@ -280,4 +288,17 @@ pub(super) fn base_checkpoint(attempt: &Attempt) -> String {
         .checkpoint
         .as_ref()
         .map_or_else(|| names::checkpoint(attempt.number, 0), |reference| reference.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_joined_in_the_last_moment_has_time_to_connect() {
+        let [within, spent] = [120, 119].map(Duration::from_secs);
+        assert_eq!(left_to_connect(within, spent), LEAST_TO_CONNECT);
+        assert_eq!(left_to_connect(spent, within), LEAST_TO_CONNECT);
+        assert_eq!(left_to_connect(within, LEAST_TO_CONNECT), Duration::from_secs(115));
+    }
 }
