@@ -7,7 +7,7 @@ use super::record::StepRecord;
 /// The surviving history of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
-    /// Step after which the first record begins: 0 unless old segments were deleted.
+    /// Step after which the first record begins: 0 unless somebody has deleted old segments.
     pub from_step: u64,
     /// One record per step, without gaps.
     pub steps: Vec<StepRecord>,

@@ -5,8 +5,7 @@
 //! which its records go on. Records beyond the checkpoint that a later attempt loaded are superseded: readers follow
 //! the surviving history. Lines are flushed per step and synced at each checkpoint; a torn last line is no error.
 //!
-//! A segment is deleted only when it is older than the oldest kept checkpoint. Checkpoint 0 is never pruned, so in
-//! practice the whole history stays (about 100 bytes a device and step).
+//! No segment is ever deleted, as checkpoint 0, which the first one continues, never is: about 100 bytes a device and step.
 //!
 //! [`record`] and [`history`] are plain data and pure; [`writer`] and [`reader`] do the I/O.
 

@@ -19,7 +19,7 @@ pub struct Segment {
 }
 
 /// ((attempt, step), name) of a segment.
-pub(super) type Named = ((u32, u64), String);
+type Named = ((u32, u64), String);
 
 /// Extension of a segment's file.
 pub(super) const EXTENSION: &str = "jsonl";
@@ -53,7 +53,7 @@ pub fn read_surviving(journal_dir: &Path) -> Result<Vec<StepRecord>, JournalErro
 }
 
 /// The segments, in order. A folder that is not there has none.
-pub(super) fn segment_names(journal_dir: &Path) -> Result<Vec<Named>, JournalError> {
+fn segment_names(journal_dir: &Path) -> Result<Vec<Named>, JournalError> {
     let failed = |error: std::io::Error| JournalError::Read {
         place: journal_dir.display().to_string(),
         reason: error.to_string(),

@@ -9,9 +9,8 @@ use scadles_api::worker::JobConfig;
 use serde::Serialize;
 
 use super::JournalError;
-use super::reader::{EXTENSION, segment_names};
+use super::reader::EXTENSION;
 use super::record::{SegmentHeader, StepRecord};
-use crate::checkpoint::store::parse_name;
 
 /// The open segment of rank 0.
 ///
@@ -63,23 +62,6 @@ impl JournalWriter {
         self.file
             .sync_all()
             .map_err(|error| JournalError::Write { place: self.place.clone(), reason: error.to_string() })
-    }
-
-    /// Deletes the segments that are older than `oldest_checkpoint` (the name of the oldest checkpoint that is still
-    /// kept) and returns their names. A segment goes only if the one after it is not newer than that checkpoint.
-    pub fn prune(&self, oldest_checkpoint: &str) -> Result<Vec<String>, JournalError> {
-        let oldest = parse_name(oldest_checkpoint);
-        let names = segment_names(&self.dir)?;
-        let mut removed = Vec::new();
-        for pair in names.windows(2) {
-            if Some(pair[1].0) > oldest {
-                break;
-            }
-            let path = self.dir.join(format!("{}.{EXTENSION}", pair[0].1));
-            std::fs::remove_file(&path).map_err(|error| write_error(&path, &error))?;
-            removed.push(pair[0].1.clone());
-        }
-        Ok(removed)
     }
 }
 
