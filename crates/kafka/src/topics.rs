@@ -139,13 +139,6 @@ pub enum TopicStep {
     Refuse(Error),
 }
 
-impl TopicStep {
-    /// Whether the brokers have something to do.
-    pub fn is_change(&self) -> bool {
-        matches!(self, Self::Create(_) | Self::Grow { .. } | Self::Configure { .. })
-    }
-}
-
 /// A topic that the job can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicState {
