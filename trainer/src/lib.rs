@@ -1,7 +1,7 @@
 //! The worker: one device's stream, one rank of the group.
 //!
 //! Phases over plain state, `report → agree → compute → combine → apply → journal`: per-device state lies outside the
-//! model; clock, source and exchange are arguments. See ARCHITECTURE.md, "The step".
+//! model; clock, source and exchange are arguments. See ARCHITECTURE.md, "Life of a step".
 
 pub mod batch;
 pub mod channel;

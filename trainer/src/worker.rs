@@ -1,7 +1,7 @@
 //! The worker's loop over one attempt: report, agree, then step, wait or part.
 //!
 //! Role: shell around `scadles-core`. Each rank drives its own stream, model and optimiser; what the group does next is
-//! decided once, on rank 0, from all reports. See ARCHITECTURE.md, "The step".
+//! decided once, on rank 0, from all reports. See ARCHITECTURE.md, "Life of a step".
 
 mod failure;
 mod form;
