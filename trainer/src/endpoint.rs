@@ -19,7 +19,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use scadles_api::{Attempt, PROTOCOL_VERSION, Phase, Progress, WorkerConfig, attempt::StopRequest};
+use scadles_api::{
+    Attempt, CheckpointRef, PROTOCOL_VERSION, Phase, Progress, WorkerConfig, attempt::StopRequest,
+};
 use tokio::{net::TcpListener, sync::mpsc};
 
 mod metrics;
@@ -32,7 +34,7 @@ pub struct Shared {
     last_contact: Mutex<Instant>,
     stop: Mutex<Option<StopRequest>>,
     checkpoint_wanted: AtomicBool,
-    /// Name of the last durable checkpoint that a supervisor has read.
+    /// Name of the last checkpoint that a supervisor has named or read of.
     told_checkpoint: Mutex<Option<String>>,
     end_was_seen: AtomicBool,
 }
@@ -84,8 +86,13 @@ impl Shared {
         lock(&self.stop).get_or_insert(request).checkpoint |= request.checkpoint;
     }
 
+    /// A supervisor may start the next attempt from this checkpoint, until it has read of a newer one.
+    pub fn supervisor_knows(&self, checkpoint: &CheckpointRef) {
+        *lock(&self.told_checkpoint) = Some(checkpoint.name.clone());
+    }
+
     /// The checkpoints that a supervisor may start the next attempt from: what progress tells now, and what it told when
-    /// it was last read.
+    /// it was last read, or before, what the present attempt continues.
     pub fn known_checkpoints(&self) -> Vec<String> {
         // In this order: whoever reads in between reads the newer one.
         let told = lock(&self.told_checkpoint).clone();
@@ -209,7 +216,7 @@ async fn post_attempt(State(shared): State<Arc<Shared>>, Json(attempt): Json<Att
 async fn get_progress(State(shared): State<Arc<Shared>>) -> Json<Progress> {
     let progress = shared.progress();
     if let Some(reference) = &progress.checkpoint {
-        *lock(&shared.told_checkpoint) = Some(reference.name.clone());
+        shared.supervisor_knows(reference);
     }
     if progress.phase == Phase::Ended {
         shared.end_was_seen.store(true, Ordering::Release);

@@ -41,15 +41,18 @@ async fn call(
 }
 
 #[tokio::test]
-async fn the_checkpoint_that_a_supervisor_has_read_stays_known_when_a_newer_one_is_announced() {
+async fn the_checkpoint_that_a_supervisor_has_named_or_read_stays_known_when_a_newer_one_is_announced() {
     let (shared, _attempts) = shared();
     assert!(shared.known_checkpoints().is_empty());
-    let announce = |step| {
+    let reference = |step| {
         let name = scadles_api::names::checkpoint(1, step);
-        let reference =
-            scadles_api::CheckpointRef { job_uid: "uid".to_owned(), name, step, restart_streams: false };
-        shared.update(|progress| progress.checkpoint = Some(reference));
+        CheckpointRef { job_uid: "uid".to_owned(), name, step, restart_streams: false }
     };
+    let announce = |step| shared.update(|progress| progress.checkpoint = Some(reference(step)));
+    shared.supervisor_knows(&reference(10));
+    announce(20);
+    announce(30);
+    assert_eq!(shared.known_checkpoints(), ["0001-00000010", "0001-00000030"], "it has read of none of them");
     announce(40);
     call(&shared, "GET", "/v1/progress", "secret", String::new()).await;
     announce(80);

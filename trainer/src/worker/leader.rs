@@ -103,11 +103,11 @@ impl Leader {
         let journal = JournalWriter::open(&job.output_dir, header)?;
         write_job(&job)?;
         let steps = StepsCsv::open(&job.output_dir, &attempt.devices)?;
-        let (shared, base) = (Arc::clone(&context.shared), attempt.checkpoint.clone());
-        let in_use = move || match shared.known_checkpoints() {
-            none if none.is_empty() => base.iter().map(|reference| reference.name.clone()).collect(),
-            known => known,
-        };
+        if let Some(base) = &attempt.checkpoint {
+            context.shared.supervisor_knows(base);
+        }
+        let shared = Arc::clone(&context.shared);
+        let in_use = move || shared.known_checkpoints();
         let store = CheckpointStore::of(&job.checkpoint)?;
         let keep = job.checkpoint.keep as usize;
         let writer = CheckpointWriter::start(store, mirror.clone(), keep, in_use)?;
