@@ -11,7 +11,9 @@ const PIECE_ELEMENTS: usize = 1 << 20;
 /// All ranks' residuals on rank 0, in rank order; nothing on the others. All ranks call it, with one length.
 pub fn gather(comm: &mut dyn Communicator, own: &[f32]) -> Result<Vec<Vec<f32>>, EngineError> {
     let (is_root, ranks) = (comm.rank() == 0, comm.world_size());
-    let mut all = if is_root { vec![Vec::with_capacity(own.len()); ranks] } else { Vec::new() };
+    // One by one: a clone has no room beyond its elements, and growing would take up to twice the memory.
+    let mut all: Vec<Vec<f32>> = Vec::new();
+    all.resize_with(if is_root { ranks } else { 0 }, || Vec::with_capacity(own.len()));
     for piece in own.chunks(PIECE_ELEMENTS) {
         let mut received = vec![0.0_f32; if is_root { ranks * piece.len() } else { 0 }];
         let (send_counts, recv_counts) = (to_root(ranks, size_of_val(piece)), counts(is_root, ranks, piece));

@@ -78,6 +78,7 @@ fn residuals_travel_to_rank_0_and_back_in_pieces() {
                     let own = gradients(comm.rank(), elements);
                     let all = residuals::gather(&mut comm, &own).unwrap();
                     assert_eq!(all.len(), if comm.rank() == 0 { 3 } else { 0 });
+                    assert!(all.iter().all(|residual| residual.capacity() < elements * 3 / 2));
                     let mut back = vec![0.0; elements];
                     residuals::scatter(&mut comm, &all, &mut back).unwrap();
                     bytes_of(&back) == bytes_of(&own)
