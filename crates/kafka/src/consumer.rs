@@ -122,6 +122,8 @@ struct State {
     topic: String,
     /// Next offset to hand out, per partition.
     positions: Vec<u64>,
+    /// Partitions that are not fetched, by number.
+    paused: Vec<bool>,
     connection: KafkaConnection,
     pending: VecDeque<Event<'static>>,
     outage_since: Option<Instant>,
@@ -150,6 +152,7 @@ impl StreamConsumer {
         let state = State {
             topic: topic.to_owned(),
             positions: offsets.to_vec(),
+            paused: vec![false; offsets.len()],
             connection: connection.clone(),
             pending: VecDeque::new(),
             outage_since: None,
@@ -188,6 +191,11 @@ impl StreamConsumer {
         self.state.outage_since
     }
 
+    /// Stops fetching `partition`, and gives up what was read ahead of it, until it is sought.
+    pub fn pause(&mut self, partition: u32) -> Result<()> {
+        self.state.pause(&self.consumer, partition)
+    }
+
     /// Goes on reading `partition` at `offset`, past what lies between.
     pub fn seek(&mut self, partition: u32, offset: u64) -> Result<()> {
         self.state.seek(&self.consumer, partition, offset)
@@ -200,7 +208,8 @@ impl StreamConsumer {
             return Err(Error::TooFewPartitions { topic: self.state.topic.clone(), have, want });
         }
         self.state.positions.copy_from_slice(offsets);
-        self.state.assign(&self.consumer)
+        self.state.assign(&self.consumer)?;
+        (0..want).try_for_each(|partition| self.state.resume(&self.consumer, partition as u32))
     }
 }
 
@@ -224,6 +233,29 @@ impl State {
         Some(gap)
     }
 
+    fn pause(&mut self, consumer: &BaseConsumer<Context>, partition: u32) -> Result<()> {
+        let Some(paused) = self.paused.get_mut(partition as usize) else { return Ok(()) };
+        *paused = true;
+        consumer
+            .pause(&self.only(partition))
+            .map_err(|error| Error::from_client("pause a partition", &self.topic, &error))
+    }
+
+    fn resume(&mut self, consumer: &BaseConsumer<Context>, partition: u32) -> Result<()> {
+        if !self.paused.get_mut(partition as usize).is_some_and(std::mem::take) {
+            return Ok(());
+        }
+        consumer
+            .resume(&self.only(partition))
+            .map_err(|error| Error::from_client("resume a partition", &self.topic, &error))
+    }
+
+    fn only(&self, partition: u32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.topic, partition.cast_signed());
+        list
+    }
+
     fn seek(&mut self, consumer: &BaseConsumer<Context>, partition: u32, offset: u64) -> Result<()> {
         let have = self.positions.len();
         let Some(position) = self.positions.get_mut(partition as usize) else {
@@ -234,7 +266,8 @@ impl State {
             });
         };
         let was = std::mem::replace(position, offset);
-        if (was..=was + SKIP_BY_READING_RECORDS).contains(&offset) {
+        let is_paused = self.paused[partition as usize];
+        if !is_paused && (was..=was + SKIP_BY_READING_RECORDS).contains(&offset) {
             return Ok(());
         }
         let mut list = TopicPartitionList::with_capacity(1);
@@ -243,7 +276,10 @@ impl State {
         let answer = consumer.seek_partitions(list, self.options.deadline);
         let done = answer.is_ok_and(|list| list.elements().iter().all(|element| element.error().is_ok()));
         // A partition that is not being fetched yet, or was stopped by an error, cannot be sought: start it anew.
-        if done { Ok(()) } else { self.assign(consumer) }
+        if !done {
+            self.assign(consumer)?;
+        }
+        self.resume(consumer, partition)
     }
 
     /// Sorts an error into the events that it means.

@@ -70,7 +70,19 @@ impl Ingest<'_> {
         let Some(event) = self.consumer.poll(POLL) else { return Ok(true) };
         match event {
             Event::Record(record) => {
-                take(self.shared, &self.settings.device, &mut self.decoder, &mut self.rejected_log, &record)?;
+                let partition = record.partition();
+                let taken = take(
+                    self.shared,
+                    &self.settings.device,
+                    &mut self.decoder,
+                    &mut self.rejected_log,
+                    &record,
+                )?;
+                drop(record);
+                if taken == Taken::Refused {
+                    // Others may be read on: all that comes of this one meanwhile would be thrown away.
+                    self.consumer.pause(partition)?;
+                }
             }
             Event::OutOfRange { partition, position, new_low } => {
                 tracing::warn!(

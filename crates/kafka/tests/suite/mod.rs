@@ -144,6 +144,29 @@ pub(crate) fn seeking_back_reads_again_and_seeking_forward_passes_over(broker: &
     assert_eq!(read_exactly(&mut consumer, 1, 3)[0], [7, 8, 9]);
 }
 
+pub(crate) fn a_paused_partition_is_not_read_until_it_is_sought(broker: &dyn Broker) {
+    let topic = topic(broker, 2);
+    send(broker, &topic, 2, 2000);
+    let mut consumer = consume_from(broker, &topic, &[0; 2]);
+    let mut of_second = 0;
+    while next(&mut consumer).0 == 1 {
+        of_second += 1;
+    }
+    consumer.pause(0).unwrap();
+    for offset in of_second..1000 {
+        let (partition, found, _) = next(&mut consumer);
+        assert_eq!((partition, found), (1, offset));
+    }
+    let more = consumer.poll(Duration::from_millis(300));
+    assert!(more.is_none(), "{more:?}");
+    drop(more);
+    consumer.seek(0, 0).unwrap();
+    for offset in 0..1000 {
+        let (partition, found, _) = next(&mut consumer);
+        assert_eq!((partition, found), (0, offset));
+    }
+}
+
 pub(crate) fn records_that_the_broker_dropped_are_reported_as_lost_and_reading_goes_on(broker: &dyn Broker) {
     let topic = topic(broker, 2);
     // 3,600 records are 5.3 MiB in each partition: more than the embedded broker keeps.
@@ -349,6 +372,7 @@ macro_rules! conformance {
             what_is_sent_is_read_back_exactly_and_in_order,
             first_and_end_offsets_are_exact_for_all_partitions_at_once,
             seeking_back_reads_again_and_seeking_forward_passes_over,
+            a_paused_partition_is_not_read_until_it_is_sought,
             records_that_the_broker_dropped_are_reported_as_lost_and_reading_goes_on,
             a_topic_that_does_not_exist_is_an_error_that_names_it_and_is_not_made,
             a_topic_is_made_once_and_refused_where_it_is_too_small,
