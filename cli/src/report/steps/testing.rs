@@ -23,8 +23,9 @@ pub(crate) fn text(devices: usize, lines: &[(u64, u64, f64)]) -> String {
     text.push('\n');
     for (attempt, step, loss) in lines {
         let (seconds, samples) = (*step as f64 / 2.0, *step * 10 * devices as u64);
-        text += &format!("{attempt},{step},{seconds},{samples},{loss},0.1,0.25,0.5,0,1000,4000");
-        text.extend(columns.iter().flat_map(|(_, value)| vec![format!(",{value}"); devices]));
+        let own = format!("{attempt},{step},{seconds},{samples},{loss},0.1,0.25,0.5,0,1000,4000");
+        let each = columns.iter().flat_map(|(_, value)| vec![format!(",{value}"); devices]);
+        text.extend(std::iter::once(own).chain(each));
         text.push('\n');
     }
     text
