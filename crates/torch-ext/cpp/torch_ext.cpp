@@ -1,5 +1,5 @@
-// What tch does not bind: c10d's ProcessGroupGloo, gradients that live in a given buffer, a look into scripted modules,
-// and a few process-wide switches. Gloo's own objects are only passed on as opaque pointers: its headers may be of another
+// What tch does not bind: c10d's ProcessGroupGloo, gradients that live in a given buffer and tell when they are complete, a
+// look into scripted modules, and a few process-wide switches. Gloo's own objects are only passed on as opaque pointers: its headers may be of another
 // version than the Gloo inside libtorch.
 #include "torch_ext.h"
 
@@ -7,6 +7,8 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/core/Allocator.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/csrc/jit/api/module.h>
@@ -24,6 +26,7 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -358,6 +361,22 @@ class RankOrderedSum {
   Transfers sums_{group_, kSum};
 };
 
+// Tells the other side of the C face that a gradient has been added to.
+class GradientReady final : public torch::autograd::PostAccumulateGradHook {
+ public:
+  GradientReady(void (*ready)(const void*, size_t), const void* context, size_t index)
+      : ready_(ready), context_(context), index_(index) {}
+
+  void operator()(const torch::autograd::Variable&) override {
+    ready_(context_, index_);
+  }
+
+ private:
+  void (*ready_)(const void*, size_t);
+  const void* context_;
+  size_t index_;
+};
+
 // libtorch's flight recorder notes every collective in one map of the whole process, which it changes without a lock:
 // groups in several threads crash in it. Nobody reads it here, so it stays off unless the user asks for it.
 void without_flight_recorder() {
@@ -525,6 +544,16 @@ char* te_adopt(void* parameter, void* value, void* gradient) {
     target.set_data(tensor_of(value));
     // Not as a view: torch's optimizers refuse to detach one.
     target.mutable_grad() = tensor_of(gradient).variable_data();
+  });
+}
+
+char* te_after_gradient(void* parameter, void (*ready)(const void*, size_t), const void* context, size_t index) {
+  return guarded([&] {
+    std::unique_ptr<torch::autograd::PostAccumulateGradHook> hook;
+    if (ready != nullptr) {
+      hook = std::make_unique<GradientReady>(ready, context, index);
+    }
+    torch::autograd::impl::set_post_acc_grad_hooks(tensor_of(parameter), std::move(hook));
   });
 }
 

@@ -37,6 +37,11 @@ char* te_gloo_barrier(te_gloo* group);
 // Makes `parameter` a view of `value` and its .grad the tensor `gradient`.
 char* te_adopt(void* parameter, void* value, void* gradient);
 
+// Lets `ready` be called, with `context` and `index`, by each backward pass that has added to the gradient of `parameter`, on
+// the thread that did; it must not throw. One call per parameter: a later one replaces it, nullptr removes it. No backward
+// may run meanwhile, and `context` must outlive all that run until then.
+char* te_after_gradient(void* parameter, void (*ready)(const void* context, size_t index), const void* context, size_t index);
+
 // What the forward pass of a scripted module (the bytes of its file) does beside computing, one finding a line: what it
 // is, a space, its name. `traced`: torch.jit.trace has recorded (some of) its operations; `random`: an operation that
 // draws; `statistics`: one over the samples of a batch; `assigns`: an attribute that it sets; `changes`: a tensor of the

@@ -62,6 +62,12 @@ unsafe extern "C" {
     pub(crate) fn te_gloo_broadcast(group: *mut Group, tensor: *mut c_void, root: c_int) -> Outcome;
     pub(crate) fn te_gloo_barrier(group: *mut Group) -> Outcome;
     pub(crate) fn te_adopt(parameter: *mut c_void, value: *mut c_void, gradient: *mut c_void) -> Outcome;
+    pub(crate) fn te_after_gradient(
+        parameter: *mut c_void,
+        ready: Option<unsafe extern "C" fn(context: *const c_void, index: usize)>,
+        context: *const c_void,
+        index: usize,
+    ) -> Outcome;
     pub(crate) fn te_inspect_script(
         file: *const c_char,
         len: usize,

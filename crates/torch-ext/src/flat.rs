@@ -4,14 +4,17 @@
 //! Guarantees: every tensor starts on 64 bytes; padding is zero and stays zero under sums and scaling; backward adds
 //! into the gradient buffer in place, since autograd adds in place to a `.grad` that is defined (unless
 //! `create_graph` is asked for). Assumptions: one thread uses model and buffers at a time (no backward runs while a
-//! slice is held), and nobody replaces a parameter's `.grad`; tch's `Optimizer::zero_grad` does, so use
+//! slice is held, except that of a loan), and nobody replaces a parameter's `.grad`; tch's `Optimizer::zero_grad` does, so use
 //! [`FlatParameters::zero_gradients`].
+
+mod lent;
 
 use std::collections::BTreeSet;
 
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, ffi};
+pub use lent::{LentGradients, Loan};
 
 /// Where every tensor of a flat buffer starts: a cache line, and the widest vector register.
 pub const ALIGNMENT_BYTES: usize = 64;
@@ -55,6 +58,8 @@ pub struct FlatParameters {
     kind: Kind,
     layout: Vec<Slot>,
     parameters: Vec<Tensor>,
+    /// Backward's calls, once the gradients have been lent.
+    watch: Option<lent::Watch>,
 }
 
 impl FlatParameters {
@@ -103,7 +108,7 @@ impl FlatParameters {
             })?;
         }
         let parameters = parameters.iter().map(|(_, parameter)| parameter.shallow_clone()).collect();
-        Ok(Self { values, gradients, kind, layout, parameters })
+        Ok(Self { values, gradients, kind, layout, parameters, watch: None })
     }
 
     /// The tensors' places, in the order they were given, ascending and without overlap.
@@ -137,7 +142,11 @@ impl FlatParameters {
     }
 
     /// Sets every gradient to zero, as one run over the buffer.
+    ///
+    /// # Panics
+    /// From the last backward pass of a loan to the loan's end: parts of the buffer are another thread's then.
     pub fn zero_gradients(&mut self) {
+        assert!(!self.is_handing_on(), "zero_gradients: the gradients are lent to another thread");
         let (start, bytes) =
             (self.gradients.data_ptr().cast::<u8>(), self.len() * self.kind.elt_size_in_bytes());
         if bytes > 0 {
@@ -170,16 +179,18 @@ impl FlatParameters {
         Ok(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
-    /// The gradients as a slice. Errors as [`FlatParameters::values_slice`].
+    /// The gradients as a slice. Errors as [`FlatParameters::values_slice`], and while they are lent.
     pub fn gradients_slice<T: Element>(&self) -> Result<&[T], Error> {
+        self.check_not_lent("gradients_slice")?;
         let (start, len) = self.run::<T>("gradients_slice", &self.gradients)?;
         // SAFETY: as in `values_slice`.
         Ok(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
     /// Values (mutable) and gradients side by side: what an optimizer needs. Errors as
-    /// [`FlatParameters::values_slice`].
+    /// [`FlatParameters::values_slice`], and while the gradients are lent.
     pub fn slices_mut<T: Element>(&mut self) -> Result<(&mut [T], &mut [T]), Error> {
+        self.check_not_lent("slices_mut")?;
         let (values, len) = self.run::<T>("slices_mut", &self.values)?;
         let (gradients, _) = self.run::<T>("slices_mut", &self.gradients)?;
         // SAFETY: two separate allocations, borrowed mutably through `&mut self`; by the module's assumption torch

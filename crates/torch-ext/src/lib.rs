@@ -1,5 +1,6 @@
-//! What the trainer needs of libtorch and `tch` does not bind: c10d's TCP store and Gloo process group, parameters
-//! and gradients in one flat buffer each, a look into scripted modules, and a few process-wide switches.
+//! What the trainer needs of libtorch and `tch` does not bind: c10d's TCP store and Gloo process group, parameters and
+//! gradients in one flat buffer each, gradients that are handed on while backward computes, a look into scripted modules,
+//! and a few process-wide switches.
 //!
 //! Role: a narrow safe face over one C++ file. Gloo and the store talk to the network; the rest does no I/O.
 //! Arguments are checked before they cross, C++ exceptions come back as [`Error`].
@@ -15,7 +16,7 @@ mod store;
 use std::ffi::CStr;
 use std::time::Duration;
 
-pub use flat::{ALIGNMENT_BYTES, Element, FlatParameters, Slot};
+pub use flat::{ALIGNMENT_BYTES, Element, FlatParameters, LentGradients, Loan, Slot};
 pub use gloo::Gloo;
 pub use script::{ScriptFinding, inspect_script};
 pub use store::TcpStore;

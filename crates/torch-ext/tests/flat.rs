@@ -3,9 +3,13 @@
 
 mod common;
 
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::Duration;
+
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
-use torch_ext::{ALIGNMENT_BYTES, Element, Error, FlatParameters};
+use torch_ext::{ALIGNMENT_BYTES, Element, Error, FlatParameters, LentGradients};
 
 /// A small network with odd sizes, a normalisation, and a layer that the forward pass does not use.
 struct Model {
@@ -215,4 +219,112 @@ fn switches_report_and_refuse() {
     assert!(matches!(torch_ext::set_threads(0), Err(Error::Argument { .. })));
     assert!(matches!(torch_ext::set_interop_threads(-1), Err(Error::Argument { .. })));
     torch_ext::set_interop_threads(tch::get_num_interop_threads()).unwrap();
+}
+
+/// The layers' ranges as backward finishes them, the one with the unused parameter last.
+fn parts(flat: &FlatParameters) -> Vec<Range<usize>> {
+    let first = |name: &str| {
+        let slot = flat.layout().iter().find(|slot| slot.name.starts_with(name));
+        slot.unwrap().offset_elements
+    };
+    assert!(first("conv") < first("linear") && first("linear") < first("norm"));
+    assert!(first("norm") < first("unused"));
+    vec![first("linear")..first("norm"), first("conv")..first("linear"), first("norm")..flat.len()]
+}
+
+/// A thread that takes all parts, and what it finds in them.
+fn borrower(mut lent: LentGradients) -> Receiver<Vec<f32>> {
+    let (sender, found) = channel();
+    std::thread::spawn(move || {
+        while let Some(part) = lent.next_part::<f32>().unwrap() {
+            sender.send(part.to_vec()).unwrap();
+            // What the borrower leaves is the owner's.
+            part.fill(0.5);
+        }
+    });
+    found
+}
+
+#[test]
+fn a_part_is_handed_on_while_the_loan_lasts_once_the_last_backward_has_added_to_it() {
+    let (plain, model) = (Model::new(Kind::Float), Model::new(Kind::Float));
+    let mut flat = FlatParameters::adopt(&model.parameters()).unwrap();
+    let mut expected = FlatParameters::adopt(&plain.parameters()).unwrap();
+    let parts = parts(&flat);
+    for round in 0..3 {
+        flat.zero_gradients();
+        expected.zero_gradients();
+        let (lent, loan) = flat.lend_gradients(&parts).unwrap();
+        let found = borrower(lent);
+        for micro_batch in 0..3 {
+            plain.loss(micro_batch + round).backward();
+            let loss = model.loss(micro_batch + round);
+            if micro_batch == 2 {
+                flat.expect_last_backward();
+            }
+            loss.backward();
+        }
+        let expected = expected.gradients_slice::<f32>().unwrap();
+        for part in &parts[..2] {
+            let found = found.recv_timeout(Duration::from_secs(30)).unwrap();
+            assert_eq!(found, expected[part.clone()], "round {round}: the sum of all backward passes");
+        }
+        assert_eq!(found.try_recv(), Err(TryRecvError::Empty), "nothing adds to the unused parameter");
+        for refused in [flat.gradients_slice::<f32>().err(), flat.slices_mut::<f32>().err()] {
+            assert!(refused.unwrap().to_string().contains("are lent to another thread"));
+        }
+        assert!(flat.values_slice::<f32>().is_ok(), "values are not lent");
+        loan.complete();
+        assert_eq!(found.recv_timeout(Duration::from_secs(30)).unwrap(), expected[parts[2].clone()]);
+        assert!(found.recv_timeout(Duration::from_secs(30)).is_err(), "the borrower is done");
+        assert!(flat.gradients_slice::<f32>().unwrap().iter().all(|value| *value == 0.5));
+    }
+}
+
+#[test]
+fn a_loan_that_is_given_up_hands_on_no_more() {
+    let model = Model::new(Kind::Float);
+    let mut flat = FlatParameters::adopt(&model.parameters()).unwrap();
+    let parts = parts(&flat);
+    let (lent, loan) = flat.lend_gradients(&parts).unwrap();
+    let found = borrower(lent);
+    model.loss(0).backward();
+    drop(loan);
+    assert!(found.recv_timeout(Duration::from_secs(30)).is_err());
+    // The next loan is another one, also in other parts.
+    let (lent, loan) = flat.lend_gradients(std::slice::from_ref(&(0..flat.len()))).unwrap();
+    let found = borrower(lent);
+    loan.complete();
+    assert_eq!(found.recv_timeout(Duration::from_secs(30)).unwrap().len(), flat.len());
+}
+
+#[test]
+fn what_cannot_be_lent_is_refused() {
+    let model = Model::new(Kind::Float);
+    let mut flat = FlatParameters::adopt(&model.parameters()).unwrap();
+    let len = flat.len();
+    let mut refused = |parts: &[Range<usize>], part: &str| {
+        let message = flat.lend_gradients(parts).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    };
+    refused(&[0..len, 0..len], "must be disjoint");
+    refused(&[0..len + 1], "within 0..");
+    refused(&[0..17, 17..len], "lies in none of the parts");
+    let (mut lent, loan) = flat.lend_gradients(std::slice::from_ref(&(0..len))).unwrap();
+    assert!(
+        flat.lend_gradients(std::slice::from_ref(&(0..len))).unwrap_err().to_string().contains("are lent")
+    );
+    loan.complete();
+    assert!(lent.next_part::<f64>().unwrap_err().to_string().contains("the buffers hold Float"));
+}
+
+#[test]
+#[should_panic(expected = "the gradients are lent to another thread")]
+fn gradients_that_are_being_handed_on_cannot_be_made_zero() {
+    let model = Model::new(Kind::Float);
+    let mut flat = FlatParameters::adopt(&model.parameters()).unwrap();
+    let (_lent, loan) = flat.lend_gradients(std::slice::from_ref(&(0..flat.len()))).unwrap();
+    flat.zero_gradients();
+    loan.complete();
+    flat.zero_gradients();
 }
