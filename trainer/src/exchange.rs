@@ -5,6 +5,7 @@
 //! sum has these bits too, and is used.
 
 mod compressed;
+mod overlap;
 pub mod residuals;
 
 use std::time::Instant;
@@ -14,11 +15,12 @@ use scadles_core::compress::gate::{CompressionDecision, CompressionReport};
 use scadles_core::exchange_plan::{Bucket, add_in_rank_order, plan_buckets};
 use torch_ext::FlatParameters;
 
-pub use compressed::CompressedExchange;
-pub use compressed::rule;
+pub use compressed::{CompressedExchange, rule};
 pub(crate) use compressed::{compressor, progress};
+pub use overlap::{Exchanged, WireTime};
 
 use crate::engine::{Communicator, EngineError, SumOrder};
+use crate::learner::{Learner, LearnerError};
 use crate::numeric::Real;
 
 /// Up to this many ranks a sum does not depend on the order of addition.
@@ -29,7 +31,7 @@ const ORDER_FREE_RANKS: usize = 2;
 pub struct ExchangeStatistics {
     /// Bytes that this rank sent to others.
     pub bytes_sent: u64,
-    /// Time from the first bucket to the last.
+    /// Time in collectives, waiting for slower ranks in them; with what a compressed exchange works beside them.
     pub seconds: f64,
 }
 
@@ -65,6 +67,31 @@ impl GradientExchange {
         }
     }
 
+    /// Runs `compute`, as [`DenseExchange::combine_while`] has it, and combines the gradients of `learner` as
+    /// [`GradientExchange::combine`] does: an exchange without compression while backward still computes, any other after it.
+    /// What a compressed step sends is decided by looking at the whole gradient, and the steps of a job with compression must
+    /// compare with each other.
+    pub fn compute_and_combine<C, E>(
+        &mut self,
+        comm: &mut dyn Communicator,
+        learner: &mut Learner<f32>,
+        (decision, learning_rate): (CompressionDecision, f64),
+        compute: impl FnOnce(&mut Learner<f32>) -> Result<C, E>,
+    ) -> Result<(C, Exchanged), E>
+    where
+        E: From<EngineError> + From<LearnerError>,
+    {
+        if let Self::Dense(exchange) = self
+            && exchange.overlaps
+            && comm.world_size() > 1
+        {
+            return exchange.combine_while(comm, learner, compute);
+        }
+        let computed = compute(learner)?;
+        let statistics = self.combine(comm, learner.gradients_mut()?, decision, learning_rate)?;
+        Ok((computed, Exchanged { statistics, wire: Vec::new() }))
+    }
+
     /// The compression, if the job has one.
     pub fn compressed(&self) -> Option<&CompressedExchange> {
         match self {
@@ -86,6 +113,8 @@ pub struct DenseExchange {
     total_elements: usize,
     world_size: usize,
     order: SumOrder,
+    /// Whether buckets may leave while backward computes.
+    overlaps: bool,
 }
 
 impl DenseExchange {
@@ -104,7 +133,13 @@ impl DenseExchange {
     ) -> Self {
         let buckets = plan_buckets(slot_offsets, total_elements, element_bytes, world_size);
         let order = if world_size <= ORDER_FREE_RANKS { SumOrder::Native } else { SumOrder::Rank };
-        Self { buckets, total_elements, world_size, order }
+        Self { buckets, total_elements, world_size, order, overlaps: true }
+    }
+
+    /// The same exchange, which begins only when compute is over: for measurements.
+    #[must_use]
+    pub fn after_compute(self) -> Self {
+        Self { overlaps: false, ..self }
     }
 
     /// The same exchange with another order of addition: for measurements.

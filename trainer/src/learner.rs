@@ -9,9 +9,11 @@ mod network;
 mod parameters;
 mod tensors;
 
+use std::{ops::Range, time::Instant};
+
 use scadles_api::{ExitCode, worker::ModelConfig};
 use tch::{Kind, Reduction, TchError, Tensor};
-use torch_ext::FlatParameters;
+use torch_ext::{FlatParameters, LentGradients, Loan};
 use twox_hash::XxHash64;
 
 use crate::batch::Batch;
@@ -96,6 +98,17 @@ impl std::ops::AddAssign for StepStatistics {
     }
 }
 
+/// When one forward and backward pass took place.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// Forward began.
+    pub forward: Instant,
+    /// Backward began.
+    pub backward: Instant,
+    /// Backward ended.
+    pub ended: Instant,
+}
+
 /// A network with its parameters and gradients in flat buffers of `T`.
 pub struct Learner<T: Real> {
     network: Box<dyn Network>,
@@ -103,6 +116,10 @@ pub struct Learner<T: Real> {
     shapes: Vec<Vec<usize>>,
     /// What a sample of each class counts in the loss; `None`: all the same.
     class_weights: Option<Tensor>,
+    /// The passes of the step so far.
+    passes: Vec<Pass>,
+    /// Whether no contribution to the step follows the next one.
+    last_is_next: bool,
     element: std::marker::PhantomData<T>,
 }
 
@@ -121,7 +138,15 @@ impl<T: Real> Learner<T> {
         torch_ext::release_freed_memory();
         let sizes = |tensor: &Tensor| tensor.size().into_iter().map(|side| side as usize).collect();
         let shapes = set.named().iter().map(|(_, tensor)| sizes(tensor)).collect();
-        Ok(Self { network, flat, shapes, class_weights: None, element: std::marker::PhantomData })
+        Ok(Self {
+            network,
+            flat,
+            shapes,
+            class_weights: None,
+            passes: Vec::new(),
+            last_is_next: false,
+            element: std::marker::PhantomData,
+        })
     }
 
     /// Lets a sample of class c count `class_weights[c]` times in the loss that is trained; no weights: all count the same.
@@ -143,6 +168,7 @@ impl<T: Real> Learner<T> {
         micro_batch: usize,
     ) -> Result<StepStatistics, LearnerError> {
         self.flat.zero_gradients();
+        self.passes.clear();
         self.contribute_more(batch, loss_scale, micro_batch)
     }
 
@@ -154,11 +180,21 @@ impl<T: Real> Learner<T> {
         micro_batch: usize,
     ) -> Result<StepStatistics, LearnerError> {
         let mut statistics = StepStatistics { samples: batch.len() as u64, ..StepStatistics::default() };
+        let is_last = std::mem::take(&mut self.last_is_next);
+        let mut left = batch.len();
         for part in batch.parts(micro_batch) {
             let part = part?;
+            left -= part.len();
+            let forward = Instant::now();
             let scores = self.network.forward(&part.pictures)?;
             let loss = summed_cross_entropy(&scores, &part.labels, self.class_weights.as_ref())?;
-            loss.f_mul_scalar(loss_scale)?.f_backward()?;
+            let scaled_loss = loss.f_mul_scalar(loss_scale)?;
+            if is_last && left == 0 {
+                self.flat.expect_last_backward();
+            }
+            let backward = Instant::now();
+            scaled_loss.f_backward()?;
+            self.passes.push(Pass { forward, backward, ended: Instant::now() });
             statistics.loss_sum += match self.class_weights {
                 None => loss.f_double_value(&[])?,
                 Some(_) => summed_cross_entropy(&scores.detach(), &part.labels, None)?.f_double_value(&[])?,
@@ -166,6 +202,22 @@ impl<T: Real> Learner<T> {
             statistics.correct += correct(&scores, &part.labels)?;
         }
         Ok(statistics)
+    }
+
+    /// Lends the gradients to another thread, which gets each of `parts` (elements of the flat buffer) as soon as the step's
+    /// last backward pass has completed it: [`FlatParameters::lend_gradients`].
+    pub fn lend_gradients(&mut self, parts: &[Range<usize>]) -> Result<(LentGradients, Loan), LearnerError> {
+        Ok(self.flat.lend_gradients(parts)?)
+    }
+
+    /// The next contribution is the step's last: lent gradients are handed on from its last micro-batch's backward.
+    pub fn last_is_next(&mut self) {
+        self.last_is_next = true;
+    }
+
+    /// Forward and backward passes since [`Learner::contribute`] began, in order.
+    pub fn passes(&self) -> &[Pass] {
+        &self.passes
     }
 
     /// Scores `[b, classes]` and the summed cross-entropy of a batch, without gradients.

@@ -4,6 +4,7 @@
 
 pub mod processes;
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use scadles_api::worker::{ModelConfig, ModelName, RecordFormat, SampleShape, Transform};
@@ -11,7 +12,7 @@ use scadles_core::augment::{Augmentation, SampleIdentity, augmentation};
 use scadles_core::random::RandomStream;
 use scadles_trainer::batch::{BatchAssembler, SampleRef};
 use scadles_trainer::engine::{Communicator, InProcess};
-use scadles_trainer::exchange::{DenseExchange, combine_logical};
+use scadles_trainer::exchange::{DenseExchange, Exchanged, combine_logical};
 use scadles_trainer::learner::{Learner, StepStatistics, set_up_torch};
 use scadles_trainer::numeric::Real;
 use scadles_trainer::optimizer::{Sgd, SgdState};
@@ -110,13 +111,17 @@ impl<T: Real> Rank<T> {
 
     /// The same with the scale of the losses.
     pub fn contribute_scaled(&mut self, numbers: &[u64], loss_scale: f64) -> StepStatistics {
+        self.assemble(numbers);
+        self.learner.contribute(self.assembler.batch(), loss_scale, self.micro_batch).unwrap()
+    }
+
+    fn assemble(&mut self, numbers: &[u64]) {
         let records: Vec<Vec<u8>> = numbers.iter().map(|&number| record(&self.model, number)).collect();
         let samples = records
             .iter()
             .zip(numbers)
             .map(|(payload, &number)| SampleRef { payload, augmentation: augmented(number) });
-        let batch = self.assembler.assemble(samples).unwrap();
-        self.learner.contribute(batch, loss_scale, self.micro_batch).unwrap()
+        self.assembler.assemble(samples).unwrap();
     }
 
     pub fn apply(&mut self) {
@@ -131,6 +136,28 @@ impl<T: Real> Rank<T> {
         exchange.combine(comm, self.learner.gradients_mut().unwrap()).unwrap();
         self.apply();
         statistics
+    }
+
+    /// The same step, whose gradients leave while backward still computes.
+    pub fn overlapped_step(
+        &mut self,
+        comm: &mut dyn Communicator,
+        exchange: &DenseExchange,
+        step: u64,
+        batches: &[usize],
+    ) -> Overlapped {
+        let own = batches[comm.rank()];
+        self.assemble(&samples(comm.rank(), step, own));
+        let loss_scale = 1.0 / batches.iter().sum::<usize>() as f64;
+        let (batch, micro_batch) = (self.assembler.batch(), self.micro_batch);
+        let compute = |learner: &mut Learner<T>| {
+            learner.last_is_next();
+            learner.contribute(batch, loss_scale, micro_batch)?;
+            Ok::<_, Box<dyn Error>>(learner.passes().last().map(|pass| pass.ended))
+        };
+        let (backward_ended, exchanged) = exchange.combine_while(comm, &mut self.learner, compute).unwrap();
+        self.apply();
+        Overlapped { exchanged, backward_ended }
     }
 
     /// The same step with all devices on this one model, one after another.
@@ -150,6 +177,14 @@ impl<T: Real> Rank<T> {
         assert!(self.learner.flat().gradients_are_aliased());
         self.learner.parameter_hash().unwrap()
     }
+}
+
+/// What a step was like whose gradients left while backward still computed.
+#[derive(Debug)]
+pub struct Overlapped {
+    pub exchanged: Exchanged,
+    /// `None` without samples.
+    pub backward_ended: Option<Instant>,
 }
 
 /// The batches of each step: (0, 1, 7, 64), turned by one rank a step.
