@@ -11,6 +11,7 @@ mod rank;
 mod restore;
 mod round;
 mod share;
+mod trace;
 mod watchdog;
 
 use std::{sync::Arc, time::Instant};
@@ -71,7 +72,11 @@ fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
         }
         rank.watch_own("bookkeeping");
         if let Some(leader) = &mut rank.leader {
+            let (began, before) = (Instant::now(), leader.submitted());
             leader.round(&agreed, &rank.state, &rank.learner, &rank.momentum)?;
+            if leader.submitted() != before {
+                rank.times.own("checkpoint", began);
+            }
         }
         match &agreed.agreement.action {
             Action::Wait => {}
@@ -89,7 +94,7 @@ fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
                     rank.times.enter(StepPhase::Evaluation);
                     evaluate(rank)?;
                 }
-                rank.times.step_done();
+                rank.times.step_done(rank.state.step);
             }
         }
     }

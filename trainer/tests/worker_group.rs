@@ -20,7 +20,7 @@ use scadles_trainer::{
     replay::{ReplayOptions, replay},
 };
 use stream::{DEADLINE, Numbered, fill};
-use workers::{Group, Worker, attempt, is_training, resolve};
+use workers::{Group, Worker, attempt, is_training, resolve, traces};
 
 /// Records of each device's topic: seven batches of eight and a rest.
 const RECORDS: u64 = 60;
@@ -263,6 +263,88 @@ fn a_killed_worker_of_a_group_that_shares_costs_nothing_but_the_steps_since_the_
     );
     assert_eq!((expected.shared_out, expected.received), (7 * SHARED_IN_A_STEP, 7 * 2 * SHARED_IN_A_STEP));
     assert!(ledger.is_balanced());
+}
+
+/// The job with a network of several buckets.
+fn large() -> String {
+    JOB.replace("name: Mlp,", "name: ResNet18,")
+}
+
+/// An event of a trace: its name, its step, begin and end in microseconds.
+type Event = (String, u64, f64, f64);
+
+fn events(file: &Path) -> Vec<Event> {
+    let trace: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let complete = trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X");
+    let read = |event: &serde_json::Value| {
+        let began = event["ts"].as_f64().unwrap();
+        let name = event["name"].as_str().unwrap().to_owned();
+        (name, event["args"]["step"].as_u64().unwrap(), began, began + event["dur"].as_f64().unwrap())
+    };
+    complete.map(read).collect()
+}
+
+#[test]
+fn traces_show_buckets_on_the_wire_while_backward_still_computes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, job) = set_up_job(folder.path(), &large());
+    Group::start(folder.path(), &job, 1, None).complete();
+    let mut ended_within = 0;
+    for device in &job.devices {
+        let events = events(&traces(folder.path()).join(format!("{}.trace.json", device.name)));
+        let of = |name: &str, step: u64| {
+            let found = events.iter().filter(|event| event.0 == name && event.1 == step);
+            found.map(|&(_, _, began, ended)| (began, ended)).collect::<Vec<_>>()
+        };
+        for step in 1..=6 {
+            let ([backward], [bucket]) = (&of("backward", step)[..], &of("bucket 0", step)[..]) else {
+                panic!("step {step} of {}: {events:?}", device.name);
+            };
+            assert!(backward.0 < bucket.0 && bucket.0 < backward.1, "{backward:?} {bucket:?}");
+            ended_within += usize::from(bucket.1 < backward.1);
+            for (name, count) in [("wait", 1), ("forward", 1), ("apply", 1), ("bucket 1", 1)] {
+                assert_eq!(of(name, step).len(), count, "{name} of step {step}");
+            }
+        }
+    }
+    assert!(ended_within > 0, "no bucket has arrived before backward had ended");
+}
+
+#[test]
+fn a_rank_that_computes_longer_than_a_collective_may_take_is_waited_for() {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, mut job) = set_up_job(folder.path(), &large());
+    // The step may take five seconds: twenty times the shortest window.
+    job.limits.collective_seconds = 1.0;
+    for (number, device) in job.devices.iter().enumerate() {
+        let source = Numbered::new(RECORD_BYTES, None).of_device(number);
+        fill(broker.connection(), &device.topic, 1, 2000, source);
+    }
+    let longest_exchange = || {
+        let text = std::fs::read_to_string(job.output_dir.join("steps.csv")).unwrap();
+        let mut lines = text.lines();
+        let place = lines.next().unwrap().split(',').position(|name| name == "exchange_seconds.device-0");
+        let cells = lines.map(|line| line.split(',').nth(place.unwrap()).unwrap().parse::<f64>().unwrap());
+        cells.fold(0.0, f64::max)
+    };
+    let group = Group::start(folder.path(), &with_steps(&job, 1_000_000), 1, None);
+    let mut step = 1;
+    // A pause that falls between two steps holds up no collective.
+    for _ in 0..10 {
+        group.await_step(step);
+        group.workers[2].signal("STOP");
+        std::thread::sleep(PAUSE);
+        group.workers[2].signal("CONT");
+        step = group.workers[0].progress().unwrap().step + 3;
+        group.await_step(step);
+        if longest_exchange() > 1.5 {
+            break;
+        }
+    }
+    assert!(longest_exchange() > 1.5, "no step was held up");
+    group.workers[0].signal("TERM");
+    assert!(group.end().iter().all(|end| end.words.code == ExitCode::Stopped));
 }
 
 #[test]

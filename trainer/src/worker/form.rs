@@ -36,6 +36,10 @@ use crate::{
 
 /// A group that joined in the last moment still has this long to connect.
 const LEAST_TO_CONNECT: Duration = Duration::from_secs(5);
+/// The engine's own limit of a collective is so many times `collectiveSeconds`: a quick rank's first bucket waits while a slow
+/// one computes. How long it may do so the watchdog says, step by step, which knows the window and names the rank that is
+/// stuck; the engine, which does not, must not speak before it.
+const ENGINE_PATIENCE: u32 = 20;
 
 /// What rank 0 tells a member once the group is complete.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -268,7 +272,7 @@ fn connect(
     within: Duration,
 ) -> Result<Box<dyn Communicator>, Failure> {
     let world_size = attempt.devices.len();
-    let timeout = Duration::from_secs_f64(context.config.job.limits.collective_seconds);
+    let timeout = Duration::from_secs_f64(context.config.job.limits.collective_seconds) * ENGINE_PATIENCE;
     if world_size == 1 {
         let alone = InProcess::group(1, timeout).pop();
         return alone

@@ -154,6 +154,11 @@ impl Leader {
         self.residuals = residuals;
     }
 
+    /// Step of the last checkpoint that is written or on its way.
+    pub(super) fn submitted(&self) -> Option<u64> {
+        self.submitted
+    }
+
     /// Whether the group stops because a rank said so.
     pub(super) fn fault_was_reported(&self) -> bool {
         self.fault_reported

@@ -1,11 +1,13 @@
-//! Where the training thread's time goes, step by step: measured only when asked for. Shell (clocks, one file at the end).
+//! Where a worker's time goes, step by step, as sums of its training thread and as a trace: measured only when asked for.
+//! Shell (clocks, files at the end).
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::decode_ahead::DecodeCounts;
+use super::trace::{self, Trace};
+use crate::{decode_ahead::DecodeCounts, exchange::WireTime, learner::Pass};
 
 /// Names the folder into which each worker writes `<device>.json`; without it nothing is measured.
 pub(super) const VARIABLE: &str = "SCADLES_PHASE_TIMES";
@@ -27,6 +29,20 @@ pub(super) enum StepPhase {
     Optimizer,
     /// Held-out pictures, after some steps.
     Evaluation,
+}
+
+impl StepPhase {
+    /// What a trace calls it, where it does not tell more.
+    const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Own => None,
+            Self::Share => Some("share"),
+            Self::Compute => Some("compute"),
+            Self::Exchange => Some("exchange"),
+            Self::Optimizer => Some("apply"),
+            Self::Evaluation => Some("evaluation"),
+        }
+    }
 }
 
 /// Seconds of one step, in the order of [`StepPhase`], and samples by where they were decoded.
@@ -53,6 +69,7 @@ struct Written<'a> {
 /// A stop watch for the training thread.
 pub(super) struct PhaseTimes {
     file: Option<PathBuf>,
+    trace: Option<Trace>,
     rank: usize,
     phase: StepPhase,
     /// Thread CPU seconds and wall seconds when the phase began.
@@ -62,20 +79,24 @@ pub(super) struct PhaseTimes {
 }
 
 impl PhaseTimes {
-    /// Measures if [`VARIABLE`] asks for it. To be made on the training thread.
+    /// Measures if [`VARIABLE`] or [`trace::VARIABLE`] asks for it. To be made on the training thread.
     pub(super) fn from_environment(device: &str, rank: usize) -> Self {
-        let file =
-            std::env::var_os(VARIABLE).map(|folder| PathBuf::from(folder).join(format!("{device}.json")));
-        let began = if file.is_some() { now() } else { (0.0, 0.0) };
-        Self { file, rank, phase: StepPhase::Own, began, step: Spent::default(), steps: Vec::new() }
+        let folder = |variable| std::env::var_os(variable).map(PathBuf::from);
+        let file = folder(VARIABLE).map(|folder| folder.join(format!("{device}.json")));
+        let began = now();
+        let trace = folder(trace::VARIABLE).map(|folder| Trace::new(&folder, device, rank, began.1));
+        Self { file, trace, rank, phase: StepPhase::Own, began, step: Spent::default(), steps: Vec::new() }
     }
 
     /// From now on the thread is in `phase`.
     pub(super) fn enter(&mut self, phase: StepPhase) {
-        if self.file.is_none() {
+        if self.file.is_none() && self.trace.is_none() {
             return;
         }
         let now = now();
+        if let (Some(trace), Some(name)) = (&mut self.trace, self.phase.name()) {
+            trace.phase(name, self.began.1, now.1);
+        }
         self.step.thread_cpu_seconds[self.phase as usize] += now.0 - self.began.0;
         self.step.wall_seconds[self.phase as usize] += now.1 - self.began.1;
         (self.phase, self.began) = (phase, now);
@@ -87,16 +108,37 @@ impl PhaseTimes {
         self.step.decoded_late += counts.late;
     }
 
-    /// A step is over, with all that belongs to it.
-    pub(super) fn step_done(&mut self) {
-        if self.file.is_some() {
-            self.enter(StepPhase::Own);
-            self.steps.push(std::mem::take(&mut self.step));
+    /// Work in `Own` that a trace names has just ended.
+    pub(super) fn own(&mut self, name: &'static str, began: Instant) {
+        if let Some(trace) = &mut self.trace {
+            trace.span(name, began, Instant::now());
         }
     }
 
-    /// Writes the file, if one was asked for.
+    /// What the step's passes and buckets took, for the trace.
+    pub(super) fn passed(&mut self, passes: &[Pass], wire: &[WireTime]) {
+        if let Some(trace) = &mut self.trace {
+            trace.passed(passes, wire);
+        }
+    }
+
+    /// Step `step` is over, with all that belongs to it.
+    pub(super) fn step_done(&mut self, step: u64) {
+        self.enter(StepPhase::Own);
+        let spent = std::mem::take(&mut self.step);
+        if self.file.is_some() {
+            self.steps.push(spent);
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.step_done(step);
+        }
+    }
+
+    /// Writes the files that were asked for.
     pub(super) fn write(&self) {
+        if let Some(trace) = &self.trace {
+            trace.write();
+        }
         let Some(file) = &self.file else { return };
         let phases = [
             StepPhase::Own,

@@ -44,7 +44,7 @@ const VERDICT_GLANCE: Duration = Duration::from_millis(20);
 /// Steps between comparisons of the ranks' parameters.
 const HASH_EVERY_STEPS: u64 = 50;
 /// A rank's own part of a step has this share of the step's time limit.
-const OWN_SHARE: f64 = 0.9;
+pub(super) const OWN_SHARE: f64 = 0.9;
 /// The slowest rank's final evaluation may take this many times the deadline of a collective.
 const PARTING_PATIENCE: u32 = 20;
 
@@ -116,7 +116,8 @@ impl Rank {
     /// Reports until the group agrees: at once, with every heartbeat, when the batch is fixed, and on a request to stop.
     pub(super) fn agree(&mut self) -> Result<Agreed, Failure> {
         let (mut ready, mut stop) = (None, None);
-        let mut next_report = Instant::now();
+        let began = Instant::now();
+        let mut next_report = began;
         loop {
             // Anew in every pass: waiting for samples must never look like death.
             self.watch_own("agreement");
@@ -139,6 +140,7 @@ impl Rank {
                 next_report = Instant::now() + HEARTBEAT;
             }
             if let Some(agreement) = self.verdict(wake.min(next_report), ready.is_none())? {
+                self.times.own("wait", began);
                 return Ok(Agreed { agreement, peeked: ready.unwrap_or_default(), at: Instant::now() });
             }
         }
@@ -298,9 +300,10 @@ impl Rank {
 
     /// Decodes what is still missing of the batch while the others are not ready yet.
     fn assemble(&mut self, peeked: &Peeked) -> Result<(), Failure> {
-        let epoch = self.epoch_after(self.state.samples);
+        let (began, epoch) = (Instant::now(), self.epoch_after(self.state.samples));
         let counts = self.batches.assemble(&self.source, peeked, epoch)?;
         self.times.decoded(counts);
+        self.times.own("decode", began);
         Ok(())
     }
 
@@ -312,23 +315,14 @@ impl Rank {
     /// One step: compute, combine, apply. Nothing advances before all gradients have arrived.
     pub(super) fn train(&mut self, agreed: &Agreed, plan: &StepPlan) -> Result<(), Failure> {
         let wait_seconds = agreed.at.duration_since(self.last_commit).as_secs_f64();
-        let began = Instant::now();
         self.watch_own("compute");
         if agreed.peeked.samples() == 0 {
             self.batches.clear()?;
         }
         let next_epoch = self.epoch_after(agreed.agreement.next.samples);
         self.batches.decode_behind(&self.source, &agreed.peeked, next_epoch)?;
-        let computed = self.compute(agreed, plan)?;
-        self.times.enter(StepPhase::Exchange);
-        let left = self.patience().saturating_sub(began.elapsed());
-        self.watchdog.arm(left.max(self.patience().mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
-        let exchanged = self.exchange.combine(
-            &mut *self.communicator,
-            self.learner.gradients_mut()?,
-            plan.compression,
-            plan.scaled_learning_rate,
-        )?;
+        let (computed, exchanged) = self.compute_and_combine(agreed, plan)?;
+        self.times.passed(self.learner.passes(), &exchanged.wire);
         let exchange_seconds =
             agreed.at.elapsed().as_secs_f64() - computed.compute_seconds - computed.share_seconds;
         self.watch_own("update");
@@ -344,7 +338,12 @@ impl Rank {
             compute_seconds: computed.compute_seconds,
             local_batch: computed.statistics.samples,
         });
-        self.count(plan, &computed, &exchanged, &Spent { wait_seconds, busy_seconds, exchange_seconds });
+        self.count(
+            plan,
+            &computed,
+            &exchanged.statistics,
+            &Spent { wait_seconds, busy_seconds, exchange_seconds },
+        );
         if !computed.statistics.loss_sum.is_finite() {
             let message = format!("the loss of step {} is not a number", self.state.step);
             let remedy = "lower spec.training.optimizer.learningRate, or look at the data";

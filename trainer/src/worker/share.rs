@@ -1,7 +1,9 @@
-//! Compute of a step, in which samples may change hands: they travel while the rank computes on those that it keeps.
+//! Compute of a step, in which samples may change hands and gradients leave: shared samples travel while the rank computes
+//! on those that it keeps, and buckets of gradients while it computes the others.
 //!
-//! The group's communicator is idle during compute, so a thread borrows it for that time; nothing of a shared sample
-//! outlives its step. What is computed separately is added: own samples first, then those of others.
+//! The group's communicator is idle during compute, so threads borrow it for that time, first for samples, then for
+//! gradients; nothing of a shared sample outlives its step. What is computed separately is added: own samples first, then
+//! those of others.
 
 use std::time::Instant;
 
@@ -11,12 +13,13 @@ use scadles_core::{agree::StepPlan, inject::InjectionPlan};
 use super::{
     Failure,
     phase_times::StepPhase,
-    rank::{Agreed, Rank},
+    rank::{Agreed, OWN_SHARE, Rank},
     watchdog::Watched,
 };
 use crate::{
+    exchange::Exchanged,
     inject::{exchange_samples, received_samples},
-    learner::StepStatistics,
+    learner::{Learner, StepStatistics},
 };
 
 /// What compute has come to.
@@ -32,32 +35,62 @@ pub(super) struct Computed {
 }
 
 impl Rank {
-    /// Forward and backward of all that the rank trains in this step; the gradients are left to be combined.
-    pub(super) fn compute(&mut self, agreed: &Agreed, plan: &StepPlan) -> Result<Computed, Failure> {
+    /// Forward and backward of all that the rank trains in this step, and the sum of the gradients over the ranks, which
+    /// begins while backward still runs. Shared samples have travelled by then.
+    pub(super) fn compute_and_combine(
+        &mut self,
+        agreed: &Agreed,
+        plan: &StepPlan,
+    ) -> Result<(Computed, Exchanged), Failure> {
+        let (began, patience) = (Instant::now(), self.patience());
+        let mut computed = Computed::default();
+        let shares = !plan.injection.is_empty();
+        if shares {
+            self.compute_while_samples_travel(agreed, plan, &mut computed)?;
+        }
+        self.times.enter(StepPhase::Compute);
         let micro_batch = self.config.job.training.micro_batch as usize;
         let loss_scale = plan.loss_scales[self.position];
-        let mut computed = Computed::default();
-        if plan.injection.is_empty() {
-            self.times.enter(StepPhase::Compute);
-            computed.statistics = self.learner.contribute(self.batches.batch(), loss_scale, micro_batch)?;
-        } else {
-            let kept = plan.local_batches[self.position] - plan.injection.given_away(self.position);
-            self.batches.keep(kept)?;
-            let received = self.compute_while_samples_travel(agreed, plan, &mut computed)?;
-            self.times.enter(StepPhase::Compute);
-            self.watch_own("compute");
-            let samples = self.received(&plan.injection, &received);
-            let epoch = self.epoch_after(self.state.samples);
-            self.batches.receive(samples, epoch)?;
-            computed.statistics +=
-                self.learner.contribute_more(self.batches.batch(), loss_scale, micro_batch)?;
-        }
-        computed.compute_seconds = agreed.at.elapsed().as_secs_f64() - computed.share_seconds;
-        Ok(computed)
+        let Self { learner, exchange, communicator, batches, times, watchdog, .. } = self;
+        let last = |learner: &mut Learner<f32>| {
+            learner.last_is_next();
+            let trained = if shares {
+                learner.contribute_more(batches.batch(), loss_scale, micro_batch)
+            } else {
+                learner.contribute(batches.batch(), loss_scale, micro_batch)
+            };
+            // From here on it is the others that this rank waits for.
+            times.enter(StepPhase::Exchange);
+            let left = patience.saturating_sub(began.elapsed());
+            watchdog.arm(left.max(patience.mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
+            computed.compute_seconds = agreed.at.elapsed().as_secs_f64() - computed.share_seconds;
+            computed.statistics += trained?;
+            Ok::<_, Failure>(())
+        };
+        let decision = (plan.compression, plan.scaled_learning_rate);
+        let ((), exchanged) = exchange.compute_and_combine(&mut **communicator, learner, decision, last)?;
+        Ok((computed, exchanged))
     }
 
-    /// Own samples, and meanwhile the exchange of the shared ones; the records that have come.
+    /// Own samples, and meanwhile the exchange of the shared ones, which are the batch then.
     fn compute_while_samples_travel(
+        &mut self,
+        agreed: &Agreed,
+        plan: &StepPlan,
+        computed: &mut Computed,
+    ) -> Result<(), Failure> {
+        let kept = plan.local_batches[self.position] - plan.injection.given_away(self.position);
+        self.batches.keep(kept)?;
+        let received = self.travel(agreed, plan, computed)?;
+        self.watch_own("compute");
+        let samples = self.received(&plan.injection, &received);
+        let epoch = self.epoch_after(self.state.samples);
+        self.batches.receive(samples, epoch)?;
+        Ok(())
+    }
+
+    /// The records that have come, and the passes over own samples meanwhile.
+    fn travel(
         &mut self,
         agreed: &Agreed,
         plan: &StepPlan,

@@ -63,10 +63,16 @@ pub fn command(folder: &Path, job: &JobConfig, device: &str) -> Command {
         .arg("--termination-log")
         .arg(termination_log(folder, device))
         .arg("--detached")
+        .env("SCADLES_TRACE", traces(folder))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// Where workers leave their traces.
+pub fn traces(folder: &Path) -> PathBuf {
+    folder.join("traces")
 }
 
 pub fn termination_log(folder: &Path, device: &str) -> PathBuf {
