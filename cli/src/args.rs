@@ -143,6 +143,10 @@ pub struct RunArgs {
     /// Write steps and evaluations for TensorBoard into DIR/RUN while the run lives
     #[arg(long, value_name = "DIR")]
     pub tensorboard: Option<PathBuf>,
+    /// Write what all workers' threads did in their newest 200 steps to trace.json in the run folder, for
+    /// https://ui.perfetto.dev
+    #[arg(long)]
+    pub trace: bool,
     /// Compute threads per worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,

@@ -24,6 +24,7 @@ pub mod signals;
 pub mod simulate;
 pub mod surroundings;
 pub mod tensorboard;
+pub mod trace;
 pub mod view;
 
 use clap::{CommandFactory, FromArgMatches};

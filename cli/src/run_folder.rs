@@ -116,6 +116,11 @@ impl RunFolder {
         self.path.join("logs").join(format!("{device}-{attempt}.log"))
     }
 
+    /// Folder of the workers' traces.
+    pub fn traces(&self) -> PathBuf {
+        self.path.join("traces")
+    }
+
     /// Configuration file of one worker.
     pub fn worker_config(&self, device: &str) -> PathBuf {
         self.path.join("workers").join(format!("{device}.json"))

@@ -73,7 +73,7 @@ fn a_job_trains_to_its_end_and_its_results_can_be_checked() {
     let scratch = Scratch::new("run-complete");
     let folder = scratch.path().join("run");
     let settings = Settings::default();
-    let child = run(&job(scratch.path(), &settings), &folder).spawn().unwrap();
+    let child = run(&job(scratch.path(), &settings), &folder).arg("--trace").spawn().unwrap();
     let report = assert_complete(child, &folder, settings.steps);
     let weights: f64 = report.devices.iter().map(|device| device.weight_mean).sum();
     assert!((weights - 1.0).abs() < 1e-6, "{weights}");
@@ -83,6 +83,10 @@ fn a_job_trains_to_its_end_and_its_results_can_be_checked() {
     assert!(top_1 > 0.8, "Top-1 {top_1}");
     for name in ["report.html", "steps.csv", "model.safetensors", "job.json", "checkpoints", "journal"] {
         assert!(folder.join(name).exists(), "{name}");
+    }
+    let trace = std::fs::read_to_string(folder.join("trace.json")).unwrap();
+    for device in ["device-0", "device-1", "device-2"] {
+        assert!(trace.contains(&format!(r#""args":{{"name":"{device}"}}"#)), "{device} is in the trace");
     }
     assert_replays(&folder);
     let output = finish(scadles(&trainer()).arg("evaluate").arg(&folder).spawn().unwrap());

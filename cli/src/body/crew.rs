@@ -16,6 +16,8 @@ const ASKED_AT_ONCE: usize = 32;
 pub struct Crew {
     client: WorkerClient,
     program: PathBuf,
+    /// Whether workers are to leave traces.
+    trace: bool,
     slots: Vec<Slot>,
 }
 
@@ -34,10 +36,10 @@ struct Slot {
 }
 
 impl Crew {
-    /// No worker runs yet.
-    pub fn new(client: WorkerClient, program: PathBuf, devices: &[String]) -> Self {
+    /// No worker runs yet; those to come leave traces if `trace` is set.
+    pub fn new(client: WorkerClient, program: PathBuf, trace: bool, devices: &[String]) -> Self {
         let slot = |device: &String| Slot { device: device.clone(), ..Slot::default() };
-        Self { client, program, slots: devices.iter().map(slot).collect() }
+        Self { client, program, trace, slots: devices.iter().map(slot).collect() }
     }
 
     /// Looks at every process; asks rank 0 how it is getting on, and all that have yet to confirm their attempt.
@@ -62,6 +64,7 @@ impl Crew {
             program: self.program.clone(),
             config: folder.worker_config(&slot.device),
             log: folder.log(&slot.device, attempt),
+            traces: self.trace.then(|| folder.traces()),
         };
         slot.confirmed = 0;
         slot.progress = None;

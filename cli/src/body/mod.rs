@@ -85,6 +85,8 @@ pub struct Parts {
     pub folder: RunFolder,
     /// The worker's program.
     pub trainer: PathBuf,
+    /// Whether workers are to leave traces.
+    pub trace: bool,
     /// The resolved job, the same as in every worker's configuration.
     pub config: JobConfig,
     /// Token of the workers' endpoints.
@@ -177,7 +179,7 @@ impl LocalBody {
     /// A body whose job is yet to be started.
     pub fn new(parts: Parts) -> Self {
         let devices: Vec<String> = parts.config.devices.iter().map(|device| device.name.clone()).collect();
-        let crew = Crew::new(WorkerClient::new(&parts.token), parts.trainer, &devices);
+        let crew = Crew::new(WorkerClient::new(&parts.token), parts.trainer, parts.trace, &devices);
         Self {
             folder: parts.folder,
             config: parts.config,

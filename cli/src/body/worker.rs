@@ -34,6 +34,8 @@ pub struct WorkerCommand {
     pub config: PathBuf,
     /// Where its standard error goes.
     pub log: PathBuf,
+    /// Folder for its trace, if one is wanted.
+    pub traces: Option<PathBuf>,
 }
 
 /// A worker made for one attempt.
@@ -143,6 +145,7 @@ fn spawn(command: &WorkerCommand) -> std::io::Result<Life> {
         .arg("worker")
         .arg("--config")
         .arg(&command.config)
+        .envs(command.traces.as_ref().map(|folder| ("SCADLES_TRACE", folder)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)

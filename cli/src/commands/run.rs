@@ -42,6 +42,7 @@ use crate::{
     signals::Signals,
     surroundings,
     tensorboard::EventFile,
+    trace::{self, TRACE},
     view::{
         Display,
         page::{About, End},
@@ -80,6 +81,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         Some(earlier) => take_up(earlier, &folder, &config, &venue, &clock, &display)?,
     };
     write_inputs(&folder, &loaded, &plan, &config)?;
+    if args.trace {
+        trace::begin(&folder)?;
+    }
     feed.evaluated(&memory.accuracy);
     let subject = subject(args, page, &folder, &config, &memory.broker)?;
     announce(&subject, &display);
@@ -91,6 +95,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let ended = LocalBody::new(Parts {
         folder,
         trainer,
+        trace: args.trace,
         config: config.clone(),
         token,
         memory,
@@ -101,6 +106,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         signals,
     })
     .run();
+    if args.trace
+        && let Err(failure) = trace::gather(&ended.folder)
+    {
+        complain(&failure);
+    }
     let code = finish(&loaded.job, &config, &ended);
     live.end(how_it_ended(&ended));
     code
@@ -378,10 +388,11 @@ pub fn write_report(folder: &RunFolder, ending: &Ending<'_>) -> Result<()> {
     let written =
         folder.write_json(REPORT, report).and_then(|()| folder.write_text(PAGE, &report::html::page(&run)));
     say(format!("\n{}", report::summary(report)));
-    let there: Vec<&str> = [REPORT, PAGE, "steps.csv", "model.safetensors", "checkpoints", "journal", "logs"]
-        .into_iter()
-        .filter(|name| folder.path().join(name).exists())
-        .collect();
+    let there: Vec<&str> =
+        [REPORT, PAGE, "steps.csv", TRACE, "model.safetensors", "checkpoints", "journal", "logs"]
+            .into_iter()
+            .filter(|name| folder.path().join(name).exists())
+            .collect();
     say(format!("{}: {}", folder.path().display(), there.join(", ")));
     written
 }
