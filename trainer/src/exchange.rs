@@ -82,8 +82,7 @@ impl GradientExchange {
         E: From<EngineError> + From<LearnerError>,
     {
         if let Self::Dense(exchange) = self
-            && exchange.overlaps
-            && comm.world_size() > 1
+            && exchange.gains_by_overlap()
         {
             return exchange.combine_while(comm, learner, compute);
         }
@@ -167,6 +166,11 @@ impl DenseExchange {
             bytes_sent: comm.bytes_sent() - sent_before,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// A single bucket is complete when backward is.
+    fn gains_by_overlap(&self) -> bool {
+        self.overlaps && self.world_size > 1 && self.buckets.len() > 1
     }
 
     fn check(&self, world_size: usize, elements: usize) -> Result<(), EngineError> {

@@ -63,7 +63,7 @@ pub struct CsvDevice {
     pub wait_seconds: f64,
     /// Seconds of forward and backward within the step.
     pub compute_seconds: f64,
-    /// Seconds of exchanging gradients within the step.
+    /// Seconds of waiting for the exchange of gradients after compute.
     pub exchange_seconds: f64,
     /// Samples of its own stream that it shared, each counted once.
     pub shared_out: u64,

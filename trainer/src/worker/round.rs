@@ -51,7 +51,7 @@ pub(super) struct LastStep {
     pub dense_bytes: u64,
     /// Forward and backward, from the agreement on.
     pub compute_seconds: f64,
-    /// The sum of the gradients over the ranks, waiting for slower ranks in it.
+    /// The sum of the gradients over the ranks, as far as it was waited for after compute, waiting for slower ranks in it.
     pub exchange_seconds: f64,
     /// Waiting for shared samples that were still on their way when all others were computed on.
     pub share_seconds: f64,

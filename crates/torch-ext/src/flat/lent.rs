@@ -146,13 +146,13 @@ impl FlatParameters {
         const OPERATION: &str = "lend_gradients";
         self.check_not_lent(OPERATION)?;
         check_parts(parts, self.len())?;
-        if self.watch.as_ref().is_none_or(|watch| watch.parts != parts) {
-            // What watched before takes its calls back first.
-            self.watch = None;
-            self.watch = Some(Watch::begin(self, parts)?);
-        }
-        let Some(watch) = &self.watch else {
-            return Err(Error::argument(OPERATION, "nothing watches the gradients"));
+        let watch = match self.watch.take() {
+            Some(watch) if watch.parts == parts => watch,
+            earlier => {
+                // It takes its calls back before others are placed.
+                drop(earlier);
+                Watch::begin(self, parts)?
+            }
         };
         let shared = Arc::clone(&watch.shared);
         let sizes = shared.sizes.clone();
@@ -160,10 +160,11 @@ impl FlatParameters {
         let lent = LentGradients {
             gradients: self.gradients.shallow_clone(),
             kind: self.kind,
-            parts: watch.parts.clone(),
+            parts: parts.to_vec(),
             next: 0,
             shared: Arc::clone(&shared),
         };
+        self.watch = Some(watch);
         Ok((lent, Loan { shared }))
     }
 
