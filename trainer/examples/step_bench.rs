@@ -8,6 +8,9 @@
 //! Usage: `cargo run --release -p scadles-trainer --example step_bench -- PYTHON SCRIPT [PAIRS [MICRO_BATCH
 //! [CONFIGURATION]]]`, where SCRIPT is `scripts/bench/ddp.py`, PYTHON has torch, MICRO_BATCH is ours
 //! (`spec.training.microBatch`), and CONFIGURATION is one that the script knows.
+//!
+//! Or `... --example step_bench -- overlap [PAIRS [MICRO_BATCH]]`: ours with the exchange during backward against ours with
+//! the exchange after it, which must show the same losses to the last bit.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -16,6 +19,7 @@
 
 mod support;
 
+use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -84,6 +88,8 @@ struct Settings {
     momentum: f64,
     weight_decay: f64,
     configuration: String,
+    /// Whether our side exchanges gradients while backward computes.
+    overlaps: bool,
 }
 
 /// What a rank answers to an order to take steps; seconds of all of them.
@@ -99,6 +105,16 @@ struct Steps {
     /// Dense steps, those in half precision, sparse ones.
     #[serde(default)]
     decisions: [u64; 3],
+}
+
+impl Steps {
+    fn count(&mut self, decision: CompressionDecision) {
+        self.decisions[match decision {
+            CompressionDecision::Dense => 0,
+            CompressionDecision::Half => 1,
+            CompressionDecision::Sparse(_) => 2,
+        }] += 1;
+    }
 }
 
 fn model() -> ModelConfig {
@@ -174,7 +190,12 @@ impl Rank {
             state: CompressionState::default(),
             compute_seconds: 0.0,
         });
-        let exchange = GradientExchange::new(learner.flat(), WORLD_SIZE, compression);
+        let exchange = match GradientExchange::new(learner.flat(), WORLD_SIZE, compression) {
+            GradientExchange::Dense(exchange) if !settings.overlaps => {
+                GradientExchange::Dense(exchange.after_compute())
+            }
+            exchange => exchange,
+        };
         let (assembler, transform) = assembler();
         let records = (0..BATCHES).map(|batch| records(settings.rank, batch)).collect();
         let momentum = SgdState::new(learner.flat().len());
@@ -200,17 +221,26 @@ impl Rank {
         self.next += 1;
         let batch = assemble(&mut self.assembler, &self.transform, records);
         let scale = 1.0 / (BATCH * WORLD_SIZE) as f64;
-        let statistics = self.learner.contribute(batch, scale, self.micro_batch).unwrap();
-        let computed = began.elapsed().as_secs_f64();
-        if exchanges {
-            let decision = self.decide(computed);
-            steps.decisions[match decision {
-                CompressionDecision::Dense => 0,
-                CompressionDecision::Half => 1,
-                CompressionDecision::Sparse(_) => 2,
-            }] += 1;
-            let gradients = self.learner.gradients_mut().unwrap();
-            self.exchange.combine(&mut self.communicator, gradients, decision, LEARNING_RATE).unwrap();
+        let micro_batch = self.micro_batch;
+        let compute = |learner: &mut Learner<f32>| {
+            learner.last_is_next();
+            let statistics = learner.contribute(batch, scale, micro_batch)?;
+            Ok::<_, Box<dyn Error>>((statistics, began.elapsed().as_secs_f64()))
+        };
+        let (communicator, learner) = (&mut self.communicator, &mut self.learner);
+        let (statistics, computed) = if exchanges {
+            let decision = match &mut self.choice {
+                None => CompressionDecision::Dense,
+                Some(choice) => choice.agree(communicator, &self.exchange.report().unwrap()),
+            };
+            steps.count(decision);
+            let decision = (decision, LEARNING_RATE);
+            self.exchange.compute_and_combine(communicator, learner, decision, compute).unwrap().0
+        } else {
+            compute(learner).unwrap()
+        };
+        if let Some(choice) = &mut self.choice {
+            choice.compute_seconds = computed;
         }
         let exchanged = began.elapsed().as_secs_f64();
         let (parameters, gradients) = self.learner.parameters_and_gradients_mut().unwrap();
@@ -219,13 +249,6 @@ impl Rank {
         steps.exchange += exchanged - computed;
         steps.update += began.elapsed().as_secs_f64() - exchanged;
         steps.losses.push(statistics.loss_sum / statistics.samples as f64);
-    }
-
-    fn decide(&mut self, compute_seconds: f64) -> CompressionDecision {
-        let Some(choice) = &mut self.choice else { return CompressionDecision::Dense };
-        let decision = choice.agree(&mut self.communicator, &self.exchange.report().unwrap());
-        choice.compute_seconds = compute_seconds;
-        decision
     }
 
     fn steps(&mut self, count: usize, exchanges: bool) -> Steps {
@@ -408,6 +431,7 @@ fn sides(
         momentum: SGD.momentum,
         weight_decay: SGD.weight_decay,
         configuration: configuration.to_owned(),
+        overlaps: true,
     };
     let settings: Vec<Settings> = (0..WORLD_SIZE).map(settings).collect();
     let own = std::env::current_exe().unwrap().display().to_string();
@@ -433,20 +457,55 @@ fn main() {
         "prepare" => return prepare(Path::new(&args[1])),
         _ => {}
     }
+    if args[0] == "overlap" {
+        std::process::exit(i32::from(!compare_overlap(&args[1..])));
+    }
     let pairs: usize = args.get(2).map_or(24, |text| text.parse().unwrap());
     let micro_batch = args.get(3).map_or(BATCH, |text| text.parse().unwrap());
     let configuration = args.get(4).map_or(CONFIGURATION, String::as_str);
     set_up_torch(1).unwrap();
-    let folder = std::env::temp_dir().join(format!("scadles-step-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = scratch();
     let start_values = folder.join("start.safetensors");
     let sides = sides(&folder, &start_values, &args[..2], (micro_batch, configuration));
     println!("       microBatch of ours: {micro_batch}; PyTorch's configuration: {configuration}");
     let mut ranks = cold_starts(&sides, &start_values);
-    let quick = measure_steps(&mut ranks, pairs);
+    let quick = measure_steps(&mut ranks, pairs, ["ours", "PyTorch"]);
     let small = compare_memory(&mut ranks);
     std::fs::remove_dir_all(&folder).unwrap();
     std::process::exit(i32::from(!(quick && small)));
+}
+
+fn scratch() -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("scadles-step-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Our side against itself, with and without an exchange during backward.
+fn compare_overlap(args: &[String]) -> bool {
+    let pairs = args.first().map_or(24, |text| text.parse().unwrap());
+    let micro_batch = args.get(1).map_or(BATCH, |text| text.parse().unwrap());
+    set_up_torch(1).unwrap();
+    let folder = scratch();
+    let start_values = folder.join("start.safetensors");
+    let sides = sides(&folder, &start_values, &[], (micro_batch, ""));
+    let start = |overlaps| {
+        let settings = sides[0].settings.iter().map(|settings| Settings { overlaps, ..settings.clone() });
+        let side =
+            Side { settings: settings.collect(), command: sides[0].command.clone(), environment: vec![] };
+        side.start_timed().0
+    };
+    let mut ranks = [start(true), start(false)];
+    let [during, after] = ranks.each_mut().map(|ranks| first_losses(ranks, &start_values));
+    assert_eq!(during, after, "the bits are the same");
+    println!(
+        "       microBatch: {micro_batch}; losses of the first {COMPARED} steps on both ranks: the same bits"
+    );
+    let quick = measure_steps(&mut ranks, pairs, ["during backward", "after it"]);
+    let [during, after] = peaks(&mut ranks);
+    println!("       peak of resident memory: {during:.0} against {after:.0} MiB");
+    std::fs::remove_dir_all(&folder).unwrap();
+    quick
 }
 
 /// Starts both sides in turn, several times; the last ranks stay. The first ones show that both compute the same.
@@ -506,7 +565,7 @@ fn print_side(name: &str, blocks: &[Steps]) {
     );
 }
 
-fn measure_steps(ranks: &mut [Vec<Process>; 2], pairs: usize) -> bool {
+fn measure_steps(ranks: &mut [Vec<Process>; 2], pairs: usize, names: [&str; 2]) -> bool {
     let mut blocks = [const { Vec::new() }; 2];
     for pair in 0..pairs {
         for turn in 0..2 {
@@ -517,25 +576,31 @@ fn measure_steps(ranks: &mut [Vec<Process>; 2], pairs: usize) -> bool {
         }
     }
     let [ours, theirs] = &blocks;
-    print_side("ours", ours);
-    print_side("PyTorch", theirs);
+    print_side(names[0], ours);
+    print_side(names[1], theirs);
+    let names = names.join(" / ");
     let ratios = |part: fn(&Steps) -> f64| -> Vec<f64> {
         ours.iter().zip(theirs).map(|(ours, theirs)| part(ours) / part(theirs)).collect()
     };
     let mut of_cpu = ratios(|steps| steps.cpu);
-    println!("       CPU time of a step, ours / PyTorch: {}", spread(&mut of_cpu));
+    println!("       CPU time of a step, {names}: {}", spread(&mut of_cpu));
     let mut of_time = ratios(|steps| steps.seconds);
     let median = quantile(&mut of_time, 0.5);
     let (low, high) = interval(&mut of_time);
     let text = format!("{median:.3}, 95 % interval {low:.3} to {high:.3}");
-    check("time of a step, ours / PyTorch", high, &text, MOST_TIME)
+    check(&format!("time of a step, {names}"), high, &text, MOST_TIME)
+}
+
+/// Of each side's larger rank, in MiB.
+fn peaks(ranks: &mut [Vec<Process>; 2]) -> [f64; 2] {
+    [0, 1].map(|side| {
+        let answers: Vec<Value> = ask(&mut ranks[side], &json!({}));
+        answers.iter().map(|answer| answer["peak_mebibytes"].as_f64().unwrap()).fold(0.0, f64::max)
+    })
 }
 
 fn compare_memory(ranks: &mut [Vec<Process>; 2]) -> bool {
-    let [ours, theirs] = [0, 1].map(|side| {
-        let answers: Vec<Value> = ask(&mut ranks[side], &json!({}));
-        answers.iter().map(|answer| answer["peak_mebibytes"].as_f64().unwrap()).fold(0.0, f64::max)
-    });
+    let [ours, theirs] = peaks(ranks);
     let ratio = ours / theirs;
     let text = format!("{ratio:.3}: {ours:.0} against {theirs:.0} MiB");
     check("peak of resident memory, ours / PyTorch", ratio, &text, MOST_MEMORY)
