@@ -149,7 +149,7 @@ pub(super) fn time(run: &Run) -> Markup {
                 b { "Waiting" } " for samples or until all are ready, "
                 @if curves.phases {
                     b { "compute" } " (forward and backward), " b { "exchange" }
-                    " of gradients, with the wait for slower devices in it, and the program's "
+                    " of gradients (what is left of it after compute, with the wait for slower devices) and the program's "
                     b { "own" }
                     " work: update, agreement, bookkeeping. A device that gets fewer samples than it could train waits."
                 } @else {
