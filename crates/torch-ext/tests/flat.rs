@@ -308,7 +308,7 @@ fn what_cannot_be_lent_is_refused() {
         assert!(message.contains(part), "{message}");
     };
     refused(&[0..len, 0..len], "must be disjoint");
-    refused(&[0..len + 1], "within 0..");
+    refused(std::slice::from_ref(&(0..len + 1)), "within 0..");
     refused(&[0..17, 17..len], "lies in none of the parts");
     let (mut lent, loan) = flat.lend_gradients(std::slice::from_ref(&(0..len))).unwrap();
     assert!(

@@ -86,7 +86,9 @@ impl Watch {
         const OPERATION: &str = "lend_gradients";
         let part_of = flat.layout.iter().map(|slot| part_of(slot, parts)).collect::<Result<Vec<_>, _>>()?;
         let mut sizes = vec![0; parts.len()];
-        part_of.iter().for_each(|&part| sizes[part] += 1);
+        for &part in &part_of {
+            sizes[part] += 1;
+        }
         let progress = Progress { is_lent: false, stage: Stage::Complete, missing: sizes.clone() };
         let shared = Arc::new(Shared {
             part_of,
