@@ -27,11 +27,15 @@ fn train(command: &[&str], file: &Path, folder: &Path) -> RunReport {
     report
 }
 
-/// The column `seconds` of `steps.csv`.
-fn seconds(folder: &Path) -> Vec<f64> {
+/// A column of `steps.csv`.
+fn column(folder: &Path, name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(folder.join("steps.csv")).unwrap();
-    let place = text.lines().next().unwrap().split(',').position(|name| name == "seconds").unwrap();
-    text.lines().skip(1).map(|line| line.split(',').nth(place).unwrap().parse().unwrap()).collect()
+    let place = text.lines().next().unwrap().split(',').position(|known| known == name).unwrap();
+    text.lines().skip(1).map(|line| line.split(',').nth(place).unwrap().to_owned()).collect()
+}
+
+fn seconds(folder: &Path) -> Vec<f64> {
+    column(folder, "seconds").iter().map(|seconds| seconds.parse().unwrap()).collect()
 }
 
 #[test]
@@ -72,6 +76,29 @@ fn however_records_travel_the_model_is_the_same_and_class_weights_change_it_alik
     let weighted = hash(LIVE, "weighted", "", weights);
     assert_ne!(weighted, plain);
     assert_eq!(hash(VIRTUAL, "weighted", "", weights), weighted);
+}
+
+#[test]
+fn a_rate_that_follows_the_noise_of_the_gradients_is_the_live_one_and_replays() {
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-noise");
+    let settings = Settings {
+        name: "noise",
+        rule: "{rule: Fixed, fixed: {size: 16}}",
+        steps: 12,
+        training: "learningRateScaling: AdaScale, baseBatchSize: 4, ",
+        ..Settings::default()
+    };
+    let file = job(scratch.path(), &settings);
+    let live = train(LIVE, &file, &scratch.path().join("live"));
+    let simulated = train(VIRTUAL, &file, &scratch.path().join("virtual"));
+    assert_eq!(simulated.parameter_hashes, live.parameter_hashes[..1]);
+    let [own, other] = ["virtual", "live"].map(|name| column(&scratch.path().join(name), "learning_rate"));
+    assert_eq!(own, other);
+    assert!(own.windows(2).all(|pair| pair[0] != pair[1]), "each step teaches something: {own:?}");
+    let replayed = scadles(&trainer()).arg("replay").arg(scratch.path().join("live")).spawn().unwrap();
+    let output = finish(replayed);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 }
 
 #[test]

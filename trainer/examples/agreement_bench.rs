@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use scadles_api::job::LearningRateScaling;
 use scadles_api::worker::BatchRule;
+use scadles_api::worker::LearningRateScaling;
 use scadles_api::{DeviceProgress, PartitionPosition};
 use scadles_core::agree::{AgreeSettings, Completion, GlobalState, StepAgreement, StepReport, agree};
 use scadles_core::device_stream::{BatchRange, DeviceCheckpoint};
@@ -81,6 +81,7 @@ fn report(rank: usize, round: u64) -> Report {
             tuning_generation: 0,
             parameter_hash: round.is_multiple_of(50).then_some(7),
             compression: None,
+            gradient: None,
             evaluation: None,
         },
         device: DeviceProgress {

@@ -53,6 +53,15 @@ impl GradientExchange {
         }
     }
 
+    /// [`DenseExchange::after_compute`]; compressed gradients are exchanged then anyway.
+    #[must_use]
+    pub fn after_compute(self) -> Self {
+        match self {
+            Self::Dense(exchange) => Self::Dense(exchange.after_compute()),
+            compressed @ Self::Compressed(_) => compressed,
+        }
+    }
+
     /// Replaces `gradients` (u) by what the ranks of `comm` deliver at the rate `learning_rate` (η_t).
     pub fn combine(
         &mut self,
@@ -135,7 +144,7 @@ impl DenseExchange {
         Self { buckets, total_elements, world_size, order, overlaps: true }
     }
 
-    /// The same exchange, which begins only when compute is over: for measurements.
+    /// The same exchange, which begins only when compute is over: where somebody looks at a rank's own gradient.
     #[must_use]
     pub fn after_compute(self) -> Self {
         Self { overlaps: false, ..self }

@@ -20,6 +20,7 @@ use scadles_core::{
     device_stream::BatchRange,
     evaluate::{EvaluationCounts, PrequentialAccuracy},
     inject::DonorChoice,
+    learning_rate::GradientReport,
     sim::{
         DeviceSummary, InjectionVolume, Known, Sent, SimBatch, SimEnd, Simulation, VirtualClock,
         exchange::dense_bytes,
@@ -123,6 +124,7 @@ struct Run<'a> {
 #[derive(Clone, Copy, Default)]
 struct RankState {
     energy: Option<EnergyStatistics>,
+    gradient: Option<GradientReport>,
     /// Of the last step, the wait for slower ranks included.
     exchange_seconds: f64,
     prequential: PrequentialAccuracy,
@@ -221,7 +223,7 @@ impl<'a> Run<'a> {
     fn report(&mut self, rank: usize, batch: &SimBatch, ready: bool) -> Result<StepReport, Failure> {
         let &SimBatch { local_batch, busy_seconds, stream_rate, buffered, .. } = batch;
         let loss_mass = self.loss_mass(rank, batch)?;
-        let RankState { energy, exchange_seconds, .. } = self.ranks[rank];
+        let RankState { energy, gradient, exchange_seconds, .. } = self.ranks[rank];
         let known = CompressionReport { energy, link: self.link, exchange_seconds };
         // One rank has evaluated for all.
         let evaluation = self.evaluation.as_ref().map(|counts| match rank {
@@ -247,6 +249,7 @@ impl<'a> Run<'a> {
             tuning_generation: 0,
             parameter_hash: None,
             compression: self.job.compression.map(|_| known),
+            gradient,
             evaluation,
         })
     }
@@ -279,6 +282,14 @@ impl<'a> Run<'a> {
             rank.energy = energy;
             rank.prequential.observe(statistics.samples, statistics.correct);
             rank.bytes_sent += bytes;
+        }
+        for (number, (rank, &own_energy)) in self.ranks.iter_mut().zip(&outcome.own_energies).enumerate() {
+            rank.gradient = Some(GradientReport {
+                own_energy,
+                delivered_energy: outcome.delivered_energy,
+                samples: plan.trained_batches[number],
+                aggregation_weight: plan.aggregation_weights[number],
+            });
         }
         let (world_size, record_bytes) = (self.ranks.len(), self.job.samples().sample_bytes() as u64);
         for (number, rank) in self.ranks.iter_mut().enumerate() {

@@ -81,6 +81,22 @@ fn followers_without_a_checkpoint_folder_resume_with_the_bits_of_an_unbroken_run
     assert_resumes_with_the_bits_of_an_unbroken_run(folder.path(), job);
 }
 
+#[test]
+fn a_rate_that_follows_the_noise_of_the_gradients_resumes_with_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let training = "  training: {learningRateScaling: AdaScale, baseBatchSize: 2}\n  devices:";
+    let (_broker, job) = set_up_job(folder.path(), &JOB.replace("  devices:", training));
+    let broken =
+        JobConfig { uid: "broken".to_owned(), output_dir: folder.path().join("broken"), ..job.clone() };
+    assert_resumes_with_the_bits_of_an_unbroken_run(folder.path(), job.clone());
+    let rates = |job: &JobConfig| -> Vec<u64> {
+        journalled(job).iter().map(|record| record.learning_rate.to_bits()).collect()
+    };
+    assert_eq!(rates(&broken), rates(&job));
+    assert!(rates(&job).windows(2).all(|pair| pair[0] != pair[1]), "{:?}", rates(&job));
+    assert!(replay(&broken.output_dir, &ReplayOptions::default()).unwrap().equal);
+}
+
 /// The job with a network of its own, which is looked for below the data.
 fn own_model_job(folder: &Path) -> String {
     std::fs::copy(own_model("residual.pt"), folder.join("net.pt")).unwrap();

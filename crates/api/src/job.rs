@@ -147,11 +147,29 @@ pub struct ScadlesJobSpec {
 /// How the learning rate follows the global batch Σb (paper §IV).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
-pub enum LearningRateScaling {
+pub enum LearningRateScalingName {
     /// η stays as given.
     None,
     /// η·Σb/B with B = baseBatchSize × devices.
     Linear,
+    /// `Linear` up to a bound, reached gradually: see `learningRateCap`.
+    Capped,
+    /// η times the gain that the noise of the gradients allows, between 1 and Σb/B; milestones count gain·B
+    /// samples a step.
+    AdaScale,
+}
+
+/// Bounds of the scaling `Capped` (after Goyal et al. 2017, §2.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct LearningRateCapSpec {
+    /// η is multiplied by this at most. Default 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
+    /// Over so many epochs the factor grows from 1 to what it is without warm-up; 0: at once. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up_epochs: Option<f64>,
 }
 
 /// How local gradients are combined (paper Eqn 4).
@@ -166,7 +184,8 @@ pub enum Aggregation {
 
 /// Optimiser, batch base, learning rate, aggregation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::CAP_OF_CAPPED))]
 #[serde(rename_all = "camelCase")]
 pub struct TrainingSpec {
     /// At most this many samples per forward pass; larger batches are split, the result is the same. Default 64.
@@ -180,7 +199,10 @@ pub struct TrainingSpec {
     pub base_batch_size: Option<u32>,
     /// Default `Linear`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub learning_rate_scaling: Option<LearningRateScaling>,
+    pub learning_rate_scaling: Option<LearningRateScalingName>,
+    /// `learningRateScaling: Capped` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate_cap: Option<LearningRateCapSpec>,
     /// Default `Weighted`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregation: Option<Aggregation>,

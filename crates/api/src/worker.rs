@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use crate::job::{
-    Aggregation, DatasetName, DonorChoice, EnergyOf, ImageFit, InjectionMode, LearningRateScaling, ModelName,
-    Normalization, ReplicateBatch, SaslMechanism, Stem, StreamPolicy, ValueType,
+    Aggregation, DatasetName, DonorChoice, EnergyOf, ImageFit, InjectionMode, ModelName, Normalization,
+    ReplicateBatch, SaslMechanism, Stem, StreamPolicy, ValueType,
 };
 pub use crate::samples::{RecordFormat, SampleShape};
 
@@ -224,6 +224,32 @@ impl ModelConfig {
     /// Values of one picture: channels × height × width.
     pub fn picture_values(&self) -> usize {
         self.input_shape.iter().map(|side| *side as usize).product()
+    }
+}
+
+/// How the learning rate follows the global batch Σb, for a base batch B.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all_fields = "camelCase")]
+pub enum LearningRateScaling {
+    /// η.
+    None,
+    /// η·Σb/B (paper §IV).
+    Linear,
+    /// η·min(Σb/B, factor), with warm-up (Goyal et al. 2017, §2.2).
+    Capped {
+        /// The bound.
+        factor: f64,
+        /// Epochs over which what the factor has above 1 grows; 0: none.
+        warm_up_epochs: f64,
+    },
+    /// η·gain, the gain following the measured noise of the gradients (Johnson et al. 2020, "AdaScale SGD").
+    AdaScale,
+}
+
+impl LearningRateScaling {
+    /// Whether it looks at each rank's own gradient, before they are summed.
+    pub const fn reads_gradients(self) -> bool {
+        matches!(self, Self::AdaScale)
     }
 }
 

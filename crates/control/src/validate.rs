@@ -147,7 +147,7 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
     let model = training::model(&mut found, spec, format);
     records::fits_model(&mut found, format, &model);
     let producer_facts = spec.producer.as_ref().and_then(|it| crate::dataset::facts(it.dataset.name));
-    let training = training::training(&mut found, spec, &model, producer_facts);
+    let training = training::training(&mut found, spec, &model, producer_facts, count);
     let samples = SampleShape::new(format, &model);
     let stream = streams::stream(&mut found, spec, samples, producer_facts);
     let injection = injection::injection(&mut found, spec, count, &stream, samples);

@@ -28,7 +28,8 @@ const SECTIONS: [(&str, &str); 4] = [
         "- `spec.devices`, `spec.completion`, `spec.producer.rates` and `spec.checkpoint.storage`: exactly one member.\n\
          - `spec.stream.batch.windowSeconds` belongs to the rule `StreamRate`, `spec.stream.batch.fixed` to `Fixed`,\n\
          \x20 `spec.producer.labelSkew` to the partition `LabelSkew`, `files` to the data set `Files`,\n\
-         \x20 `spec.model.torchScript` to the model `TorchScript`, `spec.model.stem` to the ResNets.\n\
+         \x20 `spec.model.torchScript` to the model `TorchScript`, `spec.model.stem` to the ResNets,\n\
+         \x20 `spec.training.learningRateCap` to `learningRateScaling: Capped`; `AdaScale` needs two devices.\n\
          - `spec.stream.image` belongs to the format `Image`, `tensor` to `Tensor`, `timestamp` to `startFrom: Timestamp`,\n\
          \x20 `end.idle` to the rule `Idle`.\n\
          - Values of a record lie channel by channel, row by row. `Image` needs 1 channel (grey) or 3 (red, green, blue);\n\
@@ -75,7 +76,9 @@ const SECTIONS: [(&str, &str); 4] = [
 ];
 
 /// Probed together with fields that make the path belong there.
-const CONTEXT: [(&str, &str, &str); 5] = [
+const CONTEXT: [(&str, &str, &str); 7] = [
+    ("spec.training.learningRateCap.factor", "spec.training.learningRateScaling", "Capped"),
+    ("spec.training.learningRateCap.warmUpEpochs", "spec.training.learningRateScaling", "Capped"),
     ("spec.stream.end.idle.seconds", "spec.stream.end.rule", "Idle"),
     ("spec.stream.batch.fixed.size", "spec.stream.batch.rule", "Fixed"),
     ("spec.stream.batch.fixed", "spec.stream.batch.rule", "Fixed"),

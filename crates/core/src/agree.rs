@@ -19,7 +19,7 @@ use crate::compress::gate::{
 use crate::device_stream::DeviceCheckpoint;
 use crate::evaluate::EvaluationCounts;
 use crate::inject::{InjectionPlan, InjectionRule, Offer};
-use crate::learning_rate::LearningRatePlan;
+use crate::learning_rate::{GradientReport, LearningRatePlan, LearningRateState, ScaledBatch};
 use crate::partition_queue::BatchRange;
 use crate::weights::{Aggregation, Share, compute_weights};
 
@@ -62,6 +62,8 @@ pub struct GlobalState {
     pub tuning_generation: u64,
     /// What the ranks know about compression.
     pub compression: CompressionState,
+    /// What the ranks know about the learning rate.
+    pub learning_rate: LearningRateState,
 }
 
 /// Why the group stops. In order of precedence: the first named wins when ranks differ.
@@ -130,6 +132,8 @@ pub struct StepReport {
     pub parameter_hash: Option<u64>,
     /// What this rank knows of compression after `step` steps, in jobs that have it.
     pub compression: Option<CompressionReport>,
+    /// This rank's gradient of the last step, in jobs that scale by it.
+    pub gradient: Option<GradientReport>,
     /// This rank's part of an evaluation after `step` steps.
     pub evaluation: Option<EvaluationCounts>,
 }
@@ -281,13 +285,18 @@ pub fn agree(
         return Ok(answer(Action::Wait, settled));
     }
     let (decision, compression) = decide_compression(settings, state, &reports);
-    let plan = StepPlan { compression: decision, ..plan_step(settings, state, &reports, global_batch) };
+    let plan = plan_step(settings, state, &reports, global_batch);
+    let batch = ScaledBatch::of(&plan.trained_batches, &plan.aggregation_weights, global_batch);
+    let known = observed_learning_rate(state, &reports);
+    let (scaled_learning_rate, learning_rate) = settings.learning_rate.scale(known, state.samples, &batch);
+    let plan = StepPlan { compression: decision, scaled_learning_rate, ..plan };
     let next = GlobalState {
         step: state.step + 1,
         samples: state.samples + global_batch,
         window_seconds,
         tuning_generation: agreed_tuning(state, &reports),
         compression,
+        learning_rate,
     };
     Ok(answer(Action::Step(plan), next))
 }
@@ -370,6 +379,7 @@ pub fn next_window(rule: BatchRule, current: f64, busy_seconds: impl Iterator<It
     }
 }
 
+/// The step without its rate, sent densely.
 fn plan_step(
     settings: &AgreeSettings,
     state: &GlobalState,
@@ -384,7 +394,6 @@ fn plan_step(
     let share = |(rank, &local_batch)| Share { local_batch, loss_mass: loss_mass(reports, &injection, rank) };
     let shares: Vec<Share> = trained_batches.iter().enumerate().map(share).collect();
     let weights = compute_weights(settings.aggregation, &shares);
-    let effective_batch = trained_batches.iter().sum();
     let next_step = state.step + 1;
     let due = |every: u64| every > 0 && next_step.is_multiple_of(every);
     StepPlan {
@@ -393,7 +402,7 @@ fn plan_step(
         aggregation_weights: weights.aggregation_weights,
         loss_scales: weights.loss_scales,
         global_batch,
-        scaled_learning_rate: settings.learning_rate.scaled_learning_rate(state.samples, effective_batch),
+        scaled_learning_rate: 0.0,
         compression: CompressionDecision::Dense,
         injection,
         checkpoint: due(settings.checkpoint_every_steps)
@@ -423,6 +432,13 @@ pub fn observed_compression(state: &GlobalState, reports: &[&StepReport]) -> Com
     let energies: Vec<Option<EnergyStatistics>> =
         reports.iter().map(|report| report.compression.and_then(|compression| compression.energy)).collect();
     state.compression.observed(&energies)
+}
+
+/// What the last step taught about the noise of the gradients: the state that a checkpoint after it holds. Reports in rank
+/// order.
+pub fn observed_learning_rate(state: &GlobalState, reports: &[&StepReport]) -> LearningRateState {
+    let gradients: Vec<Option<GradientReport>> = reports.iter().map(|report| report.gradient).collect();
+    LearningRateState { noise: state.learning_rate.noise.observed(&gradients), ..state.learning_rate }
 }
 
 /// Dense or sparse, and what is known once the step is taken. One decision for all, from what all have measured.

@@ -3,6 +3,7 @@
 use scadles_api::progress::Evaluation;
 use scadles_api::{CheckpointRef, names};
 use scadles_core::compress::{compressor::CompressorState, gate::CompressionState};
+use scadles_core::learning_rate::LearningRateState;
 use serde::{Deserialize, Serialize};
 
 use crate::source::StreamCheckpoint;
@@ -32,6 +33,9 @@ pub struct Manifest {
     /// What the ranks know about compression.
     #[serde(default)]
     pub compression: CompressionState,
+    /// What the ranks know about the learning rate.
+    #[serde(default)]
+    pub learning_rate: LearningRateState,
     /// Hash of the parameters, hexadecimal: checked after loading.
     pub parameter_hash: String,
     /// Name of the journal segment that continues from here.

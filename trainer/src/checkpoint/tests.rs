@@ -3,6 +3,7 @@ use std::fs;
 use scadles_api::{CheckpointRef, ExitCode, PROTOCOL_VERSION};
 use scadles_core::compress::gate::CompressionState;
 use scadles_core::device_stream::DeviceCheckpoint;
+use scadles_core::learning_rate::LearningRateState;
 
 use super::store::{MANIFEST_FILE, MODEL_FILE};
 use super::*;
@@ -32,6 +33,7 @@ pub(crate) fn snapshot(attempt: u32, step: u64) -> Snapshot {
             vetoed_steps: 1,
             ..CompressionState::default()
         },
+        learning_rate: LearningRateState { ahead_samples: -1.0 / 3.0, ..LearningRateState::default() },
         parameter_hash: "00ff".to_owned(),
         journal_segment: "0001-00000000".to_owned(),
         devices: vec![device],

@@ -3,6 +3,7 @@
 use scadles_api::worker::JobConfig;
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::compress::{self, compressor::Compressor, exchange::LogicalStep};
+use scadles_core::learning_rate::energy;
 
 use super::ReplayError;
 use super::records::Records;
@@ -21,6 +22,10 @@ pub struct LogicalOutcome {
     pub statistics: Vec<StepStatistics>,
     /// What compression lost and would have sent; empty without it.
     pub exchange: LogicalStep,
+    /// ‖u_i‖² by rank, in jobs that scale by the noise of gradients; else empty.
+    pub own_energies: Vec<f64>,
+    /// ‖ḡ‖² of what was delivered, in such jobs.
+    pub delivered_energy: f64,
 }
 
 /// Model and optimizer, and the devices that train it in turn.
@@ -99,6 +104,11 @@ impl LogicalGroup {
         for (rank, device) in record.devices.iter().enumerate() {
             outcome.statistics.push(self.contribute(rank, record, device, records)?);
         }
+        let measures = self.job.training.learning_rate_scaling.reads_gradients();
+        if measures {
+            // Before compression uses them up.
+            outcome.own_energies = self.contributions.iter().map(|gradients| energy(gradients)).collect();
+        }
         let gradients = self.learner.gradients_mut().map_err(ReplayError::compute)?;
         match record.compression {
             None => combine_logical(gradients, &self.contributions).map_err(ReplayError::compute)?,
@@ -113,6 +123,9 @@ impl LogicalGroup {
                 )
                 .map_err(ReplayError::compute)?;
             }
+        }
+        if measures {
+            outcome.delivered_energy = energy(gradients);
         }
         let training = &self.job.training;
         let sgd = Sgd { momentum: training.momentum, weight_decay: training.weight_decay };

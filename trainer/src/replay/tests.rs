@@ -14,6 +14,7 @@ use scadles_api::{PROTOCOL_VERSION, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::compress::exchange::SparseExchange;
 use scadles_core::compress::gate::{CompressionDecision, CompressionState, SparseChoice};
+use scadles_core::learning_rate::LearningRateState;
 use scadles_kafka::dataset::{Dataset, DatasetSource, Split};
 use scadles_kafka::{Broker, DeviceStream, EmbeddedBroker, PacedProducer, ProducerOptions, TopicSpec};
 
@@ -232,6 +233,7 @@ impl Live {
             window_seconds: 0.25,
             train_seconds: 1.0,
             compression: CompressionState::default(),
+            learning_rate: LearningRateState::default(),
             parameter_hash: hash_text(self.learner.parameter_hash().unwrap()),
             journal_segment: names::checkpoint(attempt, step),
             devices: self.job.devices.iter().map(device).collect(),

@@ -2,7 +2,7 @@ use scadles_api::{
     job::{DatasetName, StreamPolicy},
     worker::{
         BatchRule, Completion, CompressionConfig, DatasetConfig, DonorChoice, EvaluationConfig,
-        InjectionConfig,
+        InjectionConfig, LearningRateScaling,
     },
 };
 use scadles_core::{
@@ -120,6 +120,38 @@ fn compression_follows_the_gate_and_shortens_the_exchange() {
     let closed = trained(&job, &clock(&job));
     assert_eq!(closed.progress.compression.unwrap().vetoed_steps, 9, "of the first nothing is known");
     assert_eq!(words(&closed).parameter_hash, words(&dense).parameter_hash);
+}
+
+/// The column `learning_rate` of `steps.csv`.
+fn learning_rates(job: &JobConfig) -> Vec<f64> {
+    let text = std::fs::read_to_string(job.output_dir.join("steps.csv")).unwrap();
+    let place = text.lines().next().unwrap().split(',').position(|name| name == "learning_rate").unwrap();
+    text.lines().skip(1).map(|line| line.split(',').nth(place).unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn the_rate_follows_the_noise_of_the_gradients_between_one_and_the_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, _) = job(folder.path());
+    job.training.learning_rate_scaling = LearningRateScaling::AdaScale;
+    job.training.base_batch_size = 2;
+    job.stream.batch = BatchRule::Fixed { size: 8 };
+    let run = trained(&job, &clock(&job));
+    let gains: Vec<f64> = learning_rates(&job).iter().map(|rate| rate / job.training.learning_rate).collect();
+    assert!((gains[0] - 1.0).abs() < 1e-6, "of the first step nothing is known: {gains:?}");
+    assert!(gains[1..].iter().all(|gain| (1.0..=4.0 + 1e-6).contains(gain)), "{gains:?}");
+    assert!(gains[1..].iter().any(|gain| *gain > 1.05 && *gain < 3.95), "{gains:?}");
+    assert_eq!(run, trained(&job, &clock(&job)));
+    // What is selected holds less or more than the gradients: bounds are bounds.
+    let every_step =
+        CompressionConfig { ratio: 0.02, is_free: false, delta: None, energy_of: EnergyOf::Compensated };
+    job.compression = Some(every_step);
+    trained(&job, &clock(&job));
+    let sparse = learning_rates(&job);
+    assert!(
+        sparse.iter().all(|rate| (1.0..=4.0 + 1e-6).contains(&(rate / job.training.learning_rate))),
+        "{sparse:?}"
+    );
 }
 
 /// The job with batches that no time decides, as its devices share samples; the run and its model's parameters.

@@ -77,6 +77,9 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         connect(context, attempt, store, &greeting, left_to_connect(within, began.elapsed()))?;
     let resume = greeting.resume.as_ref();
     let mut exchange = GradientExchange::new(restored.learner.flat(), attempt.devices.len(), job.compression);
+    if job.training.learning_rate_scaling.reads_gradients() {
+        exchange = exchange.after_compute();
+    }
     if let Some(resume) = resume {
         restored.share(&mut *communicator, resume)?;
         if let GradientExchange::Compressed(exchange) = &mut exchange {
@@ -126,6 +129,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         buffer_state: BufferStateTracker::default(),
         lost_seen: 0,
         last_step: None,
+        gradient: None,
         last_share: (0, 0.0),
         evaluation: None,
         held_out: None,

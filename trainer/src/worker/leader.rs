@@ -11,7 +11,10 @@ use scadles_api::{
     worker::JobConfig,
 };
 use scadles_core::{
-    agree::{Action, GlobalState, StepAgreement, StepPlan, StepReport, StopReason, observed_compression},
+    agree::{
+        Action, GlobalState, StepAgreement, StepPlan, StepReport, StopReason, observed_compression,
+        observed_learning_rate,
+    },
     compress::gate::CompressionDecision,
     device_stream::BatchRange,
     evaluate::EvaluationCounts,
@@ -260,6 +263,7 @@ impl Leader {
             window_seconds: state.window_seconds,
             train_seconds: self.train_seconds(),
             compression: observed_compression(state, &self.steps_reported()),
+            learning_rate: observed_learning_rate(state, &self.steps_reported()),
             parameter_hash: hash_text(learner.parameter_hash()?),
             journal_segment: self.journal.segment(),
             devices: self.device_states(),

@@ -12,6 +12,7 @@ use scadles_core::{
     buffer_state::{BufferStateTracker, BufferView},
     evaluate::{EvaluationCounts, PrequentialAccuracy},
     inject::{DonorChoice, InjectionRule},
+    learning_rate::{GradientReport, energy},
     weights::loss_mass,
 };
 
@@ -80,6 +81,8 @@ pub(super) struct Rank {
     /// Records lost by the last report.
     pub(super) lost_seen: u64,
     pub(super) last_step: Option<LastStep>,
+    /// This rank's gradient of the last step, in jobs that scale by it.
+    pub(super) gradient: Option<GradientReport>,
     /// b_i and w_i of the last step.
     pub(super) last_share: (u32, f64),
     /// This rank's part of an evaluation that the group has not summed yet.
@@ -227,6 +230,7 @@ impl Rank {
                 tuning_generation: 0,
                 parameter_hash: hash,
                 compression: self.exchange.report(),
+                gradient: self.gradient,
                 evaluation: self.evaluation.as_ref().map(|(counts, _)| counts.clone()),
             },
             device,
@@ -326,6 +330,14 @@ impl Rank {
         let exchange_seconds =
             agreed.at.elapsed().as_secs_f64() - computed.compute_seconds - computed.share_seconds;
         self.watch_own("update");
+        if let Some(own_energy) = computed.own_energy {
+            self.gradient = Some(GradientReport {
+                own_energy,
+                delivered_energy: energy(self.learner.gradients()?),
+                samples: plan.trained_batches[self.position],
+                aggregation_weight: plan.aggregation_weights[self.position],
+            });
+        }
         self.apply(plan, &agreed.peeked)?;
         let busy_seconds = agreed.at.elapsed().as_secs_f64();
         self.last_commit = Instant::now();

@@ -5,6 +5,7 @@ use scadles_api::{Attempt, ExitCode, worker::JobConfig};
 use scadles_core::{
     agree::GlobalState,
     compress::{compressor::CompressorState, gate::CompressionState},
+    learning_rate::LearningRateState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,7 @@ pub(super) struct ResumePoint {
     stream: StreamCheckpoint,
     totals: DeviceTotals,
     compression: CompressionState,
+    learning_rate: LearningRateState,
     /// What the residual that follows means nothing without; nothing if none follows.
     compressor: Option<CompressorState>,
     /// Samples of the device that earlier attempts trained beyond the checkpoint; this attempt rolls them back.
@@ -91,6 +93,7 @@ impl Restored {
             stream: device.stream.clone(),
             totals: device.totals,
             compression: manifest.compression,
+            learning_rate: manifest.learning_rate,
             compressor: device.compressor.filter(|_| !self.residuals.is_empty()),
             rolled_back,
         };
@@ -198,6 +201,7 @@ pub(super) fn start_state(resume: Option<&ResumePoint>) -> GlobalState {
         samples: resume.samples,
         window_seconds: resume.window_seconds,
         compression: resume.compression,
+        learning_rate: resume.learning_rate,
         ..GlobalState::default()
     })
 }

@@ -214,6 +214,7 @@ mod tests {
                 tuning_generation: 0,
                 parameter_hash: None,
                 compression: None,
+                gradient: None,
                 evaluation: None,
             },
             device: DeviceProgress::default(),

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use scadles_api::ExitCode;
-use scadles_core::{agree::StepPlan, inject::InjectionPlan};
+use scadles_core::{agree::StepPlan, inject::InjectionPlan, learning_rate::energy};
 
 use super::{
     Failure,
@@ -32,6 +32,8 @@ pub(super) struct Computed {
     pub(super) compute_seconds: f64,
     /// Waiting for samples that were still on their way.
     pub(super) share_seconds: f64,
+    /// ‖u_i‖², in jobs that scale the learning rate by the noise of gradients.
+    pub(super) own_energy: Option<f64>,
 }
 
 impl Rank {
@@ -51,6 +53,7 @@ impl Rank {
         self.times.enter(StepPhase::Compute);
         let micro_batch = self.config.job.training.micro_batch as usize;
         let loss_scale = plan.loss_scales[self.position];
+        let measures = self.config.job.training.learning_rate_scaling.reads_gradients();
         let Self { learner, exchange, communicator, batches, times, watchdog, .. } = self;
         let last = |learner: &mut Learner<f32>| {
             learner.last_is_next();
@@ -65,6 +68,7 @@ impl Rank {
             watchdog.arm(left.max(patience.mul_f64(1.0 - OWN_SHARE)), Watched::Exchange);
             computed.compute_seconds = agreed.at.elapsed().as_secs_f64() - computed.share_seconds;
             computed.statistics += trained?;
+            computed.own_energy = measures.then(|| learner.gradients().map(energy)).transpose()?;
             Ok::<_, Failure>(())
         };
         let decision = (plan.compression, plan.scaled_learning_rate);

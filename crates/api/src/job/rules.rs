@@ -47,6 +47,10 @@ pub(super) const ONE_WEIGHT_PER_CLASS: RuleText = (
      self.training.classWeights.size() == self.model.numClasses",
     "spec.training.classWeights needs one weight per class of spec.model.numClasses",
 );
+pub(super) const CAP_OF_CAPPED: RuleText = (
+    "!has(self.learningRateCap) || (has(self.learningRateScaling) && self.learningRateScaling == 'Capped')",
+    "spec.training.learningRateCap belongs to the learningRateScaling Capped",
+);
 pub(super) const IMAGE_OF_IMAGE: RuleText = (
     "!has(self.image) || (has(self.format) && self.format == 'Image')",
     "spec.stream.image belongs to the format Image",

@@ -165,6 +165,27 @@ fn compression_is_the_papers_unless_the_job_says_otherwise() {
 }
 
 #[test]
+fn the_learning_rate_follows_the_batch_without_bound_unless_the_job_says_otherwise() {
+    let with =
+        |training: &str| changed(&[("seed: 7", training)]).map(|job| job.training.learning_rate_scaling);
+    assert_eq!(with("seed: 7"), Ok(LearningRateScaling::Linear));
+    let capped = |factor, warm_up_epochs| Ok(LearningRateScaling::Capped { factor, warm_up_epochs });
+    assert_eq!(with("learningRateScaling: Capped"), capped(4.0, 1.0));
+    let bounds = "learningRateCap: {factor: 2.5, warmUpEpochs: 0}";
+    assert_eq!(with(&format!("learningRateScaling: Capped, {bounds}")), capped(2.5, 0.0));
+    assert_eq!(with("learningRateScaling: AdaScale"), Ok(LearningRateScaling::AdaScale));
+    let alone = changed(&[
+        ("seed: 7", "learningRateScaling: AdaScale"),
+        ("[{name: a}, {name: b, topic: mine}]", "[{name: a}]"),
+        ("list: [50, 38]", "constant: 50"),
+    ]);
+    let refused = alone.unwrap_err();
+    let only = refused.iter().next().unwrap();
+    assert_eq!((refused.count(), only.path.as_str()), (1, "spec.training.learningRateScaling"));
+    assert!(only.remedy.contains("at least two devices"), "{only}");
+}
+
+#[test]
 fn nobody_shares_samples_unless_the_job_says_so() {
     let with = |injection: &str, devices: &str| {
         let added = format!("  injection: {injection}\n  evaluation:");
@@ -223,6 +244,17 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("seed: 7", "microBatch: 0", "spec.training.microBatch"),
     ("seed: 7", "baseBatchSize: 0", "spec.training.baseBatchSize"),
     ("seed: 7", "epochSamples: 0", "spec.training.epochSamples"),
+    ("seed: 7", "learningRateCap: {factor: 2}", "spec.training.learningRateCap"),
+    (
+        "seed: 7",
+        "learningRateScaling: Capped, learningRateCap: {factor: 0}",
+        "spec.training.learningRateCap.factor",
+    ),
+    (
+        "seed: 7",
+        "learningRateScaling: Capped, learningRateCap: {warmUpEpochs: -1}",
+        "spec.training.learningRateCap.warmUpEpochs",
+    ),
     ("seed: 7", "classWeights: [1, 2]", "spec.training.classWeights"),
     ("seed: 7", "classWeights: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]", "spec.training.classWeights"),
     ("seed: 7", "classWeights: [1, -1, 1, 1, 1, 1, 1, 1, 1, 1]", "spec.training.classWeights[1]"),

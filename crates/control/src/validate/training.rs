@@ -1,7 +1,7 @@
 //! Model, optimiser, learning rate.
 
 use scadles_api::{
-    job::{ModelSpec, ScadlesJobSpec},
+    job::{LearningRateScalingName, ModelSpec, ScadlesJobSpec, TrainingSpec},
     worker::{
         Aggregation, DatasetName, LearningRateScaling, ModelConfig, ModelName, RecordFormat, Stem,
         TorchScriptConfig, TrainingConfig,
@@ -130,6 +130,7 @@ pub(super) fn training(
     spec: &ScadlesJobSpec,
     model: &ModelConfig,
     producer_facts: Option<DatasetFacts>,
+    devices: usize,
 ) -> TrainingConfig {
     let given = spec.training.as_ref();
     let optimizer = given.and_then(|it| it.optimizer.as_ref());
@@ -178,9 +179,7 @@ pub(super) fn training(
             64,
             1..=super::LARGEST_BATCH,
         ),
-        learning_rate_scaling: given
-            .and_then(|it| it.learning_rate_scaling)
-            .unwrap_or(LearningRateScaling::Linear),
+        learning_rate_scaling: learning_rate_scaling(found, given, devices),
         aggregation: given.and_then(|it| it.aggregation).unwrap_or(Aggregation::Weighted),
         class_weights: class_weights(
             found,
@@ -194,6 +193,50 @@ pub(super) fn training(
             1..=1_000_000_000_000,
         ),
         seed: given.and_then(|it| it.seed).unwrap_or(1234),
+    }
+}
+
+fn learning_rate_scaling(
+    found: &mut Findings,
+    given: Option<&TrainingSpec>,
+    devices: usize,
+) -> LearningRateScaling {
+    let name = given.and_then(|it| it.learning_rate_scaling).unwrap_or(LearningRateScalingName::Linear);
+    let cap = given.and_then(|it| it.learning_rate_cap.as_ref());
+    let path = "spec.training.learningRateCap";
+    if cap.is_some() && name != LearningRateScalingName::Capped {
+        let problem = format!("belongs to learningRateScaling Capped; the job's is {name:?}");
+        found.add(path, "", problem, "remove it, or set spec.training.learningRateScaling: Capped");
+    }
+    match name {
+        LearningRateScalingName::None => LearningRateScaling::None,
+        LearningRateScalingName::Linear => LearningRateScaling::Linear,
+        LearningRateScalingName::Capped => LearningRateScaling::Capped {
+            factor: found.number(
+                &format!("{path}.factor"),
+                cap.and_then(|it| it.factor),
+                4.0,
+                Allowed::Positive(1000.0),
+            ),
+            warm_up_epochs: found.number(
+                &format!("{path}.warmUpEpochs"),
+                cap.and_then(|it| it.warm_up_epochs),
+                1.0,
+                Allowed::NotNegative(1000.0),
+            ),
+        },
+        LearningRateScalingName::AdaScale => {
+            found.require(
+                devices != 1,
+                "spec.training.learningRateScaling",
+                "AdaScale",
+                (
+                    "measures how the gradients of different devices differ; the job has one device",
+                    "set Linear, Capped or None, or give at least two devices in spec.devices",
+                ),
+            );
+            LearningRateScaling::AdaScale
+        }
     }
 }
 

@@ -120,13 +120,23 @@ fn stream_ends() -> Vec<Case> {
 }
 
 fn training() -> Vec<Case> {
-    let of = |weights: Value| spec(json!({"training": {"classWeights": weights}}));
-    vec![Case::about_one_object(
-        "spec",
-        "spec.training.classWeights",
-        "spec.training.classWeights needs one weight per class of spec.model.numClasses",
-        [of(json!(vec![1.0; 10])), of(json!(vec![1.0; 9]))],
-    )]
+    let of = |training: Value| spec(json!({"training": training}));
+    let weights = |count: usize| of(json!({"classWeights": vec![1.0; count]}));
+    let cap = |scaling| of(json!({"learningRateScaling": scaling, "learningRateCap": {"factor": 2.0}}));
+    vec![
+        Case::about_one_object(
+            "spec",
+            "spec.training.classWeights",
+            "spec.training.classWeights needs one weight per class of spec.model.numClasses",
+            [weights(10), weights(9)],
+        ),
+        Case::about_one_object(
+            "spec.training",
+            "spec.training.learningRateCap",
+            "spec.training.learningRateCap belongs to the learningRateScaling Capped",
+            [cap("Capped"), cap("Linear")],
+        ),
+    ]
 }
 
 fn job() -> Vec<Case> {

@@ -46,6 +46,7 @@ fn report(rank: usize, local_batch: u64) -> StepReport {
         tuning_generation: 0,
         parameter_hash: None,
         compression: None,
+        gradient: None,
         evaluation: None,
     }
 }
@@ -190,6 +191,35 @@ fn one_gate_for_all_ranks_looks_at_the_steps_before() {
     let (closed, state) = (0..200).fold((true, state), |(_, state), _| round(&state, [0.9, 0.1]));
     assert!(!closed, "the mean has come up to 0.5");
     assert!(state.compression.vetoed_steps > 0 && state.compression.all_sparse_steps() < 200);
+}
+
+/// Two ranks at `step` whose gradients had these squared norms, in what they trained and together.
+fn gradients(step: u64, own: [f64; 2], delivered_energy: f64) -> [StepReport; 2] {
+    [0, 1].map(|rank| {
+        let gradient =
+            GradientReport { own_energy: own[rank], delivered_energy, samples: 64, aggregation_weight: 0.5 };
+        StepReport { step, gradient: Some(gradient), ..report(rank, 256) }
+    })
+}
+
+#[test]
+fn ada_scale_follows_the_noise_of_the_step_before_and_resumes_with_it() {
+    let rates = LearningRatePlan { scaling: LearningRateScaling::AdaScale, ..settings(2).learning_rate };
+    let settings = AgreeSettings { learning_rate: rates, completion: Completion::MaxSteps(9), ..settings(2) };
+    let first = agree(&settings, &GlobalState::default(), &[report(0, 256), report(1, 256)]).unwrap();
+    assert_eq!(plan(&first).scaled_learning_rate, 0.1, "nothing is known yet");
+    assert_eq!(first.next.learning_rate.ahead_samples, 128.0 - 512.0, "the step is worth one of 128");
+    // Σw‖g‖² = 2, ‖ḡ‖² = 1, so trΣ = 128 and G² = 0: all is noise, four times the batch bears four times the rate.
+    let reports = gradients(1, [0.5, 0.5], 1.0);
+    let second = agree(&settings, &first.next, &reports).unwrap();
+    assert_eq!(plan(&second).scaled_learning_rate, 0.1 * 4.0);
+    let waiting = reports.clone().map(|report| StepReport { ready: false, ..report });
+    let waited = agree(&settings, &first.next, &waiting).unwrap().next;
+    assert_eq!(waited.learning_rate, first.next.learning_rate, "a round that waits counts nothing twice");
+    let saved = observed_learning_rate(&first.next, &[&reports[0], &reports[1]]);
+    let resumed = GlobalState { learning_rate: saved, ..first.next };
+    let fresh = [0, 1].map(|rank| StepReport { step: 1, ..report(rank, 256) });
+    assert_eq!(agree(&settings, &resumed, &fresh).unwrap(), second);
 }
 
 #[test]
