@@ -9,7 +9,7 @@ use crate::{
     live::address::Address,
     report::compare::MOST_RUNS,
     reproduce::args::{REPRODUCE_EXAMPLES, ReproduceArgs},
-    simulate::args::{SIMULATE_EXAMPLES, SimulateArgs},
+    simulate::args::{PresetArgs, SIMULATE_EXAMPLES, SimulateArgs},
 };
 
 /// Trains one model on the live data streams of many devices.
@@ -88,6 +88,8 @@ Examples:
   scadles run job.yaml --kafka kafka:9092    streams on a real Kafka
   scadles run job.yaml --resume              go on with the latest run of this job under runs/
   scadles run job.yaml --resume /tmp/first   go on with that run
+  scadles run --preset adapcomp-resnet152    settings of the reference repository, at a laptop's size
+  scadles run --preset adapcomp-resnet152 --model ResNet18 --devices 8 --steps 500
 
 Ctrl-C stops after a checkpoint and writes the report; a second Ctrl-C ends at once (the report is written all the same).";
 
@@ -123,7 +125,11 @@ pub struct Surroundings {
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
     /// The job file (YAML)
-    pub job: PathBuf,
+    #[arg(required_unless_present = "preset", conflicts_with = "preset")]
+    pub job: Option<PathBuf>,
+    /// A preset in its place.
+    #[command(flatten)]
+    pub preset: PresetArgs,
     /// Run folder [default: runs/JOB-TIME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

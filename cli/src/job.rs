@@ -1,6 +1,6 @@
 //! A job file, read and checked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use scadles_api::{ScadlesJob, job::KafkaSpec};
 use scadles_control::{ValidatedJob, parse_job, validate};
@@ -10,10 +10,14 @@ use crate::failure::{Failure, Result};
 /// A job file that has no mistakes.
 #[derive(Clone, Debug)]
 pub struct LoadedJob {
+    /// The file, or the name of the preset that the job is made of.
+    pub origin: PathBuf,
     /// The file's text.
     pub text: String,
     /// The job as given, the broker replaced where the command line asks for another.
     pub job: ScadlesJob,
+    /// What a preset says of itself, and what was replaced of it.
+    pub notes: Vec<String>,
     /// Every default filled in.
     pub validated: ValidatedJob,
 }
@@ -26,15 +30,20 @@ pub fn load(path: &Path, kafka: Option<&str>) -> Result<LoadedJob> {
             "name a job file, such as manifests/examples/quickstart-local.yaml",
         )
     })?;
+    load_text(path, text, kafka)
+}
+
+/// The same of a job's text, whose origin is named where it is wrong.
+pub fn load_text(origin: &Path, text: String, kafka: Option<&str>) -> Result<LoadedJob> {
     let wrong = |mistakes: scadles_control::Mistakes| {
-        Failure::configuration(format!("{}: {mistakes}", path.display()).trim_end(), "")
+        Failure::configuration(format!("{}: {mistakes}", origin.display()).trim_end(), "")
     };
     let mut job = parse_job(&text).map_err(wrong)?;
     if let Some(kafka) = kafka {
         replace_broker(&mut job, kafka);
     }
     let validated = validate(&job).map_err(wrong)?;
-    Ok(LoadedJob { text, job, validated })
+    Ok(LoadedJob { origin: origin.to_owned(), text, job, notes: Vec::new(), validated })
 }
 
 /// Puts the broker of the command line in the place of the file's. Settings of topics, encryption and identity stay

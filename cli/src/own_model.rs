@@ -16,10 +16,11 @@ use crate::{
 
 /// Fills in where the file of the job's network lies and how many parameters it has; leaves built-in networks alone. What
 /// cannot be trained is a mistake of the job.
-pub fn look_at(loaded: &mut LoadedJob, job_file: &Path) -> Result<()> {
+pub fn look_at(loaded: &mut LoadedJob) -> Result<()> {
+    let job_file = loaded.origin.clone();
     let model = &mut loaded.validated.model;
     let Some(file) = &mut model.torch_script else { return Ok(()) };
-    file.path = beside(job_file, &file.path);
+    file.path = beside(&job_file, &file.path);
     let refused = |message: String, remedy: &str| {
         Err(Failure::configuration(format!("{}: {message}", job_file.display()), remedy))
     };

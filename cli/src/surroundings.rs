@@ -133,7 +133,7 @@ pub fn cores() -> u32 {
 }
 
 /// Memory of this machine; as good as endless where the system does not say.
-fn memory_bytes() -> u64 {
+pub fn memory_bytes() -> u64 {
     let kibibytes = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.split_whitespace().next()?.parse::<u64>().ok()

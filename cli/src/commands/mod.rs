@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod data;
 pub mod plan;
+pub mod preset;
 pub mod produce;
 pub mod report;
 pub mod reproduce;

@@ -15,7 +15,7 @@ use crate::{
 /// Prints the plan of a job.
 pub fn show(args: &PlanArgs) -> Result<ExitCode> {
     let mut loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
-    own_model::look_at(&mut loaded, &args.job)?;
+    own_model::look_at(&mut loaded)?;
     let venue = loaded.validated.bootstrap_servers.clone().map(Venue::Servers);
     let mut body = surroundings::planning_body(
         &loaded.validated,

@@ -12,6 +12,7 @@ use std::{
 
 use scadles_api::{
     CheckpointRef, ExitCode, ScadlesJob, WorkerConfig,
+    report::RunReport,
     worker::{DeviceConfig, JobConfig},
 };
 use scadles_control::{Body, Buckets, Plan, TopicPlan, ValidatedJob, decide::Supervision, plan};
@@ -26,7 +27,10 @@ use crate::{
         Clock, Ended, LocalBody, Parts,
         streams::{BrokerAccess, MissingTopics, Producer, StreamsPlan, Topic, Venue},
     },
-    commands::report::PAGE,
+    commands::{
+        preset::{self, Place},
+        report::PAGE,
+    },
     failure::{Failure, Result},
     job::{self, LoadedJob},
     live::{Feed, Live, Subject},
@@ -52,11 +56,15 @@ use crate::{
 /// Runs a job to its end and writes its report.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let clock = Clock::start();
-    let mut loaded = job::load(&args.job, args.surroundings.kafka.as_deref())?;
-    own_model::look_at(&mut loaded, &args.job)?;
+    let data_dir = surroundings::data_dir(args.surroundings.data.as_deref());
+    let mut loaded = load(args, &data_dir)?;
+    if args.preset.print_job {
+        say(loaded.text.trim_end());
+        return Ok(ExitCode::Completed);
+    }
+    own_model::look_at(&mut loaded)?;
     let trainer = surroundings::trainer()?;
     surroundings::raise_file_limit(loaded.validated.devices.len())?;
-    let data_dir = surroundings::data_dir(args.surroundings.data.as_deref());
     let source = load_source(&loaded.validated, &data_dir)?;
     check_held_out_data(&loaded.validated, &data_dir)?;
     let signals = Signals::catch()?;
@@ -73,7 +81,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let feed = if page.is_some() || args.tensorboard.is_some() { Feed::open() } else { Feed::default() };
     let display = Display::new(args.plain, clock.began(), feed.clone());
     display.event(&format!("run folder {}", folder.path().display()));
-    for note in &plan.notes {
+    for note in loaded.notes.iter().chain(&plan.notes) {
         display.event(note);
     }
     let memory = match earlier {
@@ -114,6 +122,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let code = finish(&loaded.job, &config, &ended);
     live.end(how_it_ended(&ended));
     code
+}
+
+/// The job that is named: a file, or a preset that this machine has the memory for.
+fn load(args: &RunArgs, data_dir: &Path) -> Result<LoadedJob> {
+    let kafka = args.surroundings.kafka.as_deref();
+    match (&args.job, &args.preset.preset) {
+        (Some(path), _) => job::load(path, kafka),
+        (None, Some(name)) => preset::load(name, &args.preset.size(), data_dir, Place::Processes { kafka }),
+        (None, None) => Err(Failure::internal("neither a job nor a preset")),
+    }
 }
 
 /// What those who look at the run from elsewhere are shown, and where.
@@ -204,7 +222,7 @@ fn plan_run(
         cluster: false,
     };
     plan(&loaded.validated, &body).map_err(|mistakes| {
-        Failure::configuration(format!("{}: {mistakes}", args.job.display()).trim_end(), "")
+        Failure::configuration(format!("{}: {mistakes}", loaded.origin.display()).trim_end(), "")
     })
 }
 
@@ -380,14 +398,19 @@ fn finish(job: &ScadlesJob, config: &JobConfig, ended: &Ended) -> Result<ExitCod
     }
 }
 
-/// Writes report and page to the folder of a run, and says what came of it and where it lies.
-pub fn write_report(folder: &RunFolder, ending: &Ending<'_>) -> Result<()> {
+/// Writes report and page to the folder of a run.
+pub fn store_report(folder: &RunFolder, ending: &Ending<'_>) -> (RunReport, Result<()>) {
     let mut run = Run::of(folder.path(), report::build(ending));
     run.report = report::with_weights(run.report, &run.curves.mean_weights);
-    let report = &run.report;
-    let written =
-        folder.write_json(REPORT, report).and_then(|()| folder.write_text(PAGE, &report::html::page(&run)));
-    say(format!("\n{}", report::summary(report)));
+    let page = report::html::page(&run);
+    let written = folder.write_json(REPORT, &run.report).and_then(|()| folder.write_text(PAGE, &page));
+    (run.report, written)
+}
+
+/// The same, and says what came of it and where it lies.
+pub fn write_report(folder: &RunFolder, ending: &Ending<'_>) -> Result<()> {
+    let (report, written) = store_report(folder, ending);
+    say(format!("\n{}", report::summary(&report)));
     let there: Vec<&str> =
         [REPORT, PAGE, "steps.csv", TRACE, "model.safetensors", "checkpoints", "journal", "logs"]
             .into_iter()

@@ -1,6 +1,6 @@
 //! `scadles simulate`: jobs and presets on the virtual clock.
 
-mod train;
+pub mod train;
 
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use scadles_api::{ExitCode, worker::JobConfig};
 use scadles_control::{Body, BrokerKind, Machine, estimate, plan};
 
 use crate::{
+    commands::preset,
     failure::{Failure, Result},
     job::{self, LoadedJob},
     own_model,
@@ -17,7 +18,6 @@ use crate::{
         args::SimulateArgs,
         export, options,
         plots::{Plot, plots},
-        presets,
         scenario::Scenario,
         simulate, table,
     },
@@ -30,8 +30,18 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode> {
         say(table::presets().trim_end());
         return Ok(ExitCode::Completed);
     }
+    if args.training.print_job {
+        say(train::load(args)?.text.trim_end());
+        return Ok(ExitCode::Completed);
+    }
     if args.training.train {
         return train::run(args);
+    }
+    if args.training.model.is_some() {
+        return Err(Failure::configuration(
+            "--model: without --train a preset has the paper's network and its published times",
+            "add --train, or leave it out (--seconds-per-sample gives other times)",
+        ));
     }
     let devices = args.changes.devices.map(|devices| devices as usize);
     let first = match (&args.job, &args.preset) {
@@ -66,7 +76,7 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode> {
 fn of_job(path: &Path) -> Result<Scenario> {
     // Nothing is connected: the broker, and whether this machine's memory holds it, do not matter.
     let mut loaded = job::load(path, Some("embedded"))?;
-    own_model::look_at(&mut loaded, path)?;
+    own_model::look_at(&mut loaded)?;
     let body = surroundings::planning_body(&loaded.validated, simulated_broker(), None, None);
     Ok(planned(&loaded, &body)?.1)
 }
@@ -87,13 +97,7 @@ fn planned(loaded: &LoadedJob, body: &Body) -> Result<(JobConfig, Scenario)> {
 }
 
 fn of_preset(name: &str, devices: Option<usize>) -> Result<Scenario> {
-    let preset = presets::find(name).map_err(|nearest| {
-        Failure::configuration(
-            format!("preset = {name}: there is no preset (and no job file) of this name"),
-            format!("did you mean {}? `scadles simulate --list-presets` lists all", nearest.join(", ")),
-        )
-    })?;
-    Ok(Scenario::of_preset(preset, devices))
+    Ok(Scenario::of_preset(preset::find(name)?, devices))
 }
 
 /// Writes each chart to a file of the folder, which is made.

@@ -3,8 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use scadles_api::job::ModelName;
 
-use super::options::Shape;
+use super::{
+    draft::End,
+    laptop::{self, Size},
+    options::Shape,
+};
 
 /// What `scadles simulate --help` ends with.
 pub const SIMULATE_EXAMPLES: &str = "\
@@ -16,6 +21,8 @@ Examples:
   scadles simulate --preset adapcomp-vgg19                an entry point of the reference repository, full size
   scadles simulate --preset paper/s1-resnet152 --compare paper/s1-resnet152-ddl --plots plots
   scadles simulate --list-presets
+  scadles simulate --preset adapcomp-vgg19 --train        the same at a laptop's size, trained; what is replaced is told
+  scadles simulate --preset adapcomp-vgg19 --print-job > job.yaml
   scadles simulate job.yaml --train                       the model that a run would train, without its waiting; with a report
 
 Streams, compute and network follow the formulas of the options, batches, buffers and windows are decided by the code that
@@ -48,6 +55,51 @@ pub enum InjectionName {
     Move,
     /// All others train a copy (the paper's)
     Replicate,
+}
+
+/// A preset as the job, at a size that may be replaced: arguments of `run`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Preset")]
+pub struct PresetArgs {
+    /// One of the settings of the paper or its repository instead of a job file, at a laptop's size unless it is replaced;
+    /// `scadles simulate --list-presets` lists them
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Network to train [default: Cnn]
+    #[arg(long, value_name = "NAME", requires = "preset", value_parser = laptop::read_model)]
+    pub model: Option<ModelName>,
+    /// Devices [default: 4, or the preset's if they are fewer]
+    #[arg(long, value_name = "N", requires = "preset", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub devices: Option<u32>,
+    /// Samples per second: one number for all devices, or one per device, with commas [default: the preset's]
+    #[arg(long, value_name = "RATES", requires = "preset", value_delimiter = ',', value_parser = positive, allow_hyphen_values = true)]
+    pub rates: Vec<f64>,
+    /// Complete after so many steps
+    #[arg(long, value_name = "N", requires = "preset", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+    /// Complete after so many epochs [default: 1]
+    #[arg(long, value_name = "N", requires = "preset", conflicts_with = "steps", value_parser = positive)]
+    pub epochs: Option<f64>,
+    /// Print the job that the preset makes, to keep and to edit, and end
+    #[arg(long, requires = "preset")]
+    pub print_job: bool,
+}
+
+impl PresetArgs {
+    /// The size that is asked for.
+    pub fn size(&self) -> Size {
+        Size {
+            model: self.model,
+            devices: self.devices.map(|devices| devices as usize),
+            rates: self.rates.clone(),
+            end: end(self.steps, self.epochs),
+        }
+    }
+}
+
+/// The end of a preset's job, if the command line says it.
+fn end(steps: Option<u64>, epochs: Option<f64>) -> Option<End> {
+    steps.map(End::Steps).or(epochs.map(End::Epochs))
 }
 
 /// Arguments of `simulate`.
@@ -87,8 +139,14 @@ pub struct SimulateArgs {
 pub struct Training {
     /// Train the job too, to its completion at the latest: its simulated streams, agreement, gradients and evaluations are
     /// real, only the time is virtual
-    #[arg(long, conflicts_with_all = ["preset", "compare", "json", "csv", "plots", "devices", "rates", "injection", "compression_ratio", "exchange", "sparse_share"], help_heading = "Training")]
+    #[arg(long, conflicts_with_all = ["compare", "json", "csv", "plots", "injection", "compression_ratio", "exchange", "sparse_share"], help_heading = "Training")]
     pub train: bool,
+    /// Network that a preset trains [default: Cnn]
+    #[arg(long, value_name = "NAME", requires = "preset", value_parser = laptop::read_model, help_heading = "Training")]
+    pub model: Option<ModelName>,
+    /// Print the job that a preset makes with --train, to keep and to edit, and end
+    #[arg(long, requires = "preset", help_heading = "Training")]
+    pub print_job: bool,
     /// Folder for report and model [default: runs/JOB-TIME]
     #[arg(long, value_name = "DIR", requires = "train", help_heading = "Training")]
     pub out: Option<PathBuf>,
@@ -98,6 +156,18 @@ pub struct Training {
     /// Threads of the training; another number gives other last bits
     #[arg(long, value_name = "N", requires = "train", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256), help_heading = "Training")]
     pub threads: u32,
+}
+
+impl SimulateArgs {
+    /// The size at which a preset is trained.
+    pub fn size(&self) -> Size {
+        Size {
+            model: self.training.model,
+            devices: self.changes.devices.map(|devices| devices as usize),
+            rates: self.changes.rates.clone(),
+            end: end(self.changes.steps, self.changes.epochs),
+        }
+    }
 }
 
 /// Everything that the command line puts in the place of what the job or preset says.

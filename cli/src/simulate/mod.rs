@@ -2,7 +2,9 @@
 //! writes the files.
 
 pub mod args;
+pub mod draft;
 pub mod export;
+pub mod laptop;
 pub mod options;
 pub mod plots;
 pub mod presets;

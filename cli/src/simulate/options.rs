@@ -182,7 +182,8 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-fn one_per_device(rates: &[f64], devices: usize) -> Result<Vec<f64>> {
+/// The rates of the command line: one for all, or one per device.
+pub(super) fn one_per_device(rates: &[f64], devices: usize) -> Result<Vec<f64>> {
     match rates {
         [rate] => Ok(vec![*rate; devices]),
         rates if rates.len() >= devices => Ok(rates.to_vec()),

@@ -3,7 +3,10 @@
 //! The ten entry points of the repository run on 8, 10 or 25 devices; the paper's own set-ups, which no entry point has, are
 //! those under `paper/`. Rates are the lists of the repository where it has one, repeated where there are more devices.
 
-use scadles_api::worker::{Aggregation, BatchBounds, BatchRule, StreamPolicy};
+use scadles_api::{
+    job::{DatasetName, ModelName},
+    worker::{Aggregation, BatchBounds, BatchRule, StreamPolicy},
+};
 use scadles_control::rates::{Shape, draw};
 use scadles_core::rates::{S1, S1_NORMAL, S1_NORMAL_25, S2_NORMAL};
 
@@ -23,14 +26,38 @@ pub struct PaperNetwork {
     pub step_seconds: f64,
     /// Fig. 4b: the part of it that is exchange, on 8 GPUs.
     pub sync_seconds: f64,
+    /// The same network of ours.
+    pub model: ModelName,
+    /// What it is trained on.
+    pub dataset: DatasetName,
+    /// λ.
+    pub weight_decay: f64,
+    /// Epochs after which η falls.
+    pub milestone_epochs: [f64; 3],
 }
 
 /// ResNet-152, trained on CIFAR-10.
-pub const RESNET152: PaperNetwork =
-    PaperNetwork { label: "ResNet-152", parameters: 60_192_808, step_seconds: 1.2, sync_seconds: 1.05 };
+pub const RESNET152: PaperNetwork = PaperNetwork {
+    label: "ResNet-152",
+    parameters: 60_192_808,
+    step_seconds: 1.2,
+    sync_seconds: 1.05,
+    model: ModelName::ResNet152,
+    dataset: DatasetName::Cifar10,
+    weight_decay: 1e-4,
+    milestone_epochs: [75.0, 150.0, 225.0],
+};
 /// VGG-19 with batch norm, trained on CIFAR-100.
-pub const VGG19: PaperNetwork =
-    PaperNetwork { label: "VGG-19", parameters: 143_678_248, step_seconds: 1.6, sync_seconds: 1.45 };
+pub const VGG19: PaperNetwork = PaperNetwork {
+    label: "VGG-19",
+    parameters: 143_678_248,
+    step_seconds: 1.6,
+    sync_seconds: 1.45,
+    model: ModelName::Vgg19,
+    dataset: DatasetName::Cifar100,
+    weight_decay: 5e-4,
+    milestone_epochs: [75.0, 150.0, 200.0],
+};
 
 /// Where a preset's rates come from.
 #[derive(Clone, Copy, Debug, PartialEq)]

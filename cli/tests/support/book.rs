@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{finish_within, target_dir, text, trainer};
+use super::{data_sets, finish_within, target_dir, text, trainer};
 
 /// Longer than all commands of a page take on a busy machine.
 const PAGE: Duration = Duration::from_mins(10);
@@ -69,10 +69,9 @@ impl Reader<'_> {
 
     fn shell(&self, commands: &str) -> Command {
         let path = format!("{}:{}", target_dir().display(), std::env::var("PATH").unwrap());
-        let data = std::env::var_os("SCADLES_DATA").map_or_else(|| root().join(".cache/data"), PathBuf::from);
         let mut shell = Command::new("sh");
         shell.args(["-e", "-x", "-c", commands]).current_dir(self.folder).env("PATH", path);
-        shell.env("SCADLES_TRAINER", trainer()).env("SCADLES_DATA", data);
+        shell.env("SCADLES_TRAINER", trainer()).env("SCADLES_DATA", data_sets());
         shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         shell
     }

@@ -94,6 +94,12 @@ pub fn trainer() -> PathBuf {
     path
 }
 
+/// The data sets of the checkout, CIFAR-10 among them.
+pub fn data_sets() -> PathBuf {
+    std::env::var_os("SCADLES_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/data"), PathBuf::from)
+}
+
 /// `scadles` with a worker's program, output captured.
 pub fn scadles(worker: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scadles"));
