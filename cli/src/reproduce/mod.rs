@@ -7,6 +7,7 @@ pub mod args;
 pub mod buffers;
 pub mod bytes;
 pub mod clock;
+pub mod fair;
 pub mod paper;
 pub mod steps;
 pub mod text;
