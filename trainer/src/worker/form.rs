@@ -76,10 +76,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let mut communicator =
         connect(context, attempt, store, &greeting, left_to_connect(within, began.elapsed()))?;
     let resume = greeting.resume.as_ref();
-    let mut exchange = GradientExchange::new(restored.learner.flat(), attempt.devices.len(), job.compression);
-    if job.training.learning_rate_scaling.reads_gradients() {
-        exchange = exchange.after_compute();
-    }
+    let mut exchange = gradient_exchange(job, &restored.learner, attempt.devices.len());
     if let Some(resume) = resume {
         restored.share(&mut *communicator, resume)?;
         if let GradientExchange::Compressed(exchange) = &mut exchange {
@@ -143,6 +140,11 @@ fn read_greeting(text: &str) -> Result<Greeting, Failure> {
     serde_json::from_str(text).map_err(|error| {
         Failure::new(ExitCode::Internal, format!("rank 0 sent an unreadable greeting: {error}"))
     })
+}
+
+fn gradient_exchange(job: &JobConfig, learner: &Learner<f32>, world_size: usize) -> GradientExchange {
+    let exchange = GradientExchange::new(learner.flat(), world_size, job.compression);
+    if job.training.learning_rate_scaling.reads_gradients() { exchange.after_compute() } else { exchange }
 }
 
 /// Equal parameters would not tell that ranks compute something else with them.

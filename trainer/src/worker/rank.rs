@@ -369,7 +369,7 @@ impl Rank {
         let (weight, bytes_sent) = (plan.aggregation_weights[self.position], exchanged.bytes_sent);
         let local_batch = plan.local_batches[self.position];
         let dense_bytes = self.exchange.compressed().map_or(0, CompressedExchange::dense_bytes);
-        let &Computed { statistics, sample_bytes, compute_seconds, share_seconds } = computed;
+        let &Computed { statistics, sample_bytes, compute_seconds, share_seconds, .. } = computed;
         self.prequential.observe(statistics.samples, statistics.correct);
         let &Spent { wait_seconds, busy_seconds, exchange_seconds } = spent;
         self.last_step = Some(LastStep {

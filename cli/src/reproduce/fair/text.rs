@@ -153,6 +153,7 @@ fn plot(
         y_name: "Top-5".to_owned(),
         y_scale: Scale::Share,
         curves: set.iter().enumerate().map(curve).filter(|curve| !curve.points.is_empty()).collect(),
+        marks: vec![],
     };
     Plot { file, figure }
 }
