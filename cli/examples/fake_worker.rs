@@ -285,6 +285,7 @@ fn idle(config: &WorkerConfig) -> Progress {
         injection: None,
         evaluation: None,
         checkpoint: None,
+        tunings: vec![],
         durable_positions: vec![],
         devices: config.job.devices.iter().map(device).collect(),
         last_words: None,

@@ -135,6 +135,7 @@ mod tests {
             injection: None,
             evaluation: None,
             checkpoint: None,
+            tunings: vec![],
             durable_positions: vec![],
             devices: vec![],
             last_words: None,

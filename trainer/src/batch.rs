@@ -118,14 +118,12 @@ impl<T: Real> BatchAssembler<T> {
     /// Room for batches of up to `max_batch` samples. `transform` has one mean and deviation per channel; a channel
     /// without one is normalised by the first's.
     pub fn new(shape: &SampleShape, transform: &Transform, max_batch: usize) -> Result<Self, BatchError> {
-        let [channels, height, width] = shape.input_shape.map(i64::from);
-        let size = [max_batch as i64, channels, height, width];
-        let (pictures, labels) = (FilledTensor::new(&size)?, FilledTensor::new(&size[..1])?);
+        let (pictures, labels) = memory(shape, max_batch)?;
         let batch = Batch { pictures: pictures.first(0)?, labels: labels.first(0)? };
         let statistics = |values: &[f32], channel: usize, default: f32| {
             f64::from(values.get(channel).or(values.first()).copied().unwrap_or(default))
         };
-        let standards = (0..channels as usize).map(|channel| Standard {
+        let standards = (0..shape.input_shape[0] as usize).map(|channel| Standard {
             mean: statistics(&transform.mean, channel, 0.0),
             std: statistics(&transform.std, channel, 1.0),
         });
@@ -141,6 +139,16 @@ impl<T: Real> BatchAssembler<T> {
             held: vec![None; max_batch],
             batch,
         })
+    }
+
+    /// Sees to room for `max_batch` samples. Where there was less, the batch is gone and one of no samples.
+    pub fn make_room(&mut self, max_batch: usize) -> Result<(), BatchError> {
+        if max_batch <= self.held.len() {
+            return Ok(());
+        }
+        (self.pictures, self.labels) = memory(&self.shape, max_batch)?;
+        self.held = vec![None; max_batch];
+        self.close(0).map(|_| ())
     }
 
     /// Puts `samples` in order into one batch.
@@ -218,6 +226,16 @@ impl<T: Real> BatchAssembler<T> {
     pub fn labels(&self) -> &[i64] {
         &self.labels.as_slice()[..self.batch.len()]
     }
+}
+
+/// Pictures and labels of up to `max_batch` samples.
+fn memory<T: Real>(
+    shape: &SampleShape,
+    max_batch: usize,
+) -> Result<(FilledTensor<T>, FilledTensor<i64>), TchError> {
+    let [channels, height, width] = shape.input_shape.map(i64::from);
+    let size = [max_batch as i64, channels, height, width];
+    Ok((FilledTensor::new(&size)?, FilledTensor::new(&size[..1])?))
 }
 
 /// The memory of a batch, to be filled row by row.

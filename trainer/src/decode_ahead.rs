@@ -187,12 +187,15 @@ impl BatchBuffers {
         self.current.keep(kept as usize).map(|_| ())
     }
 
-    /// Makes samples of other devices the current batch, each as it would look at home in `epoch`.
+    /// Makes `samples` samples of other devices the current batch, each as it would look at home in `epoch`. They may be
+    /// more than any own batch: a job can be tuned to share more than it began with.
     pub fn receive<'a>(
         &mut self,
         received: impl Iterator<Item = (usize, Sample<'a>)>,
+        samples: u64,
         epoch: u64,
     ) -> Result<(), BatchError> {
+        self.current.make_room(samples as usize)?;
         let maker = self.maker;
         let samples = received.map(|(device, sample)| maker.of_device(device as u64).sample(sample, epoch));
         self.current.complete(samples).map(|_| ())

@@ -1,4 +1,5 @@
-//! A worker's HTTP endpoint: `/v1/attempt`, `/v1/progress`, `/v1/stop`, `/v1/checkpoint`, `/metrics`, `/livez`.
+//! A worker's HTTP endpoint: `/v1/attempt`, `/v1/progress`, `/v1/stop`, `/v1/checkpoint`, `/v1/tuning`, `/metrics`,
+//! `/livez`.
 //!
 //! Role: the only way in for a supervisor. The worker pushes nothing; a supervisor polls and repeats its requests until
 //! progress confirms them. Every `/v1` request and the metrics need the job's token. I/O: sockets, on the runtime given.
@@ -20,7 +21,7 @@ use axum::{
     routing::{get, post},
 };
 use scadles_api::{
-    Attempt, CheckpointRef, PROTOCOL_VERSION, Phase, Progress, WorkerConfig, attempt::StopRequest,
+    Attempt, CheckpointRef, PROTOCOL_VERSION, Phase, Progress, Tuning, WorkerConfig, attempt::StopRequest,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 
@@ -34,6 +35,10 @@ pub struct Shared {
     last_contact: Mutex<Instant>,
     stop: Mutex<Option<StopRequest>>,
     checkpoint_wanted: AtomicBool,
+    /// What the job began with: what it has not cannot be tuned.
+    began: Tuning,
+    /// The newest tuning that a supervisor has told.
+    tuning: Mutex<Option<Tuning>>,
     /// Name of the last checkpoint that a supervisor has named or read of.
     told_checkpoint: Mutex<Option<String>>,
     end_was_seen: AtomicBool,
@@ -42,10 +47,10 @@ pub struct Shared {
 impl Shared {
     /// State of a worker that has just started, and the receiver of its one attempt.
     pub fn new(config: &WorkerConfig) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
-        Self::of(&config.device().name, config.token.clone())
+        Self::of(&config.device().name, config.token.clone(), Tuning::of(&config.job))
     }
 
-    fn of(device: &str, token: String) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
+    fn of(device: &str, token: String, began: Tuning) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
         let (sender, receiver) = mpsc::channel(1);
         let shared = Self {
             token,
@@ -54,6 +59,8 @@ impl Shared {
             last_contact: Mutex::new(Instant::now()),
             stop: Mutex::new(None),
             checkpoint_wanted: AtomicBool::new(false),
+            began,
+            tuning: Mutex::new(None),
             told_checkpoint: Mutex::new(None),
             end_was_seen: AtomicBool::new(false),
         };
@@ -63,7 +70,13 @@ impl Shared {
     /// State of a worker of this device for tests.
     #[cfg(test)]
     pub(crate) fn idle(device: &str) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
-        Self::of(device, "secret".to_owned())
+        Self::of(device, "secret".to_owned(), Tuning::default())
+    }
+
+    /// The same of a job that begins with these settings.
+    #[cfg(test)]
+    pub(crate) fn idle_with(began: Tuning) -> (Arc<Self>, mpsc::Receiver<Attempt>) {
+        Self::of("device-0", "secret".to_owned(), began)
     }
 
     /// Changes what `/v1/progress` answers.
@@ -115,6 +128,21 @@ impl Shared {
         self.checkpoint_wanted.store(false, Ordering::Release);
     }
 
+    /// Takes a tuning in, to be agreed on by the ranks; an older one than is known changes nothing.
+    fn tell(&self, tuning: Tuning) -> Result<(), String> {
+        tuning.check(&self.began)?;
+        let mut known = lock(&self.tuning);
+        if known.is_none_or(|known| known.generation < tuning.generation) {
+            *known = Some(tuning);
+        }
+        Ok(())
+    }
+
+    /// The newest tuning that a supervisor has told, if any.
+    pub fn tuning(&self) -> Option<Tuning> {
+        *lock(&self.tuning)
+    }
+
     /// Time since a supervisor last spoke to this worker.
     pub fn silence(&self) -> Duration {
         lock(&self.last_contact).elapsed()
@@ -151,6 +179,7 @@ fn idle(device: &str) -> Progress {
         injection: None,
         evaluation: None,
         checkpoint: None,
+        tunings: Vec::new(),
         durable_positions: Vec::new(),
         devices: Vec::new(),
         last_words: None,
@@ -168,6 +197,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/progress", get(get_progress))
         .route("/v1/stop", post(post_stop))
         .route("/v1/checkpoint", post(post_checkpoint))
+        .route("/v1/tuning", post(post_tuning))
         .route("/metrics", get(get_metrics))
         .layer(middleware::from_fn_with_state(shared.clone(), require_token))
         .route("/livez", get(|| async { "ok" }))
@@ -193,6 +223,9 @@ async fn post_attempt(State(shared): State<Arc<Shared>>, Json(attempt): Json<Att
     let conflict = |message: String| (StatusCode::CONFLICT, message).into_response();
     if attempt.protocol != PROTOCOL_VERSION {
         return conflict(format!("this worker speaks protocol {PROTOCOL_VERSION}, not {}", attempt.protocol));
+    }
+    if let Err(problem) = shared.tell(attempt.tuning) {
+        return (StatusCode::UNPROCESSABLE_ENTITY, problem).into_response();
     }
     let running = lock(&shared.progress).attempt;
     if running != 0 && running != attempt.number {
@@ -234,6 +267,14 @@ async fn post_stop(State(shared): State<Arc<Shared>>, Json(request): Json<StopRe
 async fn post_checkpoint(State(shared): State<Arc<Shared>>) -> StatusCode {
     shared.checkpoint_wanted.store(true, Ordering::Release);
     StatusCode::ACCEPTED
+}
+
+/// Settings for all ranks from the next step on that they agree on; `/v1/progress` says which it was.
+async fn post_tuning(State(shared): State<Arc<Shared>>, Json(tuning): Json<Tuning>) -> Response {
+    match shared.tell(tuning) {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(problem) => (StatusCode::UNPROCESSABLE_ENTITY, problem).into_response(),
+    }
 }
 
 async fn get_metrics(State(shared): State<Arc<Shared>>) -> Response {

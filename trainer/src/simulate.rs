@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use scadles_api::{
-    BufferState, DeviceProgress, ExitCode, LastWords, Ledger, Phase, Progress,
+    BufferState, DeviceProgress, ExitCode, LastWords, Ledger, Phase, Progress, Tuning,
     progress::{Evaluation, InjectionProgress, VirtualRun},
     worker::{DeviceConfig, JobConfig},
 };
@@ -149,7 +149,7 @@ impl<'a> Run<'a> {
             group,
             clock: Simulation::new(clock.settings, &clock.devices),
             records: records::open(job)?,
-            state: GlobalState::default(),
+            state: GlobalState { tuning: Tuning::of(job), ..GlobalState::default() },
             link: LinkCost {
                 latency_seconds: network.latency_seconds,
                 seconds_per_byte: network.bytes_per_second.recip(),
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
             stop_requested: None,
             stop_unsaved: true,
             checkpoint_requested: false,
-            tuning_generation: 0,
+            tuning: None,
             parameter_hash: None,
             compression: self.job.compression.map(|_| known),
             gradient,
@@ -324,6 +324,7 @@ impl<'a> Run<'a> {
             micro_batch: training.micro_batch,
             devices: DeviceStep::of_plan(plan, &ranges, &topics),
             compression: self.job.compression.map(|_| plan.compression),
+            tuning: None,
             parameter_hash: None,
         }
     }
@@ -503,6 +504,7 @@ impl<'a> Run<'a> {
             }),
             evaluation: self.accuracy.last().cloned(),
             checkpoint: None,
+            tunings: Vec::new(),
             durable_positions: Vec::new(),
             devices: devices.map(device).collect(),
             last_words: Some(words),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use scadles_api::{Attempt, ExitCode, LastWords, Progress, attempt::StopRequest};
+use scadles_api::{Attempt, ExitCode, LastWords, Progress, Tuning, attempt::StopRequest};
 use scadles_control::decide::{ProcessState, WorkerObservation};
 use scadles_worker_client::{ClientError, WorkerClient};
 
@@ -88,6 +88,13 @@ impl Crew {
         let Some(listening) = slot.worker.as_ref().and_then(Worker::listening) else { return };
         let request = StopRequest { checkpoint };
         note(&slot.device, "request a stop", self.client.post_stop(&listening.endpoint, request));
+    }
+
+    /// Tells a rank the settings that the group is to agree on.
+    pub fn tune(&self, rank: usize, tuning: &Tuning) {
+        let Some(slot) = self.slots.get(rank) else { return };
+        let Some(listening) = slot.worker.as_ref().and_then(Worker::listening) else { return };
+        note(&slot.device, "post a tuning", self.client.post_tuning(&listening.endpoint, tuning));
     }
 
     /// Asks rank 0 for a checkpoint beside those of the job.

@@ -282,6 +282,7 @@ impl LocalBody {
                 Action::StartWorker { .. } | Action::PostAttempt { .. } if !stored => {}
                 Action::StartWorker { rank, attempt } => self.crew.start(rank, attempt, &self.folder, now),
                 Action::PostAttempt { rank, attempt } => self.crew.post(rank, &attempt),
+                Action::PostTuning { rank, tuning } => self.crew.tune(rank, &tuning),
                 Action::RequestStop { rank, checkpoint } => self.crew.request_stop(rank, checkpoint),
                 Action::KillWorker { rank, reason } => {
                     tracing::info!(rank, reason, "kill");

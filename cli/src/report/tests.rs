@@ -79,6 +79,7 @@ pub(crate) fn report() -> RunReport {
         compression: Some(COMPRESSION),
         evaluation: None,
         checkpoint: None,
+        tunings: vec![],
         durable_positions: vec![],
         devices: vec![device("a", 4000, 200), device("b", 1000, 20)],
         last_words: None,

@@ -47,6 +47,7 @@ pub(crate) fn progress() -> Progress {
             per_class: vec![],
         }),
         checkpoint: None,
+        tunings: vec![],
         durable_positions: vec![],
         devices: vec![device("device-0", 199.8, 50, 0.806, 1112), device("device-1", 47.9, 12, 0.194, 31)],
         last_words: None,

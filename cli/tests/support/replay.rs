@@ -129,6 +129,7 @@ impl Replay {
                 step: self.step / 10 * 10,
                 restart_streams: false,
             }),
+            tunings: vec![],
             durable_positions: vec![],
             devices: (0..self.run.devices).map(|device| self.device(device)).collect(),
             last_words: None,

@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Tuning;
+
 /// Body of `POST /v1/attempt`: everything a worker needs to join one life of the group. Repeated by the supervisor until
 /// `/v1/progress` shows the number; a worker that already runs it answers 200 and changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     /// [`crate::PROTOCOL_VERSION`].
@@ -19,7 +21,7 @@ pub struct Attempt {
     pub hub: String,
     /// Checkpoint to load; `None` only for an attempt that starts from nothing and writes checkpoint 0.
     pub checkpoint: Option<CheckpointRef>,
-    /// Live settings.
+    /// Settings that have changed since the job began, or none.
     pub tuning: Tuning,
 }
 
@@ -37,14 +39,6 @@ pub struct CheckpointRef {
     /// The records of the streams are gone (an embedded broker died with its runner): keep the model, start the streams
     /// anew from where they begin now.
     pub restart_streams: bool,
-}
-
-/// Settings that may change within an attempt. None can be changed yet: the generation alone travels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Tuning {
-    /// Generation of the job that these settings come from.
-    pub generation: u64,
 }
 
 /// Body of `POST /v1/stop`: stop all ranks at one agreed step.

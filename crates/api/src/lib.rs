@@ -16,16 +16,18 @@ pub mod progress;
 pub mod report;
 pub mod samples;
 pub mod status;
+pub mod tuning;
 pub mod units;
 pub mod worker;
 pub mod yaml;
 
-pub use attempt::{Attempt, CheckpointRef, Tuning};
+pub use attempt::{Attempt, CheckpointRef};
 pub use exit::ExitCode;
 pub use job::{ScadlesJob, ScadlesJobSpec};
 pub use ledger::{Ledger, PartitionPosition};
 pub use progress::{BufferState, DeviceProgress, LastWords, Phase, Progress};
 pub use status::ScadlesJobStatus;
+pub use tuning::{Tuned, Tuning};
 pub use units::ByteSize;
 pub use worker::WorkerConfig;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CheckpointRef, ExitCode, Ledger, PartitionPosition, job::InjectionMode};
+use crate::{CheckpointRef, ExitCode, Ledger, PartitionPosition, Tuned, job::InjectionMode};
 
 /// Where a worker stands within an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +74,10 @@ pub struct Progress {
     /// Shared samples so far, in jobs that have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injection: Option<InjectionProgress>,
+    /// Settings of compression and injection along the surviving history, in jobs that have one of them: those that the
+    /// job began with, then those that it was tuned to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunings: Vec<Tuned>,
     /// Latest evaluation, if any.
     pub evaluation: Option<Evaluation>,
     /// Last durable checkpoint.

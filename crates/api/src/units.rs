@@ -4,6 +4,11 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// Whether a number is above 0 and at most 1: what is allowed of shares that may not be nothing.
+pub fn is_positive_share(value: f64) -> bool {
+    value > 0.0 && value <= 1.0
+}
+
 /// A number of bytes, written as Kubernetes quantities are: `64Mi`, `512Ki`, `2G`, `1048576`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);

@@ -18,6 +18,7 @@
 mod cause;
 pub mod history;
 mod situation;
+mod tuning;
 mod types;
 
 use scadles_api::worker::JobConfig;
@@ -162,6 +163,7 @@ impl Situation<'_> {
             let verdict = Verdict::silent(self.job, seconds);
             return self.end_attempt(&verdict);
         }
+        self.tune();
         match self.next.first_step_at {
             None => format!("attempt {}: before its first step", self.next.attempt),
             Some(_) => format!("attempt {} trains: step {}", self.next.attempt, self.next.last_step),

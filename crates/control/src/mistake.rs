@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use scadles_api::units::is_positive_share;
+
 /// One thing that is wrong with a job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
@@ -149,7 +151,7 @@ impl Allowed {
                 Self::NotNegative(most) => (0.0..=most).contains(&value),
                 Self::ShareBelowOne => (0.0..1.0).contains(&value),
                 Self::Share => (0.0..=1.0).contains(&value),
-                Self::PositiveShare => value > 0.0 && value <= 1.0,
+                Self::PositiveShare => is_positive_share(value),
             }
     }
 

@@ -7,8 +7,10 @@
 //! All ranks stop at the same step and for the same reason; Σb = 0 moves no counter; [`GlobalState`] advances only by
 //! [`StepAgreement::next`], and only when the step has been applied.
 
-use scadles_api::ExitCode;
+use std::borrow::Cow;
+
 pub use scadles_api::worker::Completion;
+use scadles_api::{ExitCode, Tuning};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{BatchRule, SHORTEST_WINDOW_SECONDS};
@@ -26,8 +28,8 @@ use crate::weights::{Aggregation, Share, compute_weights};
 /// T changes only when the ranks' busy time has left this band around it.
 pub const WINDOW_DEAD_BAND: f64 = 0.05;
 
-/// What is agreed by the job, constant over an attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What is agreed by the job. Constant over an attempt, but for what follows from the tuning.
+#[derive(Debug, Clone, PartialEq)]
 pub struct AgreeSettings {
     /// n, ranks in the attempt.
     pub world_size: usize,
@@ -41,12 +43,30 @@ pub struct AgreeSettings {
     pub compression: Option<CompressionRule>,
     /// How devices share samples, if they do.
     pub injection: Option<InjectionRule>,
+    /// What these two follow from.
+    pub tuning: Tuning,
     /// When the job is complete.
     pub completion: Completion,
     /// A checkpoint follows every so many steps; 0: only when asked for.
     pub checkpoint_every_steps: u64,
     /// An evaluation follows every so many steps; 0: only at the end.
     pub evaluate_every_steps: u64,
+}
+
+impl AgreeSettings {
+    /// The settings of the same job with another tuning.
+    #[must_use]
+    pub fn tuned(&self, tuning: &Tuning) -> Self {
+        let compression = self.compression.as_ref();
+        let injection = self.injection.as_ref();
+        Self {
+            compression: compression
+                .map(|rule| tuning.compression.map_or(rule.clone(), |it| rule.tuned(&it))),
+            injection: injection.map(|rule| tuning.injection.map_or(rule.clone(), |it| rule.tuned(&it))),
+            tuning: *tuning,
+            ..self.clone()
+        }
+    }
 }
 
 /// What all ranks have in common between two steps.
@@ -58,8 +78,8 @@ pub struct GlobalState {
     pub samples: u64,
     /// T of `LineRate`, in seconds; 0 before the first agreement.
     pub window_seconds: f64,
-    /// The tuning all ranks run on.
-    pub tuning_generation: u64,
+    /// The tuning that held for the last step, and holds until another one is agreed on.
+    pub tuning: Tuning,
     /// What the ranks know about compression.
     pub compression: CompressionState,
     /// What the ranks know about the learning rate.
@@ -126,8 +146,8 @@ pub struct StepReport {
     pub stop_unsaved: bool,
     /// This rank wants a checkpoint.
     pub checkpoint_requested: bool,
-    /// The newest tuning this rank has received.
-    pub tuning_generation: u64,
+    /// The newest tuning that this rank was told of, if any.
+    pub tuning: Option<Tuning>,
     /// Hash of the parameters after `step` steps, when it was time to compute it.
     pub parameter_hash: Option<u64>,
     /// What this rank knows of compression after `step` steps, in jobs that have it.
@@ -153,6 +173,10 @@ pub struct StepAgreement {
 
 /// The decision of one round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per round, and nearly all are steps: a box would save nothing"
+)]
 pub enum Action {
     /// Train one step.
     Step(StepPlan),
@@ -182,6 +206,8 @@ pub struct StepPlan {
     pub global_batch: u64,
     /// η_t; follows Σ of the trained batches, copies counted.
     pub scaled_learning_rate: f64,
+    /// Settings that hold for this step on all ranks: the decisions below were made by them.
+    pub tuning: Tuning,
     /// How the gradients travel.
     pub compression: CompressionDecision,
     /// Samples that travel before the ranks compute.
@@ -284,8 +310,11 @@ pub fn agree(
     if !complete || global_batch == 0 || reports.iter().any(|report| !report.ready) {
         return Ok(answer(Action::Wait, settled));
     }
-    let (decision, compression) = decide_compression(settings, state, &reports);
-    let plan = plan_step(settings, state, &reports, global_batch);
+    let tuning = newest_tuning(state, &reports);
+    let tuned =
+        if settings.tuning == tuning { Cow::Borrowed(settings) } else { Cow::Owned(settings.tuned(&tuning)) };
+    let (decision, compression) = decide_compression(&tuned, state, &reports);
+    let plan = plan_step(&tuned, state, &reports, global_batch);
     let batch = ScaledBatch::of(&plan.trained_batches, &plan.aggregation_weights, global_batch);
     let known = observed_learning_rate(state, &reports);
     let (scaled_learning_rate, learning_rate) = settings.learning_rate.scale(known, state.samples, &batch);
@@ -294,7 +323,7 @@ pub fn agree(
         step: state.step + 1,
         samples: state.samples + global_batch,
         window_seconds,
-        tuning_generation: agreed_tuning(state, &reports),
+        tuning,
         compression,
         learning_rate,
     };
@@ -403,6 +432,7 @@ fn plan_step(
         loss_scales: weights.loss_scales,
         global_batch,
         scaled_learning_rate: 0.0,
+        tuning: settings.tuning,
         compression: CompressionDecision::Dense,
         injection,
         checkpoint: due(settings.checkpoint_every_steps)
@@ -470,10 +500,12 @@ fn least_step_seconds(settings: &AgreeSettings, reports: &[&StepReport]) -> f64 
     }
 }
 
-/// The newest tuning that every rank has; never an older one than before.
-fn agreed_tuning(state: &GlobalState, reports: &[&StepReport]) -> u64 {
-    let common = reports.iter().map(|report| report.tuning_generation).min();
-    common.unwrap_or(0).max(state.tuning_generation)
+/// The newest tuning that any rank was told of, if it is newer than the one that holds: all ranks get it with the plan.
+fn newest_tuning(state: &GlobalState, reports: &[&StepReport]) -> Tuning {
+    let told = reports.iter().filter_map(|report| report.tuning);
+    let newest = told.max_by_key(|tuning| tuning.generation);
+    let newer = newest.filter(|tuning| tuning.generation > state.tuning.generation);
+    newer.map_or(state.tuning, |tuning| tuning.after(&state.tuning))
 }
 
 fn summed_evaluation(settings: &AgreeSettings, reports: &[&StepReport]) -> Option<EvaluationCounts> {

@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 pub use scadles_api::job::{DonorChoice, InjectionMode, ReplicateBatch};
-use scadles_api::worker::InjectionConfig;
+use scadles_api::{tuning::InjectionTuning, worker::InjectionConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::partition_queue::BatchRange;
@@ -42,7 +42,7 @@ pub fn own_batch(batch: ReplicateBatch, donors: usize, shared_fraction: f64, loc
     }
 }
 
-/// How the devices of a job share samples, constant over an attempt.
+/// How the devices of a job share samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InjectionRule {
     /// What becomes of a shared sample.
@@ -175,6 +175,13 @@ impl InjectionRule {
             most_sent: config.budget_bytes_per_step.map(|bytes| bytes / record_bytes.max(1)),
             seed,
         }
+    }
+
+    /// The rule of the same job with another α and β.
+    #[must_use]
+    pub fn tuned(&self, tuning: &InjectionTuning) -> Self {
+        let InjectionTuning { donor_fraction, shared_fraction } = *tuning;
+        Self { donor_fraction, shared_fraction, ..self.clone() }
     }
 
     /// Donors of a step: ⌈α·n⌉, or as many as may share.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use scadles_api::{Attempt, Progress, attempt::StopRequest};
+use scadles_api::{Attempt, Progress, Tuning, attempt::StopRequest};
 use serde::Serialize;
 
 /// A worker answers in milliseconds; one that does not is silent, and `decide` is told its age.
@@ -69,6 +69,11 @@ impl WorkerClient {
     /// `POST /v1/stop`.
     pub fn post_stop(&self, endpoint: &str, request: StopRequest) -> Result<(), ClientError> {
         self.post(endpoint, "stop", &request)
+    }
+
+    /// `POST /v1/tuning`.
+    pub fn post_tuning(&self, endpoint: &str, tuning: &Tuning) -> Result<(), ClientError> {
+        self.post(endpoint, "tuning", tuning)
     }
 
     /// `POST /v1/checkpoint`.

@@ -63,6 +63,13 @@ pub async fn carry_out(
                 })
                 .await;
             }
+            Action::PostTuning { rank, tuning } => {
+                let tuning = *tuning;
+                call(prepared, seen, *rank, context, move |client, endpoint| {
+                    client.post_tuning(endpoint, &tuning)
+                })
+                .await;
+            }
             Action::Finish(_) => {}
         }
     }

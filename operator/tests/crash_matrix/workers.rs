@@ -221,6 +221,7 @@ impl Worker {
             injection: None,
             evaluation: None,
             checkpoint: self.checkpoint(),
+            tunings: Vec::new(),
             durable_positions: Vec::new(),
             devices: rows.into_iter().flatten().map(row).collect(),
             last_words: None,

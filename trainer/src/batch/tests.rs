@@ -151,3 +151,20 @@ fn an_impossible_sample_or_batch_is_an_error_and_not_a_wrong_picture() {
     assert!(matches!(assembler.assemble([short]), Err(BatchError::Rejected(_))));
     assert_eq!(assembler.assemble([sample(2); 2]).unwrap().len(), 2);
 }
+
+#[test]
+fn room_for_more_samples_is_made_when_it_is_needed_and_only_then() {
+    let (shape, transform) = (shape([3, 6, 5]), transform(0));
+    let payloads: Vec<Vec<u8>> = (0..5).map(|label| record(&shape, label)).collect();
+    let samples =
+        |count: usize| payloads[..count].iter().map(|payload| SampleRef::plain(payload, &transform));
+    let mut assembler = BatchAssembler::<f32>::new(&shape, &transform, 3).unwrap();
+    assembler.assemble(samples(3)).unwrap();
+    assembler.make_room(3).unwrap();
+    assert_eq!(assembler.labels(), [0, 1, 2], "there is room: the batch stays");
+    assert!(matches!(assembler.assemble(samples(5)), Err(BatchError::TooLarge { max_batch: 3 })));
+    assembler.make_room(5).unwrap();
+    assert!(assembler.batch().is_empty());
+    assembler.assemble(samples(5)).unwrap();
+    assert_eq!(assembler.labels(), [0, 1, 2, 3, 4]);
+}

@@ -1,7 +1,7 @@
 //! What a checkpoint says about itself. Plain data.
 
 use scadles_api::progress::Evaluation;
-use scadles_api::{CheckpointRef, names};
+use scadles_api::{CheckpointRef, Tuned, names};
 use scadles_core::compress::{compressor::CompressorState, gate::CompressionState};
 use scadles_core::learning_rate::LearningRateState;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub struct Manifest {
     /// What the ranks know about the learning rate.
     #[serde(default)]
     pub learning_rate: LearningRateState,
+    /// Settings so far, as [`scadles_api::Progress::tunings`] lists them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunings: Vec<Tuned>,
     /// Hash of the parameters, hexadecimal: checked after loading.
     pub parameter_hash: String,
     /// Name of the journal segment that continues from here.

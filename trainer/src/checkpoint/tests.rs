@@ -27,6 +27,7 @@ pub(crate) fn snapshot(attempt: u32, step: u64) -> Snapshot {
         epoch: 0.1 + 0.2,
         learner_seed: u64::MAX,
         window_seconds: 0.25 + f64::EPSILON,
+        tunings: Vec::new(),
         train_seconds: 1.0 / 3.0,
         compression: CompressionState {
             sparse_steps: [3, 0, 0],

@@ -1,5 +1,5 @@
 use axum::body::{Body, to_bytes};
-use scadles_api::{Tuning, progress::DeviceProgress};
+use scadles_api::{progress::DeviceProgress, tuning::CompressionTuning};
 use tower::ServiceExt;
 
 use super::*;
@@ -82,6 +82,7 @@ async fn nobody_gets_in_without_the_token() {
         ("POST", "/v1/attempt"),
         ("POST", "/v1/stop"),
         ("POST", "/v1/checkpoint"),
+        ("POST", "/v1/tuning"),
         ("GET", "/metrics"),
     ] {
         for token in ["", "guess", "secre", "secrets"] {
@@ -89,7 +90,7 @@ async fn nobody_gets_in_without_the_token() {
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{method} {path} {token}");
         }
     }
-    assert_eq!(shared.stop_request(), None);
+    assert_eq!((shared.stop_request(), shared.tuning()), (None, None));
 }
 
 #[tokio::test]
@@ -149,4 +150,37 @@ async fn a_request_for_a_checkpoint_stands_until_one_is_agreed() {
     assert!(shared.checkpoint_wanted());
     shared.checkpoint_agreed();
     assert!(!shared.checkpoint_wanted());
+}
+
+fn compressed(generation: u64, ratio: f64) -> Tuning {
+    let compression = Some(CompressionTuning { ratio, is_free: false, delta: Some(0.3) });
+    Tuning { generation, compression, injection: None }
+}
+
+#[tokio::test]
+async fn the_newest_tuning_is_kept_and_an_impossible_one_refused_in_words() {
+    let (shared, mut attempts) = Shared::idle_with(compressed(0, 0.1));
+    let tune = async |shared: &Arc<Shared>, tuning: &Tuning| {
+        call(shared, "POST", "/v1/tuning", "secret", serde_json::to_string(tuning).unwrap()).await
+    };
+    for (told, known) in [(2, 2), (1, 2), (2, 2), (3, 3)] {
+        assert_eq!(tune(&shared, &compressed(told, 0.05)).await.0, StatusCode::ACCEPTED);
+        assert_eq!(shared.tuning().unwrap().generation, known);
+    }
+    let (status, words) = tune(&shared, &compressed(4, 1.5)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(words, "ratio = 1.5: allowed is a number above 0, at most 1");
+    let (status, _) = call(&shared, "POST", "/v1/tuning", "secret", "{\"generation\": -1}".to_owned()).await;
+    assert!(status.is_client_error(), "{status}");
+    assert_eq!(shared.tuning(), Some(compressed(3, 0.05)));
+    let impossible = Attempt { tuning: compressed(4, 0.0), ..attempt(1) };
+    let (status, _) =
+        call(&shared, "POST", "/v1/attempt", "secret", serde_json::to_string(&impossible).unwrap()).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(attempts.try_recv().is_err());
+    let (other, _attempts) = Shared::idle_with(Tuning::default());
+    let (status, words) = tune(&other, &compressed(1, 0.1)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(words.contains("the job began without it"), "{words}");
+    assert_eq!(other.tuning(), None);
 }

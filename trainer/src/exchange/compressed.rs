@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use scadles_api::{progress::CompressionProgress, worker::CompressionConfig};
+use scadles_api::{progress::CompressionProgress, tuning::CompressionTuning, worker::CompressionConfig};
 use scadles_core::{
     compress::{
         compressor::Compressor,
@@ -53,8 +53,10 @@ pub fn rule(flat: &FlatParameters, world_size: usize, config: &CompressionConfig
 
 /// What progress shows of `known`.
 pub(crate) fn progress(config: &CompressionConfig, known: &CompressionState) -> CompressionProgress {
+    // Before the first sparse step, the ratio that is tried first.
+    let first = ratios(config.ratio, config.is_free).first().copied();
     CompressionProgress {
-        ratio: known.mean_ratio(&ratios(config.ratio, config.is_free)),
+        ratio: known.mean_ratio().or(first).unwrap_or(1.0),
         sparse_steps: known.all_sparse_steps(),
         half_steps: known.half_steps,
         vetoed_steps: known.vetoed_steps,
@@ -144,6 +146,11 @@ impl CompressedExchange {
     /// The same, to be restored.
     pub fn compressor_mut(&mut self) -> &mut Compressor {
         &mut self.compressor
+    }
+
+    /// From now on selects as this says. What was kept back stays, and what was measured.
+    pub fn tune(&mut self, tuning: &CompressionTuning) {
+        self.compressor.tune(&ratios(tuning.ratio, tuning.is_free));
     }
 
     /// What this rank tells the others after a step.

@@ -1,5 +1,6 @@
 //! Lines of the journal. Plain data.
 
+use scadles_api::Tuning;
 use scadles_core::agree::StepPlan;
 use scadles_core::compress::gate::CompressionDecision;
 use scadles_core::device_stream::BatchRange;
@@ -55,6 +56,9 @@ pub struct StepRecord {
     /// How the gradients travelled, in jobs with compression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionDecision>,
+    /// Settings that held for the step, in jobs with compression or injection: a job may be tuned while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuning>,
     /// Hash of the parameters after the step, hexadecimal, where it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameter_hash: Option<String>,

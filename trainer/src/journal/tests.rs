@@ -40,6 +40,7 @@ fn record(attempt: u32, step: u64) -> StepRecord {
         micro_batch: 64,
         devices: vec![device(vec![RecordRange(0, first, 2), RecordRange(1, first, 3)]), device(Vec::new())],
         compression: None,
+        tuning: None,
         parameter_hash: None,
     }
 }

@@ -71,7 +71,8 @@ pub fn journal_dir(run_dir: &Path) -> PathBuf {
 }
 
 /// Hash of the settings that a step's bits follow from and that its record does not hold, hexadecimal: FNV-1a of their
-/// JSON. Whatever else a resumed run may change (rates, batches, deadlines, places), a replay follows from the records.
+/// JSON. Whatever else may change (rates, batches, deadlines, places, compression, injection), a replay follows from the
+/// records.
 /// No protection against intent.
 pub fn config_hash(job: &JobConfig) -> String {
     let training = &job.training;
@@ -83,11 +84,7 @@ pub fn config_hash(job: &JobConfig) -> String {
     // The file of a network may lie elsewhere by now; that it is the same is checked where tensors are read.
     let settings = (job.model.without_file(), &job.stream.transform, optimizer, producer, places);
     // Plain data serialises; a failure would only make the hash that of nothing.
-    let mut text = serde_json::to_vec(&settings).unwrap_or_default();
-    if let Some(compression) = &job.compression {
-        // Appended, so that the hashes of jobs without it stay what they were.
-        text.extend(serde_json::to_vec(compression).unwrap_or_default());
-    }
+    let text = serde_json::to_vec(&settings).unwrap_or_default();
     let hash = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

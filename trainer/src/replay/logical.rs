@@ -2,7 +2,7 @@
 
 use scadles_api::worker::JobConfig;
 use scadles_core::augment::{SampleIdentity, augmentation};
-use scadles_core::compress::{self, compressor::Compressor, exchange::LogicalStep};
+use scadles_core::compress::{self, compressor::Compressor, exchange::LogicalStep, gate::ratios};
 use scadles_core::learning_rate::energy;
 
 use super::ReplayError;
@@ -99,6 +99,10 @@ impl LogicalGroup {
         if let Some(rank) = senders.find(|rank| *rank >= known) {
             let reason = format!("it has samples of rank {rank}, the group {known} ranks");
             return Err(ReplayError::Records { step: record.step, reason });
+        }
+        if let Some(tuned) = record.tuning.and_then(|tuning| tuning.compression) {
+            let ratios = ratios(tuned.ratio, tuned.is_free);
+            self.compressors.iter_mut().for_each(|compressor| compressor.tune(&ratios));
         }
         let mut outcome = LogicalOutcome::default();
         for (rank, device) in record.devices.iter().enumerate() {

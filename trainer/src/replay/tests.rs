@@ -10,7 +10,7 @@ use scadles_api::worker::{
     DeviceConfig, EnergyOf, ImageFit, KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule,
     ProducerConfig, RecordFormat, StartFrom, StreamConfig, StreamEnd, TrainingConfig, Transform,
 };
-use scadles_api::{PROTOCOL_VERSION, names};
+use scadles_api::{PROTOCOL_VERSION, Tuning, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::compress::exchange::SparseExchange;
 use scadles_core::compress::gate::{CompressionDecision, CompressionState, SparseChoice};
@@ -143,6 +143,7 @@ fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
         micro_batch: 3,
         devices: batches.iter().map(device).collect(),
         compression: None,
+        tuning: None,
         parameter_hash: None,
     }
 }
@@ -234,6 +235,7 @@ impl Live {
             train_seconds: 1.0,
             compression: CompressionState::default(),
             learning_rate: LearningRateState::default(),
+            tunings: Vec::new(),
             parameter_hash: hash_text(self.learner.parameter_hash().unwrap()),
             journal_segment: names::checkpoint(attempt, step),
             devices: self.job.devices.iter().map(device).collect(),
@@ -374,6 +376,33 @@ fn a_replay_of_a_compressed_run_gives_its_bits_from_checkpoint_0_and_from_a_resi
         assert!(result.equal, "{world_size}: {result:?}");
         assert_eq!(result.from_checkpoint, "0001-00000004");
     }
+}
+
+#[test]
+fn a_replay_of_a_run_that_was_tuned_selects_as_the_run_did_whatever_the_job_says() {
+    let compression =
+        CompressionConfig { ratio: 0.02, is_free: true, delta: Some(0.3), energy_of: EnergyOf::Compensated };
+    let (folder, mut job) = run_with(2, Some(compression));
+    let tuning = Tuning::of(&job);
+    // As if the job began with another ratio and was tuned to this one.
+    job.compression = Some(CompressionConfig { ratio: 0.05, ..compression });
+    std::fs::write(folder.path().join("job.json"), serde_json::to_vec(&job).unwrap()).unwrap();
+    let untold = replay(folder.path(), &ReplayOptions::default()).unwrap();
+    assert!(!untold.equal, "the ratio makes no difference");
+    for segment in std::fs::read_dir(journal_dir(folder.path())).unwrap() {
+        let path = segment.unwrap().path();
+        let told = format!("\"tuning\":{},\"compression\":", serde_json::to_string(&tuning).unwrap());
+        let text = std::fs::read_to_string(&path).unwrap().replace("\"compression\":", &told);
+        std::fs::write(&path, text).unwrap();
+    }
+    std::fs::File::options()
+        .append(true)
+        .open(folder.path().join("model.safetensors"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::now() + Duration::from_secs(5))
+        .unwrap();
+    let again = replay(folder.path(), &ReplayOptions::default()).unwrap();
+    assert!(again.equal, "{again:?}");
 }
 
 #[test]

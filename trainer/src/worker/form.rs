@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::{Attempt, ExitCode, Phase, names, worker::JobConfig};
+use scadles_api::{Attempt, ExitCode, Phase, Tuning, names, worker::JobConfig};
 use scadles_core::{
     agree::AgreeSettings, batch::BatchClock, buffer_state::BufferStateTracker, evaluate::PrequentialAccuracy,
     inject::InjectionRule, learning_rate::LearningRatePlan,
@@ -20,7 +20,7 @@ use super::{
     leader::Leader,
     phase_times::PhaseTimes,
     rank::Rank,
-    restore::{Restored, ResumePoint, start_state, stream_start, totals},
+    restore::{Restored, ResumePoint, start_state, start_tuning, stream_start, totals},
     round::{Chair, RankReport, Verdict},
     watchdog::Watchdog,
 };
@@ -47,6 +47,8 @@ struct Greeting {
     /// Place of the store at which the collectives' engine meets.
     store_host: String,
     store_port: u16,
+    /// Settings that the group goes on with.
+    tuning: Tuning,
     /// SHA-256 of the file of rank 0's network, if it is not built in.
     model_file: Option<String>,
     /// Where the member goes on, if the attempt continues a checkpoint.
@@ -76,6 +78,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let mut communicator =
         connect(context, attempt, store, &greeting, left_to_connect(within, began.elapsed()))?;
     let resume = greeting.resume.as_ref();
+    let job = &greeting.tuning.applied_to(job);
     let mut exchange = gradient_exchange(job, &restored.learner, attempt.devices.len());
     if let Some(resume) = resume {
         restored.share(&mut *communicator, resume)?;
@@ -116,7 +119,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         member,
         watchdog,
         leader,
-        state: start_state(resume),
+        state: start_state(resume, greeting.tuning),
         times: PhaseTimes::from_environment(&context.config.device().name, attempt.rank),
         round: 0,
         began: Instant::now(),
@@ -191,11 +194,13 @@ fn open_hub(
     let (config, job) = (&context.config, &context.config.job);
     let store = TcpStore::serve(&config.host, 0, attempt.devices.len(), within)?;
     let points = restored.resume_points(job, attempt)?;
-    let state = start_state(points.first().and_then(Option::as_ref));
+    let tuning = start_tuning(job, attempt, restored.manifest.as_ref());
+    let state = start_state(points.first().and_then(Option::as_ref), tuning);
     let greeting = |resume| {
         let greeting = Greeting {
             store_host: config.host.clone(),
             store_port: store.port(),
+            tuning,
             model_file: restored.learner.model_file().map(str::to_owned),
             resume,
         };
@@ -211,8 +216,8 @@ fn open_hub(
         greetings: points.into_iter().map(greeting).collect::<Result<_, _>>()?,
     };
     let (sender, rounds) = channel();
-    let mut chair =
-        Chair::new(agree_settings(job, &restored.learner), state, sender, Arc::clone(&context.shared));
+    let agreed = agree_settings(job, &restored.learner).tuned(&tuning);
+    let mut chair = Chair::new(agreed, state, sender, Arc::clone(&context.shared));
     serve_hub(&context.runtime, listener, settings, move |reports| chair.rule(reports));
     Ok((Some(store), Some(rounds)))
 }
@@ -227,6 +232,7 @@ pub(crate) fn agree_settings(job: &JobConfig, learner: &Learner<f32>) -> AgreeSe
         learning_rate: LearningRatePlan::of(&job.training, job.devices.len()),
         compression: job.compression.map(|compression| rule(learner.flat(), world_size, &compression)),
         injection: injection_rule(job),
+        tuning: Tuning::of(job),
         completion: job.completion,
         checkpoint_every_steps: job.checkpoint.every_steps,
         evaluate_every_steps: job.evaluation.as_ref().map_or(0, |evaluation| evaluation.every_steps),

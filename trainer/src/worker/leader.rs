@@ -6,7 +6,7 @@ use std::{
 };
 
 use scadles_api::{
-    Attempt, CheckpointRef, ExitCode, PartitionPosition,
+    Attempt, CheckpointRef, ExitCode, PartitionPosition, Tuned,
     progress::{Evaluation, InjectionProgress},
     worker::JobConfig,
 };
@@ -21,7 +21,10 @@ use scadles_core::{
     ewma::Ewma,
 };
 
-use super::{Context, Failure, form::base_checkpoint, hash_text, rank::Agreed, round::RankReport};
+use super::{
+    Context, Failure, form::base_checkpoint, hash_text, rank::Agreed, restore::start_tuning,
+    round::RankReport,
+};
 use crate::{
     checkpoint::{CheckpointStore, CheckpointWriter, DeviceState, Manifest, Snapshot},
     endpoint::Shared,
@@ -62,6 +65,8 @@ pub(super) struct Leader {
     submitted: Option<u64>,
     durable: Option<CheckpointRef>,
     evaluations: Vec<Evaluation>,
+    /// Settings that can be tuned, from which step on they held; empty in jobs without any.
+    tunings: Vec<Tuned>,
     /// The agreement after whose step a checkpoint is due; checkpoint 0 before the first step.
     checkpoint_due: bool,
     /// Training time of earlier attempts, as far as it survived.
@@ -114,6 +119,8 @@ impl Leader {
         let store = CheckpointStore::of(&job.checkpoint)?;
         let keep = job.checkpoint.keep as usize;
         let writer = CheckpointWriter::start(store, mirror.clone(), keep, in_use)?;
+        let tunings = tunings(&job, attempt, loaded);
+        context.shared.update(|progress| progress.tunings.clone_from(&tunings));
         Ok(Self {
             attempt: attempt.number,
             shared: Arc::clone(&context.shared),
@@ -127,6 +134,7 @@ impl Leader {
             submitted: None,
             durable: attempt.checkpoint.clone(),
             evaluations: loaded.map(|manifest| manifest.evaluations.clone()).unwrap_or_default(),
+            tunings,
             checkpoint_due: loaded.is_none(),
             earlier_seconds: loaded.map_or(0.0, |manifest| manifest.train_seconds),
             began: Instant::now(),
@@ -264,6 +272,7 @@ impl Leader {
             train_seconds: self.train_seconds(),
             compression: observed_compression(state, &self.steps_reported()),
             learning_rate: observed_learning_rate(state, &self.steps_reported()),
+            tunings: self.tunings.clone(),
             parameter_hash: hash_text(learner.parameter_hash()?),
             journal_segment: self.journal.segment(),
             devices: self.device_states(),
@@ -401,8 +410,13 @@ impl Leader {
             micro_batch: self.job.training.micro_batch,
             devices: DeviceStep::of_plan(plan, &taken, &topics),
             compression: self.job.compression.map(|_| plan.compression),
+            tuning: (!self.tunings.is_empty()).then_some(plan.tuning),
             parameter_hash: hash.map(hash_text),
         })?;
+        if plan.tuning != before.tuning {
+            self.tunings.push(Tuned { step: after.step, tuning: plan.tuning });
+            self.shared.update(|progress| progress.tunings.clone_from(&self.tunings));
+        }
         let step_seconds = self.last_commit.elapsed().as_secs_f64();
         self.last_commit = Instant::now();
         self.throughput.update(plan.global_batch as f64 / step_seconds.max(1e-9), THROUGHPUT_GAIN);
@@ -477,6 +491,17 @@ impl Leader {
         });
         Ok(Results { checkpoint: self.durable.clone(), model_sha256: Some(sha256(&model)) })
     }
+}
+
+/// Pure: the settings that the group goes on with, and those before them; empty in jobs that have none to tune.
+fn tunings(job: &JobConfig, attempt: &Attempt, loaded: Option<&Manifest>) -> Vec<Tuned> {
+    let mut known = loaded.map(|manifest| manifest.tunings.clone()).unwrap_or_default();
+    let is_tunable = job.compression.is_some() || job.injection.is_some();
+    if known.is_empty() && is_tunable {
+        let step = loaded.map_or(0, |manifest| manifest.step) + 1;
+        known.push(Tuned { step, tuning: start_tuning(job, attempt, loaded) });
+    }
+    known
 }
 
 fn diverged(message: String) -> Failure {

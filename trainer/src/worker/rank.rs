@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::{DeviceProgress, ExitCode, LastWords, Ledger, Phase, WorkerConfig, worker::BatchRule};
+use scadles_api::{
+    DeviceProgress, ExitCode, LastWords, Ledger, Phase, Tuning, WorkerConfig, worker::BatchRule,
+};
 use scadles_core::{
     agree::{GlobalState, StepAgreement, StepPlan, StepReport, StopReason},
     batch::{BatchClock, Readiness, StepTiming, Supply},
@@ -227,7 +229,7 @@ impl Rank {
                 stop_requested: stop,
                 stop_unsaved: self.shared.stop_request().is_some_and(|request| !request.checkpoint),
                 checkpoint_requested: self.shared.checkpoint_wanted(),
-                tuning_generation: 0,
+                tuning: self.shared.tuning(),
                 parameter_hash: hash,
                 compression: self.exchange.report(),
                 gradient: self.gradient,
@@ -320,6 +322,7 @@ impl Rank {
     pub(super) fn train(&mut self, agreed: &Agreed, plan: &StepPlan) -> Result<(), Failure> {
         let wait_seconds = agreed.at.duration_since(self.last_commit).as_secs_f64();
         self.watch_own("compute");
+        self.tune(&plan.tuning);
         if agreed.peeked.samples() == 0 {
             self.batches.clear()?;
         }
@@ -362,6 +365,21 @@ impl Rank {
             self.fault = Some(Failure::new(ExitCode::Diverged, message).with_remedy(remedy));
         }
         Ok(())
+    }
+
+    /// Takes over the settings that hold from this step on. The batch at hand was cut by those before.
+    fn tune(&mut self, tuning: &Tuning) {
+        if *tuning == self.state.tuning {
+            return;
+        }
+        if let (GradientExchange::Compressed(exchange), Some(tuning)) =
+            (&mut self.exchange, tuning.compression)
+        {
+            exchange.tune(&tuning);
+        }
+        if let (Some(rule), Some(tuning)) = (&mut self.injection, tuning.injection) {
+            *rule = rule.tuned(&tuning);
+        }
     }
 
     /// What progress and report show of a step.

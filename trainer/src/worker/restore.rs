@@ -1,7 +1,7 @@
 //! What an attempt continues from. Rank 0 alone reads the checkpoint; the others get their part of its manifest with
 //! the greeting, model and momentum over the collectives. So a volume that one process mounts is enough. Shell.
 
-use scadles_api::{Attempt, ExitCode, worker::JobConfig};
+use scadles_api::{Attempt, ExitCode, Tuning, worker::JobConfig};
 use scadles_core::{
     agree::GlobalState,
     compress::{compressor::CompressorState, gate::CompressionState},
@@ -194,16 +194,24 @@ fn rolled_back(job: &JobConfig, manifest: &Manifest) -> Result<Vec<u64>, Failure
     Ok(samples)
 }
 
-/// The counters with which a group goes on.
-pub(super) fn start_state(resume: Option<&ResumePoint>) -> GlobalState {
-    resume.map_or_else(GlobalState::default, |resume| GlobalState {
+/// The counters and settings with which a group goes on.
+pub(super) fn start_state(resume: Option<&ResumePoint>, tuning: Tuning) -> GlobalState {
+    let state = resume.map_or_else(GlobalState::default, |resume| GlobalState {
         step: resume.step,
         samples: resume.samples,
         window_seconds: resume.window_seconds,
         compression: resume.compression,
         learning_rate: resume.learning_rate,
         ..GlobalState::default()
-    })
+    });
+    GlobalState { tuning, ..state }
+}
+
+/// The settings with which a group goes on: those of the checkpoint's last step. What the attempt says beside is told to
+/// the group like any other tuning, and holds from the next step on; before the first one it holds at once.
+pub(super) fn start_tuning(job: &JobConfig, attempt: &Attempt, loaded: Option<&Manifest>) -> Tuning {
+    let saved = loaded.and_then(|manifest| manifest.tunings.last()).map(|tuned| tuned.tuning);
+    saved.unwrap_or(attempt.tuning).after(&Tuning::of(job))
 }
 
 /// Sums of the device so far.

@@ -111,6 +111,9 @@ impl Chair {
             if agreement.action == Action::Wait && current.iter().any(|report| !report.step.ready) {
                 return None;
             }
+            if self.settings.tuning != agreement.next.tuning {
+                self.settings = self.settings.tuned(&agreement.next.tuning);
+            }
             self.state = agreement.next;
             Ruling { verdict: Verdict::Agreed(Box::new(agreement)), last: false }
         };
@@ -165,7 +168,10 @@ fn part(reports: &[&RankReport]) -> Verdict {
 mod tests {
     use std::sync::mpsc::channel;
 
-    use scadles_api::worker::{Aggregation, BatchRule, Completion, LearningRateScaling};
+    use scadles_api::{
+        Tuning,
+        worker::{Aggregation, BatchRule, Completion, LearningRateScaling},
+    };
     use scadles_core::learning_rate::LearningRatePlan;
 
     use super::*;
@@ -185,6 +191,7 @@ mod tests {
             },
             compression: None,
             injection: None,
+            tuning: Tuning::default(),
             completion: Completion::MaxSteps(10),
             checkpoint_every_steps: 0,
             evaluate_every_steps: 0,
@@ -211,7 +218,7 @@ mod tests {
                 stop_requested,
                 stop_unsaved: false,
                 checkpoint_requested: false,
-                tuning_generation: 0,
+                tuning: None,
                 parameter_hash: None,
                 compression: None,
                 gradient: None,

@@ -89,7 +89,7 @@ impl Rank {
         self.watch_own("compute");
         let samples = self.received(&plan.injection, &received);
         let epoch = self.epoch_after(self.state.samples);
-        self.batches.receive(samples, epoch)?;
+        self.batches.receive(samples, plan.injection.received(self.position), epoch)?;
         Ok(())
     }
 

@@ -122,6 +122,12 @@ impl Worker {
         assert_eq!(request(&self.listening.endpoint, "POST", "/v1/attempt", &body).0, 200);
     }
 
+    /// Tells it a tuning; the answer's status and words.
+    pub fn tune(&self, tuning: &Tuning) -> (u16, String) {
+        let body = serde_json::to_string(tuning).unwrap();
+        request(&self.listening.endpoint, "POST", "/v1/tuning", &body)
+    }
+
     /// What it tells, unless it has gone.
     pub fn progress(&self) -> Option<Progress> {
         let (status, text) = try_request(&self.listening.endpoint, "GET", "/v1/progress", "").ok()?;
@@ -164,6 +170,17 @@ pub struct Group {
 impl Group {
     /// Starts one worker per device and gives them their attempt; followers see a job whose folders are not there.
     pub fn start(folder: &Path, job: &JobConfig, number: u32, checkpoint: Option<&CheckpointRef>) -> Self {
+        Self::start_tuned(folder, job, number, checkpoint, Tuning::default())
+    }
+
+    /// The same with settings that the attempt carries.
+    pub fn start_tuned(
+        folder: &Path,
+        job: &JobConfig,
+        number: u32,
+        checkpoint: Option<&CheckpointRef>,
+        tuning: Tuning,
+    ) -> Self {
         let mut follower = job.clone();
         // Below a file nothing can be made, not even by root.
         follower.output_dir = PathBuf::from("/dev/null/output");
@@ -175,7 +192,8 @@ impl Group {
         let group = Self { workers: devices.iter().enumerate().map(start).collect(), devices };
         let hub = &group.workers[0].listening.hub;
         for (rank, worker) in group.workers.iter().enumerate() {
-            worker.post(&attempt(number, &group.devices, rank, hub, checkpoint.cloned()));
+            let attempt = attempt(number, &group.devices, rank, hub, checkpoint.cloned());
+            worker.post(&Attempt { tuning, ..attempt });
         }
         group
     }

@@ -107,6 +107,7 @@ impl World {
             injection: None,
             evaluation: None,
             checkpoint: None,
+            tunings: vec![],
             durable_positions: vec![],
             devices: (0..4).map(device).collect(),
             last_words: None,

@@ -122,6 +122,7 @@ fn asked(action: &Action) -> Option<String> {
     match action {
         Action::StartWorker { rank, attempt } => Some(format!("start {rank} for {attempt}")),
         Action::PostAttempt { rank, attempt } => Some(format!("post {} to {rank}", attempt.number)),
+        Action::PostTuning { rank, tuning } => Some(format!("tune {rank} to {}", tuning.generation)),
         Action::RequestStop { rank, checkpoint } => Some(format!("stop {rank}, checkpoint {checkpoint}")),
         Action::Finish(outcome) => Some(format!("finish {:?}", outcome.code)),
         Action::KillWorker { .. } => None,

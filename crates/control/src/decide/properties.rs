@@ -161,7 +161,7 @@ impl Machine {
                     worker.confirmed_attempt = attempt.number;
                 }
                 Action::KillWorker { rank, .. } => self.end(*rank, Death::Signal),
-                Action::RequestStop { .. } | Action::Finish(_) => {}
+                Action::RequestStop { .. } | Action::PostTuning { .. } | Action::Finish(_) => {}
             }
         }
         let mut lives = self.seen.workers.iter().filter(|worker| worker.process.is_alive());

@@ -1,7 +1,7 @@
 //! The moves of [`super::decide`]: each looks at one fact or makes one transition.
 
 use scadles_api::{
-    Attempt, ExitCode, LastWords, PROTOCOL_VERSION, Phase, Progress, Tuning,
+    Attempt, ExitCode, LastWords, PROTOCOL_VERSION, Phase, Progress,
     report::AttemptReport,
     worker::{BatchRule, JobConfig},
 };
@@ -99,7 +99,7 @@ impl Situation<'_> {
     }
 
     /// Rank 0's progress, if it is of this attempt.
-    fn progress(&self) -> Option<&Progress> {
+    pub(super) fn progress(&self) -> Option<&Progress> {
         self.seen.progress.as_ref().filter(|progress| progress.attempt == self.next.attempt)
     }
 
@@ -261,7 +261,7 @@ impl Situation<'_> {
                 rank: *rank,
                 hub: hub.to_owned(),
                 checkpoint: self.next.started_from.clone(),
-                tuning: Tuning::default(),
+                tuning: self.next.tuning,
             };
             self.actions.push(Action::PostAttempt { rank: *rank, attempt });
         }
@@ -285,6 +285,7 @@ impl Situation<'_> {
         self.next.first_step_at = None;
         self.next.broker_waiting_since = None;
         self.next.settings_hash.clone_from(&self.seen.settings_hash);
+        self.next.tuning = self.wanted_tuning();
         self.next.last_step = self.first_step();
         self.enter(JobPhase::Starting);
         match &self.next.started_from {

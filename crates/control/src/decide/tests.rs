@@ -1,6 +1,8 @@
 use scadles_api::{
     Attempt, CheckpointRef, DeviceProgress, ExitCode, LastWords, Ledger, PROTOCOL_VERSION, Phase, Progress,
-    Tuning, attempt::Listening, worker::JobConfig,
+    Tuned, Tuning,
+    attempt::Listening,
+    worker::{CompressionConfig, JobConfig},
 };
 
 use super::*;
@@ -59,6 +61,7 @@ pub(crate) fn progress(attempt: u32, step: u64, durable: Option<CheckpointRef>) 
         injection: None,
         evaluation: None,
         checkpoint: durable,
+        tunings: vec![],
         durable_positions: vec![],
         devices: (0..WORLD_SIZE).map(device).collect(),
         last_words: None,
@@ -799,4 +802,81 @@ fn new_settings_replace_the_attempt_after_a_checkpoint() {
     assert_eq!((world.state.attempt, world.state.restarts), (2, 0));
     assert_eq!(world.state.settings_hash, "edited");
     assert_eq!(world.decide(), start_all(2));
+}
+
+/// The world of a compressed job that trains and whose ranks run on generation 1.
+fn compressing() -> World {
+    let mut world = World::new(None);
+    let energy_of = scadles_api::worker::EnergyOf::Compensated;
+    let config = CompressionConfig { ratio: 0.1, is_free: false, delta: Some(0.3), energy_of };
+    world.job.compression = Some(config);
+    world.form();
+    world.trains(50, Some(checkpoint(1, 40)));
+    world.agrees_on_settings(1);
+    world
+}
+
+impl World {
+    fn ratio(&mut self, ratio: f64) {
+        self.job.compression.as_mut().unwrap().ratio = ratio;
+    }
+
+    fn agrees_on_settings(&mut self, generation: u64) {
+        let tuning = Tuning { generation, ..Tuning::of(&self.job) };
+        self.seen.progress.as_mut().unwrap().tunings.push(Tuned { step: 1, tuning });
+    }
+}
+
+#[test]
+fn changed_settings_are_told_to_rank_0_until_the_group_has_agreed_on_them() {
+    let mut world = compressing();
+    assert_eq!((world.decide(), world.state.tuning.generation), (vec![], 1));
+    world.ratio(0.05);
+    let told = [Action::PostTuning { rank: 0, tuning: Tuning { generation: 2, ..Tuning::of(&world.job) } }];
+    assert_eq!(world.decide(), told);
+    assert_eq!(world.decide(), told, "repeated");
+    world.agrees_on_settings(2);
+    assert_eq!(world.decide(), []);
+    assert_eq!((world.state.attempt, &world.state.phase), (1, &JobPhase::Running));
+}
+
+#[test]
+fn what_was_tuned_is_told_to_the_next_attempt_and_to_the_next_supervisor() {
+    let mut world = compressing();
+    world.ratio(0.05);
+    world.decide();
+    let tuning = world.state.tuning;
+    assert_eq!((tuning.generation, tuning.compression.unwrap().ratio), (2, 0.05));
+    world.everyone(|_| KILLED);
+    while world.state.phase != JobPhase::Starting {
+        world.after(5.0);
+    }
+    world.everyone(listening);
+    let posted = world.decide();
+    assert!(
+        matches!(&posted[0], Action::PostAttempt { attempt, .. } if attempt.tuning == tuning),
+        "{posted:?}"
+    );
+    // Taken up again, with another value once more.
+    world.everyone(|_| KILLED);
+    world.state = Supervision::resume(world.state.clone(), world.now, None);
+    world.ratio(0.1);
+    world.form();
+    assert_eq!((world.state.tuning.generation, world.state.tuning.compression.unwrap().ratio), (3, 0.1));
+}
+
+#[test]
+fn a_group_that_knows_of_no_tuning_gets_a_new_attempt_when_settings_change() {
+    let mut world = compressing();
+    world.seen.progress.as_mut().unwrap().tunings.clear();
+    assert_eq!(world.decide(), []);
+    world.ratio(0.05);
+    world.decide();
+    assert_eq!(world.decide(), [Action::RequestStop { rank: 0, checkpoint: true }]);
+    // A supervisor of before knew of no tuning either: nothing has changed for it.
+    let mut world = compressing();
+    world.seen.progress.as_mut().unwrap().tunings.clear();
+    world.state.tuning = Tuning::default();
+    assert_eq!((world.decide(), world.decide()), (vec![], vec![]));
+    assert_eq!(world.state.tuning.generation, 1);
 }

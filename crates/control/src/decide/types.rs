@@ -1,7 +1,7 @@
 //! Plain data of the supervision: what goes into a decision and what comes out.
 
 use scadles_api::{
-    Attempt, CheckpointRef, ExitCode, LastWords, Progress, attempt::Listening, report::AttemptReport,
+    Attempt, CheckpointRef, ExitCode, LastWords, Progress, Tuning, attempt::Listening, report::AttemptReport,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,9 @@ pub struct Supervision {
     /// Hash of the job's settings that the latest attempt was decided with; empty where none are told.
     #[serde(default)]
     pub settings_hash: String,
+    /// Settings of compression and injection that the group is told of: with each attempt, and when the job's change.
+    #[serde(default)]
+    pub tuning: Tuning,
     /// Attempts that have ended.
     pub history: Vec<AttemptReport>,
 }
@@ -68,12 +71,13 @@ impl Supervision {
             last_samples: 0,
             stop_requested_at: None,
             settings_hash: String::new(),
+            tuning: Tuning::default(),
             history: Vec::new(),
         }
     }
 
-    /// The job of an earlier supervisor, taken up again: attempts are numbered on and the history is kept; restarts and
-    /// deadlines begin anew, because a person has looked at it since.
+    /// The job of an earlier supervisor, taken up again: attempts and tunings are numbered on and the history is kept;
+    /// restarts and deadlines begin anew, because a person has looked at it since.
     pub fn resume(earlier: Self, now: f64, checkpoint: Option<CheckpointRef>) -> Self {
         let fresh = Self::new(now, checkpoint);
         let mut history = earlier.history;
@@ -86,7 +90,7 @@ impl Supervision {
                 first_cause: None,
             });
         }
-        Self { attempt: earlier.attempt, history, ..fresh }
+        Self { attempt: earlier.attempt, tuning: earlier.tuning, history, ..fresh }
     }
 
     /// The outcome, once there is one.
@@ -302,6 +306,13 @@ pub enum Action {
         rank: usize,
         /// Write a checkpoint first.
         checkpoint: bool,
+    },
+    /// `POST /v1/tuning` to this rank.
+    PostTuning {
+        /// To whom.
+        rank: usize,
+        /// The body of the request.
+        tuning: Tuning,
     },
     /// End the process of this rank at once.
     KillWorker {

@@ -1,8 +1,9 @@
 use proptest::prelude::*;
+use scadles_api::tuning::{CompressionTuning, InjectionTuning};
 
 use super::*;
 use crate::compress::{exchange::compression_rule, layout::SparseLayout, wire::ValueFormat};
-use crate::inject::{DonorChoice, InjectionMode, ReplicateBatch};
+use crate::inject::{DonorChoice, InjectionMode, ReplicateBatch, SharedSamples};
 use crate::learning_rate::LearningRateScaling;
 
 fn settings(world_size: usize) -> AgreeSettings {
@@ -20,6 +21,7 @@ fn settings(world_size: usize) -> AgreeSettings {
         },
         compression: None,
         injection: None,
+        tuning: Tuning::default(),
         completion: Completion::MaxSamples(1_000),
         checkpoint_every_steps: 5,
         evaluate_every_steps: 0,
@@ -43,7 +45,7 @@ fn report(rank: usize, local_batch: u64) -> StepReport {
         stop_requested: None,
         stop_unsaved: false,
         checkpoint_requested: false,
-        tuning_generation: 0,
+        tuning: None,
         parameter_hash: None,
         compression: None,
         gradient: None,
@@ -232,10 +234,108 @@ fn a_round_that_waits_does_not_count_what_was_lost_twice() {
 #[test]
 fn without_any_sample_nothing_advances() {
     let state =
-        GlobalState { samples: 40, window_seconds: 0.3, tuning_generation: 2, ..GlobalState::default() };
+        GlobalState { samples: 40, window_seconds: 0.3, tuning: tuned(2, 0.1), ..GlobalState::default() };
     let agreement = agreed(&state, &[report(0, 0), report(1, 0)]);
     assert_eq!(agreement.action, Action::Wait);
     assert_eq!((agreement.next.step, agreement.next.samples), (0, 40));
+}
+
+/// What a job with compression and injection is tuned to.
+fn tuned(generation: u64, ratio: f64) -> Tuning {
+    Tuning {
+        generation,
+        compression: Some(CompressionTuning { ratio, is_free: false, delta: Some(0.3) }),
+        injection: Some(InjectionTuning { donor_fraction: 0.5, shared_fraction: ratio }),
+    }
+}
+
+fn told(report: StepReport, tuning: Tuning) -> StepReport {
+    StepReport { tuning: Some(tuning), ..report }
+}
+
+/// Two ranks that compress and share.
+fn tunable() -> AgreeSettings {
+    AgreeSettings { injection: sharing(InjectionMode::Move, 2).injection, ..compressing() }
+}
+
+#[test]
+fn a_tuning_that_one_rank_was_told_of_holds_for_all_from_the_next_step_on() {
+    let reports = [told(report(0, 20), tuned(1, 0.25)), report(1, 20)];
+    let waiting = [reports[0].clone(), StepReport { ready: false, ..reports[1].clone() }];
+    let undecided = agree(&tunable(), &GlobalState::default(), &waiting).unwrap();
+    assert_eq!(undecided.next.tuning, Tuning::default(), "a wait changes nothing");
+    let agreement = agree(&tunable(), &GlobalState::default(), &reports).unwrap();
+    assert_eq!((plan(&agreement).tuning, agreement.next.tuning), (tuned(1, 0.25), tuned(1, 0.25)));
+    let shared: u64 = plan(&agreement).injection.shared.iter().map(SharedSamples::samples).sum();
+    assert_eq!(shared, 5, "a quarter of one of two batches");
+    assert_eq!(agreement.next.compression.ratios, [0.25, 0.0, 0.0]);
+    // The next round needs to be told of nothing, and older tunings change nothing.
+    let later = [0, 1].map(|rank| StepReport { step: 1, ..report(rank, 20) });
+    for reports in [later.clone(), later.map(|report| told(report, tuned(1, 0.9)))] {
+        let agreement = agree(&tunable(), &agreement.next, &reports).unwrap();
+        assert_eq!(plan(&agreement).tuning, tuned(1, 0.25));
+        assert_eq!(plan(&agreement).injection.shared[0].samples(), 5);
+    }
+}
+
+#[test]
+fn a_part_that_a_tuning_leaves_out_stays_as_it_was_tuned() {
+    let state = GlobalState { tuning: tuned(1, 0.25), ..GlobalState::default() };
+    let compression = tuned(2, 0.5).compression;
+    let other = Tuning { generation: 2, compression, injection: None };
+    let agreement = agree(&tunable(), &state, &[told(report(0, 20), other), report(1, 20)]).unwrap();
+    assert_eq!(plan(&agreement).tuning, Tuning { compression, generation: 2, ..tuned(1, 0.25) });
+    assert_eq!(plan(&agreement).injection.shared[0].samples(), 5);
+}
+
+#[test]
+fn what_another_ratio_lost_opens_no_gate() {
+    let (mut state, mut decisions) = (GlobalState::default(), Vec::new());
+    for step in 0..6 {
+        let reports = [0, 1].map(|rank| {
+            let report = having_lost(rank, step, if step <= 3 { 0.1 } else { 0.2 });
+            if step == 3 { told(report, tuned(1, 0.01)) } else { report }
+        });
+        let agreement = agree(&tunable(), &state, &reports).unwrap();
+        decisions.push(plan(&agreement).compression != CompressionDecision::Dense);
+        state = agreement.next;
+    }
+    assert_eq!(decisions, [true, true, true, false, true, true], "one dense step that looks");
+    assert_eq!(state.compression.all_sparse_steps(), 5);
+    let mean = state.compression.mean_ratio().unwrap();
+    assert!((mean - (3.0 * 0.1 + 2.0 * 0.01) / 5.0).abs() < 1e-12, "{mean}");
+    assert!((state.compression.energy_losses[0].value().unwrap() - 0.2).abs() < 1e-12);
+}
+
+proptest! {
+    /// Whoever hears of what when: generations only grow, a plan is made by the tuning that it carries, and it is the same
+    /// whether or not the hub keeps its settings up to date.
+    #[test]
+    fn every_plan_is_made_by_the_tuning_that_it_carries(
+        rounds in prop::collection::vec((prop::option::of(0_u64..6), prop::option::of(0_u64..6), 0.01..1.0_f64), 1..20)
+    ) {
+        let began = tunable();
+        let (mut state, mut kept) = (GlobalState::default(), began.clone());
+        for (of_0, of_1, share) in rounds {
+            let tuning = |generation| tuned(generation, share);
+            let reports = [of_0, of_1].into_iter().enumerate().map(|(rank, generation)| StepReport {
+                tuning: generation.map(tuning),
+                ..having_lost(rank, state.step, 0.1)
+            });
+            let reports: Vec<StepReport> = reports.collect();
+            let agreement = agree(&began, &state, &reports).unwrap();
+            prop_assert_eq!(&agreement, &agree(&kept, &state, &reports).unwrap());
+            let made_by = began.tuned(&plan(&agreement).tuning);
+            let untold: Vec<StepReport> =
+                reports.iter().map(|report| StepReport { tuning: None, ..report.clone() }).collect();
+            let before = GlobalState { tuning: plan(&agreement).tuning, ..state };
+            prop_assert_eq!(&agreement, &agree(&made_by, &before, &untold).unwrap());
+            prop_assert!(agreement.next.tuning.generation >= state.tuning.generation);
+            prop_assert_eq!(agreement.next.tuning, plan(&agreement).tuning);
+            kept = kept.tuned(&agreement.next.tuning);
+            state = agreement.next;
+        }
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ fn step(window_seconds: f64) -> StepAgreement {
         loss_scales: Vec::new(),
         global_batch: 1,
         scaled_learning_rate: 0.1,
+        tuning: scadles_api::Tuning::default(),
         compression: crate::compress::gate::CompressionDecision::Dense,
         injection: crate::inject::InjectionPlan::default(),
         checkpoint: false,

@@ -63,6 +63,13 @@ impl Compressor {
         Self { set, ..self }
     }
 
+    /// From now on selects at these ratios, of which there is at least one; what was kept back stays.
+    pub fn tune(&mut self, ratios: &[f64]) {
+        if self.layouts.iter().map(|layout| layout.ratio).ne(ratios.iter().copied()) {
+            self.layouts = ratios.iter().map(|ratio| self.layouts[0].at(*ratio)).collect();
+        }
+    }
+
     /// Buckets, and the bounds of the first ratio.
     pub fn layout(&self) -> &SparseLayout {
         &self.layouts[0]
@@ -253,6 +260,19 @@ mod tests {
         rank.compensate(&mut dense, 0.1);
         assert_eq!(dense[10], 21.0, "half the rate, twice the residual");
         assert!(rank.residual().iter().all(|r| *r == 0.0), "a dense step leaves nothing");
+    }
+
+    #[test]
+    fn another_ratio_keeps_the_residual_and_is_that_of_the_next_selection() {
+        let layout = |ratio| SparseLayout::new(&[0], 4096, 2, ratio);
+        let gradient: Vec<f32> = (0..4096).map(|i| (i % 97) as f32).collect();
+        let mut rank = Compressor::new(vec![layout(0.1)], EnergyOf::Compensated, ValueFormat::F32);
+        rank.compress_for_all(0, &gradient, 0.1);
+        let mut other = Compressor::new(vec![layout(0.01)], EnergyOf::Compensated, ValueFormat::F32);
+        other.restore(rank.residual(), rank.state()).unwrap();
+        rank.tune(&[0.01]);
+        assert_eq!(rank, other, "nothing but the ratio has changed");
+        assert_eq!(rank.compress_for_all(0, &gradient, 0.1), other.compress_for_all(0, &gradient, 0.1));
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //!
 //! The same functions serve ranks that exchange bytes and logical devices of one thread, so that the bits are the same.
 
+use scadles_api::tuning::CompressionTuning;
 use serde::{Deserialize, Serialize};
 
 use super::{
     compressor::Compressor,
     cost::ExchangeCost,
-    gate::{CompressionDecision, CompressionRule, EnergyStatistics, SparseChoice},
+    gate::{CompressionDecision, CompressionRule, EnergyStatistics, SparseChoice, ratios},
     half::{deliver_halves, half_bytes, half_cost},
     kernel::Kept,
     layout::{ELEMENT_BYTES, SparseBucket, SparseLayout},
@@ -62,7 +63,7 @@ pub fn allowed_exchanges(layouts: &[SparseLayout], format: ValueFormat) -> Vec<E
 }
 
 /// What the ranks decide by: at the gate's bound `delta`, and among all exchanges if `is_free` (`Auto`), else between the
-/// sparse ones.
+/// sparse ones. Of `layouts` there is at least one; they differ in their ratios only.
 pub fn compression_rule(
     layouts: &[SparseLayout],
     format: ValueFormat,
@@ -76,6 +77,19 @@ pub fn compression_rule(
         allowed,
         dense: layouts.first().filter(|_| is_free).map(dense_cost),
         ratios: layouts.iter().map(|layout| layout.ratio).collect(),
+        layout: layouts[0].clone(),
+        format,
+    }
+}
+
+impl CompressionRule {
+    /// The rule of the same job with other settings.
+    #[must_use]
+    pub fn tuned(&self, tuning: &CompressionTuning) -> Self {
+        let CompressionTuning { ratio, is_free, delta } = *tuning;
+        let layouts: Vec<SparseLayout> =
+            ratios(ratio, is_free).into_iter().map(|ratio| self.layout.at(ratio)).collect();
+        compression_rule(&layouts, self.format, delta, is_free)
     }
 }
 

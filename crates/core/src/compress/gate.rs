@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     cost::{ExchangeCost, LinkCost, cheapest},
     exchange::SparseExchange,
+    layout::SparseLayout,
+    wire::ValueFormat,
 };
 use crate::ewma::Ewma;
 
@@ -63,7 +65,7 @@ pub struct CompressionReport {
 }
 
 /// How a job's steps are decided on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CompressionRule {
     /// δ: the largest mean energy loss of a sparse step; `None` compresses every step.
     pub delta: Option<f64>,
@@ -74,6 +76,10 @@ pub struct CompressionRule {
     pub dense: Option<ExchangeCost>,
     /// CR of each level, descending.
     pub ratios: Vec<f64>,
+    /// The buffer, from which the costs at other ratios follow.
+    pub layout: SparseLayout,
+    /// How values travel.
+    pub format: ValueFormat,
 }
 
 /// The ratios of a job, descending: its own, and before it coarser ones if it is free to choose.
@@ -100,10 +106,19 @@ pub struct StepTimes {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CompressionState {
+    /// The job's ratios that means and counts are of; all 0 before the first decision.
+    #[serde(default)]
+    pub ratios: [f64; MOST_LEVELS],
     /// Mean of ℓ over the steps so far, at each of the job's ratios.
     pub energy_losses: [Ewma; MOST_LEVELS],
     /// Steps that were sparse, at each of the job's ratios.
     pub sparse_steps: [u64; MOST_LEVELS],
+    /// Sparse steps at ratios that the job had before.
+    #[serde(default)]
+    pub earlier_sparse_steps: u64,
+    /// Sum of the ratios of those steps.
+    #[serde(default)]
+    pub earlier_ratio_sum: f64,
     /// Steps that sent all in half precision.
     pub half_steps: u64,
     /// Steps that sent all because ℓ was above δ.
@@ -155,17 +170,34 @@ impl CompressionState {
 
     /// Steps that sent only the largest elements.
     pub fn all_sparse_steps(&self) -> u64 {
-        self.sparse_steps.iter().sum()
+        self.earlier_sparse_steps + self.sparse_steps.iter().sum::<u64>()
     }
 
-    /// Mean CR of the sparse steps; before the first, of the level that is tried first.
-    pub fn mean_ratio(&self, ratios: &[f64]) -> f64 {
+    /// Mean CR of the sparse steps; nothing before the first.
+    pub fn mean_ratio(&self) -> Option<f64> {
         let steps = self.all_sparse_steps();
-        if steps == 0 {
-            return ratios.first().copied().unwrap_or(1.0);
+        (steps > 0).then(|| (self.earlier_ratio_sum + self.ratio_sum()) / steps as f64)
+    }
+
+    /// Of the sparse steps at the present ratios.
+    fn ratio_sum(&self) -> f64 {
+        self.sparse_steps.iter().zip(self.ratios).map(|(&steps, ratio)| steps as f64 * ratio).sum()
+    }
+
+    /// Other ratios lose other shares: what is known of ℓ is forgotten, and with a gate the next step is dense and looks.
+    fn turn_to(&mut self, ratios: &[f64]) {
+        let mut new = [0.0; MOST_LEVELS];
+        new.iter_mut().zip(ratios).for_each(|(level, ratio)| *level = *ratio);
+        if new.iter().eq(&self.ratios) {
+            return;
         }
-        let sum: f64 = self.sparse_steps.iter().zip(ratios).map(|(&steps, ratio)| steps as f64 * ratio).sum();
-        sum / steps as f64
+        if self.ratios[0] > 0.0 {
+            self.earlier_ratio_sum += self.ratio_sum();
+            self.earlier_sparse_steps += self.sparse_steps.iter().sum::<u64>();
+            self.sparse_steps = [0; MOST_LEVELS];
+            self.energy_losses = Default::default();
+        }
+        self.ratios = new;
     }
 
     /// The decision for the next step, and the state once it is taken.
@@ -175,6 +207,7 @@ impl CompressionState {
         measured: &LinkCost,
         times: &StepTimes,
     ) -> (CompressionDecision, Self) {
+        self.turn_to(&rule.ratios);
         let wanted = self.choose(rule, None, measured, times);
         let chosen = self.choose(rule, rule.delta, measured, times);
         let is_sparse = |decision| matches!(decision, CompressionDecision::Sparse(_));

@@ -55,6 +55,17 @@ impl SparseLayout {
         Self { buckets, total_elements, world_size, ratio }
     }
 
+    /// The same buffer, cut alike, at another ratio.
+    #[must_use]
+    pub fn at(&self, ratio: f64) -> Self {
+        let bucket = |it: &SparseBucket| {
+            let slots: Vec<usize> =
+                it.layers.iter().map(|layer| it.bucket.range.start + layer.range.start).collect();
+            sparse(it.bucket.clone(), &slots, ratio)
+        };
+        Self { buckets: self.buckets.iter().map(bucket).collect(), ratio, ..*self }
+    }
+
     /// Elements that the owner of `elements` elements passes on at most.
     pub fn owner_most(&self, elements: usize) -> usize {
         most(self.ratio, elements)
@@ -90,6 +101,15 @@ fn sparse(bucket: Bucket, slot_offsets: &[usize], ratio: f64) -> SparseBucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_ratio_cuts_the_buffer_as_a_layout_made_for_it_does() {
+        let slots: Vec<usize> = (0..40).map(|slot| slot * 16_384).collect();
+        for (before, after) in [(0.1, 0.01), (0.01, 0.5), (1.0, 0.001)] {
+            let layout = |ratio| SparseLayout::new(&slots, 700_000, 4, ratio);
+            assert_eq!(layout(before).at(after), layout(after));
+        }
+    }
 
     #[test]
     fn layers_cover_each_bucket_and_their_floors_fit_into_what_is_sent() {
