@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use scadles_api::job::CompressionMode;
+use scadles_control::tuning::Changes;
 
 use crate::{
     cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs},
     live::address::Address,
     report::compare::MOST_RUNS,
     reproduce::args::{REPRODUCE_EXAMPLES, ReproduceArgs},
-    simulate::args::{PresetArgs, SIMULATE_EXAMPLES, SimulateArgs},
+    simulate::args::{PresetArgs, SIMULATE_EXAMPLES, SimulateArgs, positive},
 };
 
 /// Trains one model on the live data streams of many devices.
@@ -29,6 +31,8 @@ Examples:
   scadles run job.yaml --ui                                 the same with a page in the browser
   scadles run job.yaml --kafka localhost:9092               on a Kafka of your own
   scadles run job.yaml --resume                             go on from the last checkpoint of this job's latest run
+  scadles tune runs/quickstart-20260101T120000Z --ratio 0.05
+                                                            change the compression of a run that lives
   scadles evaluate runs/quickstart-20260101T120000Z         accuracy of a run's model on all test pictures
   scadles report runs/quickstart-20260101T120000Z --html    its page, anew
   scadles compare runs/one runs/other                       runs side by side
@@ -46,6 +50,9 @@ pub enum Command {
     /// Train a job on this machine: streams, one worker per device, live table, report
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// Change compression and injection of a live run: all ranks switch at one step, nothing restarts
+    #[command(after_help = TUNE_EXAMPLES)]
+    Tune(TuneArgs),
     /// Show what a job would run: topics, devices, expected batches, waits, bytes, memory
     Plan(PlanArgs),
     /// Run a job on a virtual clock: step times, waits, buffers, bytes in a moment, without training
@@ -92,6 +99,20 @@ Examples:
   scadles run --preset adapcomp-resnet152 --model ResNet18 --devices 8 --steps 500
 
 Ctrl-C stops after a checkpoint and writes the report; a second Ctrl-C ends at once (the report is written all the same).";
+
+const TUNE_EXAMPLES: &str = "\
+Examples:
+  scadles tune runs/first                          what holds now, and since which step
+  scadles tune runs/first --ratio 0.05             send half of what a ratio of 0.1 sends
+  scadles tune runs/first --mode Adaptive --delta 0.2
+                                                   and only in steps that lose at most a fifth of the energy
+  scadles tune runs/first --donor-fraction 0.25 --shared-fraction 0.1
+                                                   fewer devices share less of their batches
+
+The job must have begun with what is tuned: compression (any mode but None), or injection with devices that may share.
+Values are checked like those of a job file (docs/job.md). They hold until they are tuned again, over restarts of the
+group and `scadles run --resume`, unless the job file given there says something else than before; report.json lists
+what held from which step on. In a cluster change the fields of the job itself: kubectl edit scadlesjob.";
 
 const COMPARE_EXAMPLES: &str = "\
 Examples:
@@ -156,6 +177,44 @@ pub struct RunArgs {
     /// Compute threads per worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
+}
+
+/// Arguments of `tune`.
+#[derive(Debug, Clone, Args)]
+pub struct TuneArgs {
+    /// The folder of a run that lives
+    pub run: PathBuf,
+    /// spec.compression.mode: Static, Adaptive or Auto
+    #[arg(long, value_name = "MODE", value_parser = compression_mode)]
+    pub mode: Option<CompressionMode>,
+    /// spec.compression.ratio (CR): share of the elements that a compressed step sends
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    pub ratio: Option<f64>,
+    /// spec.compression.delta (δ): the largest energy loss of a compressed step
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    pub delta: Option<f64>,
+    /// spec.injection.donorFraction (α): share of the devices that are donors in a step
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    pub donor_fraction: Option<f64>,
+    /// spec.injection.sharedFraction (β): share of its batch that a donor shares
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    pub shared_fraction: Option<f64>,
+    /// Wait so many seconds at most for the step at which all ranks switch
+    #[arg(long, value_name = "N", default_value_t = 60.0, value_parser = positive)]
+    pub wait: f64,
+}
+
+impl TuneArgs {
+    /// What is asked for.
+    pub fn changes(&self) -> Changes {
+        let &Self { mode, ratio, delta, donor_fraction, shared_fraction, .. } = self;
+        Changes { mode, ratio, delta, donor_fraction, shared_fraction }
+    }
+}
+
+/// A mode by its name in the job file.
+fn compression_mode(text: &str) -> Result<CompressionMode, String> {
+    serde_json::from_value(text.into()).map_err(|_| "allowed are Static, Adaptive and Auto".to_owned())
 }
 
 /// Arguments of `plan`.
@@ -240,6 +299,29 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_tuned_are_the_fields_of_the_job() {
+        let changes = |line: &str| match Cli::try_parse_from(line.split(' ')).map(|cli| cli.command) {
+            Ok(Command::Tune(args)) => Ok(args.changes()),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        assert_eq!(changes("scadles tune runs/a"), Ok(Changes::default()));
+        let all = "scadles tune runs/a --mode Auto --ratio 0.05 --delta -1 --donor-fraction 0.5 --shared-fraction 0.25";
+        let expected = Changes {
+            mode: Some(CompressionMode::Auto),
+            ratio: Some(0.05),
+            delta: Some(-1.0),
+            donor_fraction: Some(0.5),
+            shared_fraction: Some(0.25),
+        };
+        assert_eq!(changes(all), Ok(expected), "values are judged together with the job");
+        assert!(
+            changes("scadles tune runs/a --mode auto").unwrap_err().contains("Static, Adaptive and Auto")
+        );
+        assert!(changes("scadles tune runs/a --wait 0").is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod simulate;
 pub mod surroundings;
 pub mod tensorboard;
 pub mod trace;
+pub mod tuning;
 pub mod view;
 
 use clap::{CommandFactory, FromArgMatches};
@@ -68,6 +69,7 @@ pub fn carry_out(cli: &Cli) -> Result<ExitCode> {
         Command::Data(args) => commands::data::data(args),
         Command::Evaluate(args) => commands::trainer::become_trainer("evaluate", args),
         Command::Replay(args) => commands::trainer::become_trainer("replay", args),
+        Command::Tune(args) => commands::tune::tune(args),
         Command::Report(args) => commands::report::show(args),
         Command::Compare(args) => commands::compare::compare(args),
         Command::Status(args) => cluster::status::status(args),

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use scadles_api::{Progress, progress::Evaluation};
+use scadles_api::{Progress, Tuned, progress::Evaluation};
 use scadles_control::decide::Supervision;
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,9 @@ pub struct Memory {
     pub train_seconds: f64,
     /// Evaluations along the surviving history.
     pub accuracy: Vec<Evaluation>,
+    /// Settings along the surviving history, as rank 0 lists them.
+    #[serde(default)]
+    pub tunings: Vec<Tuned>,
 }
 
 /// What a progress told that was not known before.
@@ -44,6 +47,8 @@ pub struct News {
     pub first_step: bool,
     /// Its evaluation.
     pub evaluation: bool,
+    /// Its settings.
+    pub tunings: bool,
 }
 
 impl Memory {
@@ -57,6 +62,7 @@ impl Memory {
             start_seconds: None,
             train_seconds: 0.0,
             accuracy: Vec::new(),
+            tunings: Vec::new(),
         }
     }
 
@@ -71,6 +77,11 @@ impl Memory {
             // Seen a little late: the step itself took its time, and so did the look.
             self.start_seconds = Some((seconds - progress.train_seconds).max(0.0));
             news.first_step = true;
+        }
+        // A worker that has yet to form its group lists none.
+        if !progress.tunings.is_empty() && self.tunings != progress.tunings {
+            self.tunings.clone_from(&progress.tunings);
+            news.tunings = true;
         }
         if let Some(evaluation) = &progress.evaluation
             && self.accuracy.last() != Some(evaluation)
@@ -111,7 +122,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use scadles_api::Phase;
+    use scadles_api::{Phase, Tuning};
 
     use super::*;
 
@@ -170,6 +181,19 @@ mod tests {
         memory.note(&progress(2, 15, 5.5), 14.0);
         assert_eq!(memory.train_seconds.to_bits(), 5.5f64.to_bits());
         assert_eq!(memory.start_seconds, Some(2.0), "the first step is counted once");
+    }
+
+    #[test]
+    fn settings_are_those_of_the_surviving_history() {
+        let tuned = |step, generation| Tuned { step, tuning: Tuning { generation, ..Tuning::default() } };
+        let listing = |tunings: &[Tuned]| Progress { tunings: tunings.to_vec(), ..progress(1, 1, 1.0) };
+        let mut memory = memory();
+        assert!(memory.note(&listing(&[tuned(1, 1)]), 1.0).tunings);
+        assert!(memory.note(&listing(&[tuned(1, 1), tuned(41, 2)]), 1.0).tunings);
+        assert!(!memory.note(&listing(&[]), 1.0).tunings, "nobody has formed a group yet");
+        // The step was rolled back, and another one agreed on.
+        assert!(memory.note(&listing(&[tuned(1, 1), tuned(31, 2)]), 1.0).tunings);
+        assert_eq!(memory.tunings, [tuned(1, 1), tuned(31, 2)]);
     }
 
     #[test]

@@ -11,10 +11,14 @@ pub mod steps;
 use std::{collections::BTreeMap, fmt::Write};
 
 use scadles_api::{
-    DeviceProgress, ExitCode, Ledger, PartitionPosition, Progress, ScadlesJob,
+    DeviceProgress, ExitCode, Ledger, PartitionPosition, Progress, ScadlesJob, Tuned,
     report::{CompressionSummary, Conventional, DeviceReport, InjectionSummary, REPORT_VERSION, RunReport},
 };
-use scadles_control::{decide::Outcome, estimate::CONVENTIONAL_BATCH};
+use scadles_control::{
+    decide::Outcome,
+    estimate::CONVENTIONAL_BATCH,
+    tuning::{Difference, differences},
+};
 
 use crate::{
     memory::Memory,
@@ -64,6 +68,11 @@ pub fn build(ending: &Ending<'_>) -> RunReport {
         start_seconds: ending.memory.start_seconds.unwrap_or(0.0),
         compression: ending.progress.and_then(compression),
         injection: ending.progress.and_then(injection),
+        tunings: if switches(&ending.memory.tunings).is_empty() {
+            vec![]
+        } else {
+            ending.memory.tunings.clone()
+        },
         conventional: conventional(&ending.rates_asked, &devices, seconds),
         devices,
         accuracy: ending.memory.accuracy.clone(),
@@ -93,6 +102,12 @@ fn injection(progress: &Progress) -> Option<InjectionSummary> {
         bytes_sent: seen.bytes_sent,
         paper_bytes: seen.paper_bytes(),
     })
+}
+
+/// Each switch of settings while the run lived: its first step, and the fields that it changed.
+pub fn switches(tunings: &[Tuned]) -> Vec<(u64, Vec<Difference>)> {
+    let pairs = tunings.windows(2).map(|pair| (pair[1].step, differences(&pair[0].tuning, &pair[1].tuning)));
+    pairs.filter(|(_, fields)| !fields.is_empty()).collect()
 }
 
 /// The report with the mean weight of each device, from the steps' table; unchanged if that has none.
@@ -183,6 +198,7 @@ pub fn summary(report: &RunReport) -> String {
     comparison(&mut text, report);
     compressed(&mut text, report);
     shared(&mut text, report);
+    tuned(&mut text, report);
     hashes(&mut text, report);
     text
 }
@@ -310,6 +326,18 @@ fn shared(text: &mut String, report: &RunReport) {
         grouped(injection.bytes_sent),
         grouped(injection.paper_bytes),
     );
+}
+
+fn tuned(text: &mut String, report: &RunReport) {
+    let switches = switches(&report.tunings);
+    if switches.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\ntuned while it ran; until then it was as the job file says:");
+    for (step, fields) in switches {
+        let fields: Vec<String> = fields.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "  from step {}: {}", grouped(step), fields.join(", "));
+    }
 }
 
 fn hashes(text: &mut String, report: &RunReport) {

@@ -137,6 +137,13 @@ impl RunFolder {
     }
 }
 
+/// Whether a runner holds the folder now.
+pub fn is_in_use(path: &Path) -> bool {
+    // Shared, so that two who look do not see each other; let go of at once.
+    let lock = File::open(path.join("runner.lock"));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// Whether a runner has left in the folder what its successor must know.
 fn is_resumable(path: &Path) -> bool {
     path.join("supervision.json").exists()
@@ -190,6 +197,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_folder_is_in_use_while_its_runner_lives() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("run");
+        assert!(!is_in_use(&path));
+        let folder = RunFolder::create("job", Some(&path), SystemTime::UNIX_EPOCH).unwrap();
+        assert!(is_in_use(&path) && is_in_use(&path));
+        drop(folder);
+        assert!(!is_in_use(&path));
+    }
 
     #[test]
     fn run_folders_are_named_by_the_second_of_their_start_in_utc() {

@@ -14,11 +14,14 @@ use std::{
 };
 
 use scadles_api::{
-    DeviceProgress, ExitCode, Phase, Progress,
+    DeviceProgress, ExitCode, Phase, Progress, ScadlesJob, Tuning,
     worker::{DeviceConfig, JobConfig},
 };
-use scadles_control::decide::{
-    Action, BrokerState, Decision, JobPhase, Observation, Outcome, Supervision, UserRequest, decide,
+use scadles_control::{
+    decide::{
+        Action, BrokerState, Decision, JobPhase, Observation, Outcome, Supervision, UserRequest, decide,
+    },
+    tuning::in_words,
 };
 use scadles_kafka::producer::RECORD_OVERHEAD_BYTES;
 use scadles_worker_client::WorkerClient;
@@ -34,6 +37,7 @@ use crate::{
     report,
     run_folder::RunFolder,
     signals::Signals,
+    tuning::TuningFile,
     view::{Display, Snapshot},
 };
 
@@ -87,6 +91,8 @@ pub struct Parts {
     pub trainer: PathBuf,
     /// Whether workers are to leave traces.
     pub trace: bool,
+    /// The job as given.
+    pub job: ScadlesJob,
     /// The resolved job, the same as in every worker's configuration.
     pub config: JobConfig,
     /// Token of the workers' endpoints.
@@ -153,7 +159,9 @@ impl Arrivals {
 /// A running local job.
 pub struct LocalBody {
     folder: RunFolder,
+    /// The resolved job, with what it was tuned to.
     config: JobConfig,
+    tuning: TuningFile,
     memory: Memory,
     access: BrokerAccess,
     producer: Producer,
@@ -181,6 +189,7 @@ impl LocalBody {
         let devices: Vec<String> = parts.config.devices.iter().map(|device| device.name.clone()).collect();
         let crew = Crew::new(WorkerClient::new(&parts.token), parts.trainer, parts.trace, &devices);
         Self {
+            tuning: TuningFile::of(parts.folder.path(), parts.job, Tuning::of(&parts.config)),
             folder: parts.folder,
             config: parts.config,
             memory: parts.memory,
@@ -205,6 +214,7 @@ impl LocalBody {
         let mut history = HistoryFile::begin(&self.config, &self.memory.supervision);
         let outcome = loop {
             let now = self.clock.now();
+            self.heed_tuning();
             let seen = self.observe(now);
             let decision = decide(&self.config, &self.memory.supervision, &seen, now);
             history.note(now, &seen, &decision);
@@ -252,6 +262,22 @@ impl LocalBody {
         }
     }
 
+    /// Takes over what the person asks to change; the decision tells it to the group.
+    fn heed_tuning(&mut self) {
+        match self.tuning.look() {
+            None => {}
+            Some(Ok(wanted)) => {
+                let words = in_words(&Tuning::of(&self.config), &wanted);
+                self.config = wanted.applied_to(&self.config);
+                if !words.is_empty() {
+                    self.display
+                        .event(&format!("tuned: {words}, with the next step that all ranks agree on"));
+                }
+            }
+            Some(Err(problem)) => self.display.event(&problem),
+        }
+    }
+
     fn take_note(&mut self, progress: &Progress) {
         if progress.attempt == 0 {
             return;
@@ -261,7 +287,13 @@ impl LocalBody {
             self.display.event(&evaluation_event(evaluation));
             self.display.evaluated(&self.memory.accuracy);
         }
-        if news.first_step || news.evaluation {
+        if let (true, [.., before, now]) = (news.tunings, self.memory.tunings.as_slice()) {
+            let words = in_words(&before.tuning, &now.tuning);
+            if !words.is_empty() {
+                self.display.event(&format!("step {}: {words}, on all ranks", now.step));
+            }
+        }
+        if news.first_step || news.evaluation || news.tunings {
             self.saved_at = None;
         }
         self.arrivals.note(progress);

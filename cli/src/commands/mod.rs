@@ -10,3 +10,4 @@ pub mod reproduce;
 pub mod run;
 pub mod simulate;
 pub mod trainer;
+pub mod tune;

@@ -104,6 +104,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         folder,
         trainer,
         trace: args.trace,
+        job: loaded.job.clone(),
         config: config.clone(),
         token,
         memory,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use scadles_api::report::InjectionSummary;
+use scadles_control::tuning::Difference;
 use serde_json::Value;
 
-use super::run::Run;
+use super::{run::Run, switches};
 use crate::{
     cluster::table::aligned,
     plot::COLOURS,
@@ -30,7 +31,8 @@ pub struct Row {
     pub cells: Vec<String>,
 }
 
-/// Fields of the job file that differ between the runs. A field that a job leaves out has its default.
+/// Fields of the job file that differ between the runs, or that one of them was tuned to. A field that a job leaves out has
+/// its default.
 pub fn settings(runs: &[Run]) -> Vec<Row> {
     let jobs: Vec<BTreeMap<String, String>> = runs
         .iter()
@@ -38,6 +40,12 @@ pub fn settings(runs: &[Run]) -> Vec<Row> {
             let mut fields = BTreeMap::new();
             let job = serde_json::to_value(&run.report.job.spec).unwrap_or(Value::Null);
             flatten("spec", &job, &mut fields);
+            for (step, changed) in switches(&run.report.tunings) {
+                for Difference { field, before, after } in changed {
+                    let value = fields.entry(field.to_owned()).or_insert(before);
+                    *value = format!("{value}, from step {step} {after}");
+                }
+            }
             fields
         })
         .collect();

@@ -1,6 +1,8 @@
 use scadles_api::{
+    Tuning,
     job::InjectionMode,
     progress::{CompressionProgress, InjectionProgress},
+    tuning::CompressionTuning,
 };
 
 use super::*;
@@ -125,6 +127,25 @@ fn the_summary_says_what_was_trained_where_every_sample_went_and_what_it_is_wort
     ] {
         assert!(text.contains(part), "`{part}` is missing in:\n{text}");
     }
+}
+
+/// A ratio from a step on.
+pub(super) fn tuned(step: u64, generation: u64, ratio: f64) -> Tuned {
+    let compression = Some(CompressionTuning { ratio, is_free: false, delta: None });
+    Tuned { step, tuning: Tuning { generation, compression, injection: None } }
+}
+
+#[test]
+fn a_summary_tells_what_was_tuned_from_which_step_on() {
+    let plain = report();
+    assert!(!summary(&plain).contains("tuned"));
+    let report = RunReport { tunings: vec![tuned(1, 1, 0.1), tuned(5, 2, 0.1), tuned(7, 3, 0.05)], ..plain };
+    let text = summary(&report);
+    assert!(
+        text.contains("as the job file says:\n  from step 7: spec.compression.ratio 0.1 → 0.05\n"),
+        "{text}"
+    );
+    assert!(!text.contains("step 5"), "nothing has changed there: {text}");
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn number(text: &str, allowed: &str, fits: impl Fn(f64) -> bool) -> Result<f64, 
 }
 
 /// A number above 0.
-pub(super) fn positive(text: &str) -> Result<f64, String> {
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
     number(text, "a number above 0", |value| value > 0.0)
 }
 

@@ -92,6 +92,7 @@ impl Finished {
         RunReport {
             compression: None,
             injection: None,
+            tunings: vec![],
             version: REPORT_VERSION,
             outcome: self.outcome,
             message: self.message.clone(),

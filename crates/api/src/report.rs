@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ExitCode,
+    ExitCode, Tuned,
     job::{InjectionMode, ScadlesJob},
     progress::Evaluation,
 };
@@ -45,6 +45,10 @@ pub struct RunReport {
     /// Shared samples, in jobs that have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injection: Option<InjectionSummary>,
+    /// Settings of compression and injection that changed while the job ran, those that it began with first; empty if none
+    /// did. They, and not `job`, say what held from which step on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunings: Vec<Tuned>,
     /// Per device.
     pub devices: Vec<DeviceReport>,
     /// Evaluations in order, by time and by samples.

@@ -7,6 +7,7 @@
 //! | [`validate_in_cluster()`] | the same, with what a cluster needs besides |
 //! | [`plan()`] | [`ValidatedJob`] and facts of the [`Body`] → [`Plan`]: topics, worker configurations, producer |
 //! | [`estimate()`] | [`Plan`] → what each batch rule would do; [`render()`] makes a table of it |
+//! | [`tuning::tuned`] | `ScadlesJob` and changes asked for while it runs → [`ValidatedJob`], or all mistakes |
 //! | [`decide()`] | observation, state, time → actions, next state, reason |
 //!
 //! Nothing here touches a file, socket, process or clock: the two bodies (local runner, operator) do, and both use this
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod rates;
 pub mod status;
 mod text;
+pub mod tuning;
 pub mod validate;
 
 pub use cluster::{ClusterJob, validate_in_cluster};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::tests::report;
+use crate::report::tests::{report, tuned};
 
 fn run(name: &str, change: impl FnOnce(&mut Run)) -> Run {
     let mut run = Run {
@@ -33,6 +33,14 @@ fn only_settings_that_differ_are_listed_and_a_missing_one_is_the_default() {
         [row("spec.completion.maxSteps", ["10", "20"]), row("spec.suspend", ["(default)", "true"])]
     );
     assert!(settings(&runs[..1]).is_empty());
+}
+
+#[test]
+fn a_field_that_was_tuned_is_not_what_the_job_file_says() {
+    let tunings = vec![tuned(1, 1, 0.1), tuned(7, 2, 0.05), tuned(9, 3, 0.02)];
+    let runs = [run("one", |_| {}), run("two", |run| run.report.tunings = tunings)];
+    let cells = vec!["(default)".to_owned(), "0.1, from step 7 0.05, from step 9 0.02".to_owned()];
+    assert_eq!(settings(&runs), [Row { name: "spec.compression.ratio".to_owned(), cells }]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use maud::{Markup, PreEscaped, html};
 use super::{counted, first_letters, grouped, headline::broker, span};
 use crate::{
     plot::{Bar, Colour, Part, Scale, StackedBars},
-    report::{ends_well, run::Run},
+    report::{ends_well, run::Run, switches},
 };
 
 /// The table has at most this many attempts, the newest.
@@ -98,7 +98,19 @@ pub(super) fn conventional(run: &Run) -> Markup {
 
 /// The job file.
 pub(super) fn job(run: &Run) -> Markup {
-    html! { section { h2 { "Job" } pre { (run.job_text) } } }
+    let switches = switches(&run.report.tunings);
+    html! {
+        section {
+            h2 { "Job" }
+            @if !switches.is_empty() {
+                p { "The job was tuned while it ran; until then it was as its file says." }
+                ul { @for (step, fields) in &switches { @for field in fields {
+                    li { "From step " (grouped(*step)) ": " (field.to_string()) }
+                } } }
+            }
+            pre { (run.job_text) }
+        }
+    }
 }
 
 /// What took part.
