@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BufferState, CheckpointRef, Ledger};
+use crate::{BufferState, CheckpointRef, Ledger, Tuned};
 
 /// Most devices with a row of their own; counts by state cover all.
 pub const MOST_DEVICE_ROWS: usize = 64;
@@ -69,6 +69,9 @@ pub struct ScadlesJobStatus {
     /// Last durable checkpoint: what the next attempt loads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointRef>,
+    /// Settings of compression and injection that all ranks run on, and the first step that they held for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<Tuned>,
     /// Latest evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<EvaluationStatus>,

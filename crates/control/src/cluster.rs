@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use scadles_api::{
     ScadlesJob,
-    job::{CleanPods, DataSpec, DatasetName, DatasetSpec, DeviceTemplate, ScadlesJobSpec},
+    job::{CleanPods, CompressionMode, DataSpec, DatasetName, DatasetSpec, DeviceTemplate, ScadlesJobSpec},
     names,
 };
 use twox_hash::XxHash64;
@@ -223,7 +223,7 @@ pub(crate) fn fields_given(spec: &ScadlesJobSpec) -> Vec<&'static str> {
 }
 
 /// Hash over the *spec*, never over what is made from it: an upgrade of the operator must not restart anything. What only
-/// concerns the life of the object is left out.
+/// concerns the life of the object is left out, and what the running group is told instead ([`crate::tuning`]).
 fn settings_hash(spec: &ScadlesJobSpec) -> String {
     let mut spec = spec.clone();
     spec.suspend = None;
@@ -233,6 +233,12 @@ fn settings_hash(spec: &ScadlesJobSpec) -> String {
         policy.clean_pods = None;
         policy.max_restarts = None;
         policy.active_deadline_seconds = None;
+    }
+    if let Some(compression) = spec.compression.as_mut().filter(|it| it.mode != CompressionMode::None) {
+        (compression.mode, compression.ratio, compression.delta) = (CompressionMode::Static, None, None);
+    }
+    if let Some(injection) = &mut spec.injection {
+        (injection.donor_fraction, injection.shared_fraction) = (None, None);
     }
     // Plain data always has a JSON form; its members are in the order of the types.
     let text = serde_json::to_string(&spec).unwrap_or_default();

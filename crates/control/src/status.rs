@@ -291,6 +291,7 @@ fn show_progress(next: &mut ScadlesJobStatus, previous: &ScadlesJobStatus, progr
     next.step = next.step.max(progress.step);
     next.samples = next.samples.max(progress.samples);
     next.epoch = levels::significant(progress.epoch, 3);
+    next.tuning = progress.tunings.last().copied().or(previous.tuning);
     next.loss = progress.loss.filter(|loss| loss.is_finite()).map(|loss| levels::significant(loss, 3));
     next.samples_per_second = levels::calm(previous.samples_per_second, progress.samples_per_second);
     let lag = progress.devices.iter().map(|device| device.ledger.buffered).sum::<u64>();

@@ -16,6 +16,7 @@ use scadles_control::{
     decide::{Decision, Supervision},
     mistake::Mistakes,
     status::{Facts, Worth, invalid, status, time, worth_writing},
+    tuning::in_words,
 };
 
 use super::{Prepared, build, observe::Seen};
@@ -155,6 +156,13 @@ async fn tell_changes(
     for failure in fresh.failures.iter().filter(|failure| failure.attempt > known) {
         context.metrics.restart();
         event(prepared, context, EventType::Warning, "AttemptFailed", &failure.message).await;
+    }
+    if let (Some(before), Some(now)) = (&previous.tuning, &fresh.tuning)
+        && let words = in_words(&before.tuning, &now.tuning)
+        && !words.is_empty()
+    {
+        let note = format!("step {}: {words}, on all ranks", now.step);
+        event(prepared, context, EventType::Normal, "Tuned", &note).await;
     }
     if previous.state == fresh.state {
         return;

@@ -171,3 +171,8 @@ fn a_rest_outlives_every_stop_of_the_operator() {
 fn a_job_that_is_given_up_leaves_nothing_wherever_the_operator_stops() {
     matrix(&Plan { story: Story::GivenUp, ..Plan::default() });
 }
+
+#[test]
+fn a_tuned_job_is_told_to_its_workers_wherever_the_operator_stops_and_nothing_restarts() {
+    matrix(&Plan { story: Story::Tuned, ..Plan::default() });
+}

@@ -30,6 +30,10 @@ const CHANGE_AT: u64 = 3;
 const KILL_AT: u64 = 4;
 /// Step at which the job is complete.
 const COMPLETE_AT: u64 = 6;
+/// The same of one that is tuned, however late the operator comes to tell its workers.
+const TUNED_COMPLETE_AT: u64 = 12;
+/// CR before and after.
+const RATIOS: [f64; 2] = [0.1, 0.05];
 
 /// One story.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub(crate) enum Story {
     Rested,
     /// The user deletes the job while it trains.
     GivenUp,
+    /// The user changes the compression of a job that trains, and deletes it when it is complete.
+    Tuned,
 }
 
 /// How a story ends: state, attempts, restarts, step; device and exit code of the failures.
@@ -53,12 +59,19 @@ impl Story {
         if self == Self::Whole {
             job["spec"]["runPolicy"] = json!({"ttlSecondsAfterFinished": 4});
         }
+        if self == Self::Tuned {
+            job["spec"]["compression"] = json!({"mode": "Static", "ratio": RATIOS[0]});
+        }
         job
     }
 
     pub(crate) fn script(self) -> Script {
         let kill_at = (self == Self::Whole).then_some((1, KILL_AT));
-        Script { kill_at, complete_at: COMPLETE_AT }
+        Script { kill_at, complete_at: self.complete_at() }
+    }
+
+    fn complete_at(self) -> u64 {
+        if self == Self::Tuned { TUNED_COMPLETE_AT } else { COMPLETE_AT }
     }
 
     /// The user looks at the job, of which `step` steps are done, and acts.
@@ -73,7 +86,11 @@ impl Story {
                 suspend(store, true);
             }
             Self::Rested if state == "Suspended" => suspend(store, false),
-            Self::Rested if state == "Complete" => {
+            Self::Tuned if step == CHANGE_AT => {
+                let ratio = json!({"spec": {"compression": {"ratio": RATIOS[1]}}});
+                store.patch(JOBS, NAME, &ratio, false).unwrap();
+            }
+            Self::Rested | Self::Tuned if state == "Complete" => {
                 store.delete(JOBS, NAME, &Value::Null).unwrap();
             }
             _ => {}
@@ -90,8 +107,13 @@ impl Story {
         let expected: Ending = match self {
             Self::Whole => (complete, 2, 1, COMPLETE_AT, killed),
             Self::Rested => (complete, 2, 0, COMPLETE_AT, Vec::new()),
+            Self::Tuned => (complete, 1, 0, TUNED_COMPLETE_AT, Vec::new()),
             Self::GivenUp => return (told.1 != 1).then(|| format!("{} attempts", told.1)),
         };
+        let tuned = status.tuning.and_then(|it| Some((it.tuning.generation, it.tuning.compression?.ratio)));
+        if tuned != (self == Self::Tuned).then_some((2, RATIOS[1])) {
+            return Some(format!("the workers were tuned to {tuned:?}"));
+        }
         if status.result.is_none_or(|result| result.sha256.is_none()) {
             return Some("the result is not told".to_owned());
         }

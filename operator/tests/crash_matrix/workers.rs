@@ -7,7 +7,8 @@ use std::{
 };
 
 use scadles_api::{
-    Attempt, CheckpointRef, DeviceProgress, ExitCode, LastWords, PROTOCOL_VERSION, Phase, Progress,
+    Attempt, CheckpointRef, DeviceProgress, ExitCode, LastWords, PROTOCOL_VERSION, Phase, Progress, Tuned,
+    Tuning,
     attempt::{Listening, StopRequest},
     names,
 };
@@ -35,6 +36,9 @@ struct Worker {
     phase: Phase,
     step: u64,
     stop: Option<StopRequest>,
+    /// What the group has switched to, and what this worker was told since.
+    tunings: Vec<Tuned>,
+    told: Tuning,
     endpoint: JoinHandle<()>,
 }
 
@@ -91,6 +95,8 @@ impl Workers {
             phase: Phase::Idle,
             step: 0,
             stop: None,
+            tunings: Vec::new(),
+            told: Tuning::default(),
             endpoint: tokio::spawn(serve(self.clone(), pod.to_owned(), listener)),
         };
         self.state().running.insert(pod.to_owned(), worker);
@@ -155,6 +161,7 @@ impl Workers {
         for (_, worker) in &mut members {
             worker.phase = Phase::Training;
             worker.step += u64::from(samples_come);
+            worker.switch();
             if worker.step >= script.complete_at {
                 worker.phase = Phase::Finishing;
             }
@@ -171,6 +178,14 @@ fn is_rank_0(worker: &Worker) -> bool {
 impl Worker {
     fn number(&self) -> u32 {
         self.attempt.as_ref().map_or(0, |attempt| attempt.number)
+    }
+
+    /// A step has been taken: what the worker was told by then holds from it on.
+    fn switch(&mut self) {
+        let generation = self.tunings.last().map_or(0, |tuned| tuned.tuning.generation);
+        if self.told.generation > generation && self.step > 0 {
+            self.tunings.push(Tuned { step: self.step, tuning: self.told });
+        }
     }
 
     /// The last step that is safe.
@@ -221,7 +236,7 @@ impl Worker {
             injection: None,
             evaluation: None,
             checkpoint: self.checkpoint(),
-            tunings: Vec::new(),
+            tunings: self.tunings.clone(),
             durable_positions: Vec::new(),
             devices: rows.into_iter().flatten().map(row).collect(),
             last_words: None,
@@ -242,6 +257,7 @@ impl Worker {
         if self.attempt.is_none() {
             self.step = attempt.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.step);
             self.phase = Phase::Forming;
+            self.told = attempt.tuning;
             self.attempt = Some(attempt);
         }
     }
@@ -292,6 +308,10 @@ impl Workers {
             "/v1/stop" => {
                 worker.stop = Some(serde_json::from_slice(body).unwrap());
                 (200, String::new())
+            }
+            "/v1/tuning" => {
+                worker.told = serde_json::from_slice(body).unwrap();
+                (202, String::new())
             }
             _ => {
                 mistakes.push(format!("{path} of {pod} is not known"));

@@ -126,3 +126,21 @@ fn only_settings_that_need_a_new_attempt_change_the_hash() {
     assert_ne!(hash("maxSamples: 60000", "maxSamples: 60001"), same);
     assert_ne!(hash("memory: 1Gi", "memory: 2Gi"), same);
 }
+
+#[test]
+fn what_a_running_group_can_be_told_asks_for_no_new_attempt() {
+    let hash = |parts: &str| changed("  data:", &format!("{parts}\n  data:")).unwrap().settings_hash;
+    let compressed = |fields: &str| hash(&format!("  compression: {{{fields}}}"));
+    let began = compressed("mode: Static, ratio: 0.1");
+    for tuned in ["mode: Static", "mode: Adaptive, ratio: 0.05, delta: 0.2", "mode: Auto"] {
+        assert_eq!(compressed(tuned), began, "{tuned}");
+    }
+    for other in ["mode: None", "mode: Adaptive, energyOf: Gradient"] {
+        assert_ne!(compressed(other), began, "{other}");
+    }
+    let injected = |fields: &str| hash(&format!("  injection: {{optIn: All, {fields}}}"));
+    let began = injected("mode: Move");
+    assert_eq!(injected("mode: Move, donorFraction: 0.25, sharedFraction: 0.9"), began);
+    assert_ne!(injected("mode: Replicate"), began);
+    assert_ne!(injected("mode: Move, budgetBytesPerStep: 1Mi"), began);
+}

@@ -1,5 +1,6 @@
 use scadles_api::{
-    CheckpointRef, ExitCode, LastWords, attempt::Listening, report::AttemptReport, status::Condition,
+    CheckpointRef, ExitCode, LastWords, Tuned, Tuning, attempt::Listening, report::AttemptReport,
+    status::Condition,
 };
 
 use super::*;
@@ -108,6 +109,20 @@ fn conditions_follow_the_table() {
     let failed = World::done(ExitCode::TopicLost).status();
     assert_eq!(summary(&failed), ["False", "False", "True", "False", "False", "True"]);
     assert_eq!(holds(&failed, "Failed").1, "TopicLost");
+}
+
+#[test]
+fn what_the_ranks_were_tuned_to_is_written_at_once_and_kept_while_nobody_tells() {
+    let mut world = World::training();
+    let before = world.status();
+    assert_eq!(before.tuning, None);
+    let tuned = Tuned { step: 41, tuning: Tuning { generation: 2, ..Tuning::default() } };
+    world.progress.as_mut().unwrap().tunings = vec![Tuned { step: 1, ..tuned }, tuned];
+    let after = world.status_after(&before);
+    assert_eq!(after.tuning, Some(tuned));
+    assert_eq!(worth_writing(&before, &after), Worth::State);
+    world.progress = None;
+    assert_eq!(world.status_after(&after).tuning, Some(tuned), "the group starts anew");
 }
 
 #[test]
