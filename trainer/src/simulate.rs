@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
             return Err(Failure::new(ExitCode::Internal, "devices have samples, and no step is agreed on"));
         };
         self.evaluation = None;
-        self.train(plan, &batches, agreement.next)?;
+        self.train(plan, &batches, &agreement.next)?;
         if plan.evaluate {
             self.evaluate(self.job.evaluation.as_ref().map_or(0, |settings| settings.samples))?;
         }
@@ -269,7 +269,7 @@ impl<'a> Run<'a> {
         Ok(loss_mass(class_weights, samples.iter().map(|sample| shape.label(sample) as usize)))
     }
 
-    fn train(&mut self, plan: &StepPlan, batches: &[SimBatch], next: GlobalState) -> Result<(), Failure> {
+    fn train(&mut self, plan: &StepPlan, batches: &[SimBatch], next: &GlobalState) -> Result<(), Failure> {
         let record = self.record(plan, batches, next.step);
         let outcome = self.group.step(&record, &mut *self.records)?;
         let dense = vec![self.dense_bytes; self.ranks.len()];
@@ -297,7 +297,7 @@ impl<'a> Run<'a> {
             rank.received += plan.injection.received(number);
             rank.sample_bytes_sent += plan.injection.sent(number, world_size) * record_bytes;
         }
-        self.state = next;
+        self.state = *next;
         self.learning_rate = plan.scaled_learning_rate;
         let loss = mean_loss(&outcome.statistics);
         self.loss = loss.is_finite().then_some(loss);

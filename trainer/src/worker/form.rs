@@ -93,10 +93,7 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         None => None,
         Some(rounds) => Some(Leader::open(context, attempt, manifest.as_ref(), rounds, mirror)?),
     };
-    let end = Arc::clone(&context.end);
-    let watchdog = Watchdog::start(move |stuck| end(stuck.failure())).map_err(|error| {
-        Failure::new(ExitCode::Internal, format!("failed to start the watchdog: {error}"))
-    })?;
+    let watchdog = start_watchdog(context)?;
     context.shared.update(|progress| progress.phase = Phase::Training);
     Ok(Rank {
         position: attempt.rank,
@@ -137,6 +134,12 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
         config: context.config.clone(),
         shared: Arc::clone(&context.shared),
     })
+}
+
+fn start_watchdog(context: &Context) -> Result<Watchdog, Failure> {
+    let end = Arc::clone(&context.end);
+    Watchdog::start(move |stuck| end(stuck.failure()))
+        .map_err(|error| Failure::new(ExitCode::Internal, format!("failed to start the watchdog: {error}")))
 }
 
 fn read_greeting(text: &str) -> Result<Greeting, Failure> {
@@ -217,7 +220,7 @@ fn open_hub(
     };
     let (sender, rounds) = channel();
     let agreed = agree_settings(job, &restored.learner).tuned(&tuning);
-    let mut chair = Chair::new(agreed, state, sender, Arc::clone(&context.shared));
+    let mut chair = Chair::new(agreed, &state, sender, Arc::clone(&context.shared));
     serve_hub(&context.runtime, listener, settings, move |reports| chair.rule(reports));
     Ok((Some(store), Some(rounds)))
 }

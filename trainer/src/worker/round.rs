@@ -84,11 +84,11 @@ impl Chair {
     /// A chair for a group that continues from `state`. Every ruled round is sent to `rounds` before the verdict goes out.
     pub(super) fn new(
         settings: AgreeSettings,
-        state: GlobalState,
+        state: &GlobalState,
         rounds: Sender<Vec<RankReport>>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { settings, state, round: 0, rounds, shared }
+        Self { settings, state: *state, round: 0, rounds, shared }
     }
 
     /// Rules when the newest reports of all ranks allow it.
@@ -238,7 +238,7 @@ mod tests {
     fn a_fault_is_ruled_upon_at_once_and_a_request_when_all_have_reported() {
         let (sender, rounds) = channel();
         let (shared, _attempts) = Shared::idle("device-0");
-        let mut chair = Chair::new(settings(), GlobalState::default(), sender, shared);
+        let mut chair = Chair::new(settings(), &GlobalState::default(), sender, shared);
         assert!(chair.rule(&[None, Some(waiting(1, Some(StopReason::Requested)))]).is_none());
         let fault = StopReason::Fault(ExitCode::TopicLost);
         let ruling = chair.rule(&[None, Some(waiting(1, Some(fault)))]).unwrap();
