@@ -187,7 +187,7 @@ class ForeignStore : public c10d::Store {
 
 // What a message belongs to. Messages of unlike tags never meet: Gloo ends the process where one is longer than what is
 // expected, so ranks that call unlike collectives must wait for each other until the timeout instead.
-enum Tag : int { kSum, kGather, kCounts, kParts };
+enum Tag : int { kCall, kSum, kGather, kCounts, kParts };
 
 // Sends and receives between pairs of ranks, straight from and to the tensors' memory. Gloo's progress thread does
 // them side by side; between two ranks those of one tag keep their order.
@@ -255,6 +255,39 @@ class Transfers {
   std::deque<c10::intrusive_ptr<c10d::Work>> sends_;
   std::deque<c10::intrusive_ptr<c10d::Work>> receives_;
 };
+
+enum Call : int64_t { kNativeSum, kRankOrderedSum, kBroadcast };
+
+// Makes sure that all ranks are in the same call with equally many elements of one kind, and says how they differ if not: on
+// every rank, before any of them sends data. Gloo takes too little of it for whole, and ends the process at too much.
+void agree(te_gloo& group, Call call, const at::Tensor& tensor, int root = 0) {
+  constexpr int kWords = 4;
+  constexpr const char* kNames[kWords] = {"call", "root", "elements", "kind"};
+  const int own = group.group->getRank();
+  const int size = group.group->getSize();
+  at::Tensor told = at::empty({size * kWords}, at::kLong);
+  int64_t* words = told.data_ptr<int64_t>();
+  const int64_t mine[kWords] = {call, root, tensor.numel(), static_cast<int64_t>(tensor.scalar_type())};
+  std::copy(mine, mine + kWords, words + own * kWords);
+  Transfers transfers(group, kCall);
+  for (int rank = 0; rank < size; ++rank) {
+    if (rank != own) {
+      transfers.receive(told.narrow(0, rank * kWords, kWords), rank);
+    }
+  }
+  transfers.send_to_all(told.narrow(0, own * kWords, kWords));
+  transfers.wait();
+  for (int rank = 0; rank < size; ++rank) {
+    for (int word = 0; word < kWords; ++word) {
+      const int64_t theirs = words[rank * kWords + word];
+      if (theirs != mine[word]) {
+        throw std::runtime_error("the ranks' calls differ: " + std::string(kNames[word]) + " " + std::to_string(theirs) +
+                                 " on rank " + std::to_string(rank) + ", " + std::to_string(mine[word]) + " on rank " +
+                                 std::to_string(own));
+      }
+    }
+  }
+}
 
 // The sum over all ranks, each element added as ((rank 0 + rank 1) + rank 2) + …, whatever the number of elements.
 // The tensor is cut into pieces, each piece into one range per rank. Every rank receives all contributions to its own
@@ -457,7 +490,10 @@ void te_gloo_delete(te_gloo* group) {
 char* te_gloo_all_reduce_sum(te_gloo* group, void* tensor) {
   return guarded([&] {
     std::vector<at::Tensor> tensors{tensor_of(tensor)};
-    group->group->allreduce(tensors)->wait();
+    agree(*group, kNativeSum, tensors[0]);
+    if (tensors[0].numel() > 0) {
+      group->group->allreduce(tensors)->wait();
+    }
   });
 }
 
@@ -501,7 +537,12 @@ char* te_gloo_all_to_all_v(te_gloo* group, void* send, const int64_t* send_count
 }
 
 char* te_gloo_all_reduce_in_rank_order(te_gloo* group, void* tensor) {
-  return guarded([&] { RankOrderedSum(*group, tensor_of(tensor)).run(); });
+  return guarded([&] {
+    agree(*group, kRankOrderedSum, tensor_of(tensor));
+    if (tensor_of(tensor).numel() > 0) {
+      RankOrderedSum(*group, tensor_of(tensor)).run();
+    }
+  });
 }
 
 char* te_gloo_all_gather_v(te_gloo* group, void* send, void* recv, const int64_t* recv_counts, size_t ranks) {
@@ -528,9 +569,12 @@ char* te_gloo_all_gather_v(te_gloo* group, void* send, void* recv, const int64_t
 char* te_gloo_broadcast(te_gloo* group, void* tensor, int root) {
   return guarded([&] {
     std::vector<at::Tensor> tensors{tensor_of(tensor)};
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    group->group->broadcast(tensors, options)->wait();
+    agree(*group, kBroadcast, tensors[0], root);
+    if (tensors[0].numel() > 0) {
+      c10d::BroadcastOptions options;
+      options.rootRank = root;
+      group->group->broadcast(tensors, options)->wait();
+    }
   });
 }
 

@@ -1,8 +1,8 @@
 //! c10d's Gloo process group: how processes on CPUs meet and add up. Network I/O; no decisions.
 //!
 //! Guarantees: no call waits for longer than the group's timeout without progress; a peer that closed its sockets
-//! (its process died) is an error at once. Assumptions: all ranks call the same collectives in the same order with
-//! matching sizes. Caveats: Gloo has no abort, so after an error the group can only be dropped and made anew.
+//! (its process died) is an error at once; sizes that do not match are one. Assumptions: all ranks call the same
+//! collectives in the same order. Caveats: Gloo has no abort, so after an error the group can only be dropped and made anew.
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -96,12 +96,12 @@ impl Gloo {
         self.world_size
     }
 
-    /// Replaces `tensor` (f32 or f64, the same length everywhere) by the sum over all ranks, in Gloo's own order of
-    /// addition. All ranks get the same bits; which bits depends on the number of ranks and the length.
+    /// Replaces `tensor` (f32 or f64, the same length everywhere, or it is an error on every rank) by the sum over all ranks,
+    /// in Gloo's own order of addition. All ranks get the same bits; which bits depends on the number of ranks and the length.
     pub fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), Error> {
         const OPERATION: &str = "all_reduce_sum";
-        let len = summable(OPERATION, tensor)?;
-        if len == 0 {
+        summable(OPERATION, tensor)?;
+        if self.world_size == 1 {
             return self.usable(OPERATION);
         }
         // SAFETY: group and tensor are alive; the call returns after the last byte was read and written.
@@ -110,13 +110,13 @@ impl Gloo {
         })
     }
 
-    /// Replaces `tensor` (f32 or f64, the same length everywhere) by the sum over all ranks, each element added in
-    /// rank order, ((rank 0 + rank 1) + rank 2) + …: the bits of a plain loop, for any length and any cut of the
-    /// data. The group keeps up to 8 MiB of scratch for it.
+    /// Replaces `tensor` (f32 or f64, the same length everywhere, or it is an error on every rank) by the sum over all ranks,
+    /// each element added in rank order, ((rank 0 + rank 1) + rank 2) + …: the bits of a plain loop, for any length and any
+    /// cut of the data. The group keeps up to 8 MiB of scratch for it.
     pub fn all_reduce_in_rank_order(&self, tensor: &mut Tensor) -> Result<(), Error> {
         const OPERATION: &str = "all_reduce_in_rank_order";
-        let len = summable(OPERATION, tensor)?;
-        if len == 0 || self.world_size == 1 {
+        summable(OPERATION, tensor)?;
+        if self.world_size == 1 {
             return self.usable(OPERATION);
         }
         // SAFETY: group and tensor are alive; the call returns after the last byte was read and written.
@@ -220,17 +220,17 @@ impl Gloo {
         })
     }
 
-    /// Replaces `tensor` (any kind, the same length everywhere) by that of rank `root`.
+    /// Replaces `tensor` (any kind, the same length everywhere, or it is an error on every rank) by that of rank `root`.
     pub fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<(), Error> {
         const OPERATION: &str = "broadcast";
-        let len = vector(OPERATION, "tensor", tensor)?;
+        vector(OPERATION, "tensor", tensor)?;
         if root >= self.world_size {
             return Err(Error::argument(
                 OPERATION,
                 format!("root is {root}; it must be below {}", self.world_size),
             ));
         }
-        if len == 0 {
+        if self.world_size == 1 {
             return self.usable(OPERATION);
         }
         let root = c_count(OPERATION, "root + 1", root + 1)? - 1;
@@ -382,15 +382,15 @@ fn vector(operation: &'static str, name: &str, tensor: &Tensor) -> Result<usize,
     Ok(tensor.numel())
 }
 
-fn summable(operation: &'static str, tensor: &Tensor) -> Result<usize, Error> {
-    let len = vector(operation, "tensor", tensor)?;
+fn summable(operation: &'static str, tensor: &Tensor) -> Result<(), Error> {
+    vector(operation, "tensor", tensor)?;
     if !matches!(tensor.kind(), Kind::Float | Kind::Double) {
         return Err(Error::argument(
             operation,
             format!("tensor is {:?}; allowed: Float, Double", tensor.kind()),
         ));
     }
-    Ok(len)
+    Ok(())
 }
 
 fn disjoint_and_alike(operation: &'static str, send: &Tensor, recv: &Tensor) -> Result<(), Error> {

@@ -144,6 +144,29 @@ fn a_rank_that_is_sent_less_or_more_than_it_expects_says_so() {
 }
 
 #[test]
+fn lengths_that_differ_are_told_on_every_rank() {
+    type Operation = fn(&Gloo, &mut Tensor) -> Result<(), Error>;
+    let operations: [Operation; 3] = [
+        |group, tensor| group.all_reduce_sum(tensor),
+        |group, tensor| group.all_reduce_in_rank_order(tensor),
+        |group, tensor| group.broadcast(tensor, 0),
+    ];
+    for operation in operations {
+        for (usual, of_rank_1) in [(3, 4), (4, 3), (3, 0), (0, 3)] {
+            let messages = common::threads(3, TIMEOUT, |group| {
+                let mut tensor = zeros(if group.rank() == 1 { of_rank_1 } else { usual }, Kind::Float);
+                format!("{:?}", operation(group, &mut tensor))
+            });
+            for message in messages {
+                assert!(message.contains("elements"), "{message}");
+                assert!(message.contains(&format!(" {usual} on rank ")), "{message}");
+                assert!(message.contains(&format!(" {of_rank_1} on rank 1")), "{message}");
+            }
+        }
+    }
+}
+
+#[test]
 fn all_gather_and_broadcast_deliver_in_rank_order() {
     for kind in [Kind::Uint8, Kind::Float] {
         for len in [0, 1, 1000] {
