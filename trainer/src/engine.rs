@@ -1,4 +1,5 @@
-//! Collectives: how ranks exchange numbers. One trait, one engine per transport; network I/O in [`GlooEngine`] only.
+//! Collectives: how ranks exchange numbers. One trait, one engine per transport; network I/O in [`GlooEngine`] and in the one
+//! over MPI.
 //!
 //! What every engine must do is a suite of tests, `tests/suite`, run on each of them.
 //!
@@ -8,11 +9,18 @@
 
 mod gloo;
 mod in_process;
+#[cfg(feature = "mpi")]
+mod mpi;
 
 pub use gloo::GlooEngine;
 pub use in_process::InProcess;
+#[cfg(feature = "mpi")]
+pub use mpi::MpiEngine;
 
 use crate::numeric::{Real, ValuesMut, bytes_of, bytes_of_mut};
+
+/// Whether this build has the engine over MPI (feature `mpi`).
+pub const HAS_MPI: bool = cfg!(feature = "mpi");
 
 /// Why a collective gave no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

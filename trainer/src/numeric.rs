@@ -2,7 +2,7 @@
 //! No I/O.
 //!
 //! libtorch and Rust look at the same memory here, so that nothing is copied between a batch, the flat buffers and a
-//! collective. Everything `unsafe` of the trainer is in this file.
+//! collective. Everything `unsafe` of the trainer is in this file, and that of MPI in `engine/mpi/raw.rs`.
 #![allow(unsafe_code)] // Tensor pointers; each block says why it holds.
 
 use std::ops::{Add, AddAssign, Mul, Sub};

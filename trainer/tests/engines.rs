@@ -4,6 +4,6 @@
 mod common;
 mod suite;
 
-on_engine!(in_process, InProcess);
-on_engine!(gloo, Gloo);
-on_engine!(nccl_mock, NcclMock);
+on_engine!(in_process, InProcess, a_group_that_lost_a_rank_is_made_anew_in_the_same_processes);
+on_engine!(gloo, Gloo, a_group_that_lost_a_rank_is_made_anew_in_the_same_processes);
+on_engine!(nccl_mock, NcclMock, a_group_that_lost_a_rank_is_made_anew_in_the_same_processes);

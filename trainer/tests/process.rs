@@ -9,7 +9,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use scadles_api::{ExitCode, LastWords, WorkerConfig, worker::JobConfig};
+use scadles_api::{
+    ExitCode, LastWords, WorkerConfig,
+    worker::{Backend, JobConfig},
+};
 use workers::{TOKEN, command, last_words, output, resolve, termination_log};
 
 const JOB: &str = "
@@ -34,6 +37,7 @@ fn config(folder: &Path) -> WorkerConfig {
         port: 0,
         hub_port: 0,
         token: TOKEN.to_owned(),
+        backend: Backend::Gloo,
         job: job(folder),
     }
 }
@@ -89,6 +93,17 @@ fn a_configuration_of_another_version_is_refused_with_both_versions() {
     let (code, words) = ends(folder.path(), &config.to_string());
     assert_eq!((code, words.code), (Some(2), ExitCode::Configuration));
     assert!(words.message.contains("99") && words.message.contains("speaks"), "{words:?}");
+}
+
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn a_worker_that_was_built_without_mpi_does_not_begin_a_job_over_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = WorkerConfig { backend: Backend::Mpi, ..config(folder.path()) };
+    let (code, words) = ends(folder.path(), &serde_json::to_string(&config).unwrap());
+    assert_eq!((code, words.code), (Some(2), ExitCode::Configuration));
+    assert!(words.message.contains("--backend mpi"), "{words:?}");
+    assert!(words.remedy.contains("scadles-trainer/mpi"), "{words:?}");
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct WorkerConfig {
     pub hub_port: u16,
     /// Every request to the worker carries this token.
     pub token: String,
+    /// What carries the collectives of its group; all workers of an attempt have the same.
+    #[serde(default, skip_serializing_if = "Backend::is_gloo")]
+    pub backend: Backend,
     /// The same for all workers of the job.
     pub job: JobConfig,
 }
@@ -37,6 +40,23 @@ impl WorkerConfig {
     /// The device that this worker trains on.
     pub fn device(&self) -> &DeviceConfig {
         &self.job.devices[self.device_index]
+    }
+}
+
+/// What carries the collectives of a group. The bits of a model do not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// Gloo, between any processes.
+    #[default]
+    Gloo,
+    /// The system's MPI, between processes that one `mpiexec` has started in the order of ranks.
+    Mpi,
+}
+
+impl Backend {
+    /// Whether it is the one that needs nothing.
+    pub fn is_gloo(&self) -> bool {
+        *self == Self::Gloo
     }
 }
 

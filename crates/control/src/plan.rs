@@ -6,7 +6,7 @@ use scadles_api::{
     PROTOCOL_VERSION, WorkerConfig,
     job::TopicManagement,
     worker::{
-        BatchRule, BucketConfig, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl,
+        Backend, BatchRule, BucketConfig, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl,
         KafkaSecurity, ProducerConfig, StartFrom, StreamPolicy,
     },
 };
@@ -191,6 +191,7 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
             port: 0,
             hub_port: 0,
             token: body.token.clone(),
+            backend: Backend::Gloo,
             job: config.clone(),
         })
         .collect();

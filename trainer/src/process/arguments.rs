@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
-use scadles_api::{ExitCode, PROTOCOL_VERSION, WorkerConfig, worker::JobConfig};
+use scadles_api::{
+    ExitCode, PROTOCOL_VERSION, WorkerConfig,
+    worker::{Backend, JobConfig},
+};
 use serde::de::DeserializeOwned;
 
-use crate::worker::Failure;
+use crate::{engine::HAS_MPI, worker::Failure};
 
 /// The flag whose file must say something even if the command line is wrong.
 const TERMINATION_LOG: &str = "--termination-log";
@@ -54,6 +57,15 @@ impl WorkerArguments {
             // The command line's parser lets neither pass.
             (None, None) => return Err(configuration("--config: missing".to_owned())),
         };
+        if config.backend == Backend::Mpi && !HAS_MPI {
+            return Err(configuration(
+                "--backend mpi: this scadles-trainer was built without MPI".to_owned(),
+            )
+            .with_remedy(
+                "install Open MPI or MPICH with libclang, then build it: cargo build --workspace --bins \
+                     --features scadles-trainer/mpi",
+            ));
+        }
         if config.device_index < config.job.devices.len() {
             return Ok(config);
         }
@@ -80,6 +92,7 @@ impl WorkerArguments {
             port: self.port,
             hub_port: self.hub_port,
             token,
+            backend: Backend::Gloo,
             job,
         })
     }

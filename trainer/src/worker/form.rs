@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::{Attempt, ExitCode, Phase, Tuning, names, worker::JobConfig};
+use scadles_api::{
+    Attempt, ExitCode, Phase, Tuning, names,
+    worker::{Backend, JobConfig},
+};
 use scadles_core::{
     agree::AgreeSettings, batch::BatchClock, buffer_state::BufferStateTracker, evaluate::PrequentialAccuracy,
     inject::InjectionRule, learning_rate::LearningRatePlan,
@@ -44,9 +47,8 @@ const ENGINE_PATIENCE: u32 = 20;
 /// What rank 0 tells a member once the group is complete.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Greeting {
-    /// Place of the store at which the collectives' engine meets.
-    store_host: String,
-    store_port: u16,
+    /// Host and port of the store at which the collectives' engine meets, if it needs one.
+    store: Option<(String, u16)>,
     /// Settings that the group goes on with.
     tuning: Tuning,
     /// SHA-256 of the file of rank 0's network, if it is not built in.
@@ -195,14 +197,17 @@ fn open_hub(
         return Ok((None, None));
     }
     let (config, job) = (&context.config, &context.config.job);
-    let store = TcpStore::serve(&config.host, 0, attempt.devices.len(), within)?;
+    let store = match config.backend {
+        Backend::Gloo => Some(TcpStore::serve(&config.host, 0, attempt.devices.len(), within)?),
+        Backend::Mpi => None,
+    };
+    let place = store.as_ref().map(|store| (config.host.clone(), store.port()));
     let points = restored.resume_points(job, attempt)?;
     let tuning = start_tuning(job, attempt, restored.manifest.as_ref());
     let state = start_state(points.first().and_then(Option::as_ref), tuning);
     let greeting = |resume| {
         let greeting = Greeting {
-            store_host: config.host.clone(),
-            store_port: store.port(),
+            store: place.clone(),
             tuning,
             model_file: restored.learner.model_file().map(str::to_owned),
             resume,
@@ -222,7 +227,7 @@ fn open_hub(
     let agreed = agree_settings(job, &restored.learner).tuned(&tuning);
     let mut chair = Chair::new(agreed, &state, sender, Arc::clone(&context.shared));
     serve_hub(&context.runtime, listener, settings, move |reports| chair.rule(reports));
-    Ok((Some(store), Some(rounds)))
+    Ok((store, Some(rounds)))
 }
 
 /// What the ranks of `job` agree by.
@@ -278,7 +283,7 @@ fn left_to_connect(within: Duration, spent: Duration) -> Duration {
     within.saturating_sub(spent).max(LEAST_TO_CONNECT)
 }
 
-/// The collectives' engine: Gloo between processes; a group of one needs none.
+/// The collectives' engine between processes; a group of one needs none.
 fn connect(
     context: &Context,
     attempt: &Attempt,
@@ -294,11 +299,40 @@ fn connect(
             .map(|engine| Box::new(engine) as Box<dyn Communicator>)
             .ok_or_else(|| Failure::new(ExitCode::Internal, "a group of one has no member"));
     }
-    let store = match store {
-        Some(store) => store,
-        None => TcpStore::connect(&greeting.store_host, greeting.store_port, world_size, within)?,
+    // A build without MPI has refused its configuration by now.
+    #[cfg(feature = "mpi")]
+    if context.config.backend == Backend::Mpi {
+        return connect_mpi(attempt.rank, world_size, within, timeout);
+    }
+    let store = match (store, &greeting.store) {
+        (Some(store), _) => store,
+        (None, Some((host, port))) => TcpStore::connect(host, *port, world_size, within)?,
+        (None, None) => {
+            let message = "rank 0 exchanges over MPI, this worker over Gloo";
+            return Err(Failure::new(ExitCode::Configuration, message));
+        }
     };
     Ok(Box::new(GlooEngine::connect(&store, attempt.rank, world_size, &context.config.host, timeout)?))
+}
+
+#[cfg(feature = "mpi")]
+fn connect_mpi(
+    rank: usize,
+    world_size: usize,
+    within: Duration,
+    timeout: Duration,
+) -> Result<Box<dyn Communicator>, Failure> {
+    use crate::engine::{EngineError, MpiEngine};
+    match MpiEngine::connect(rank, world_size, within, timeout) {
+        Ok(engine) => Ok(Box::new(engine)),
+        // Another mpiexec than this library's, or too old an MPI: it will not be better in the next attempt.
+        Err(error @ EngineError::Argument { .. }) => {
+            let remedy =
+                "name the mpiexec of the MPI that scadles-trainer was built with: MPIEXEC=PATH scadles run …";
+            Err(Failure::new(ExitCode::Configuration, error.to_string()).with_remedy(remedy))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Name of the checkpoint from which an attempt's first journal segment continues.

@@ -25,6 +25,8 @@ pub use training::*;
 pub enum Engine {
     InProcess,
     Gloo,
+    /// In processes that `mpiexec` starts.
+    Mpi,
     /// `nccl-rs` on a library that carries collectives out in host memory.
     NcclMock,
 }
@@ -53,22 +55,25 @@ macro_rules! on_engine {
             )*
         }
     };
-    ($module:ident, $engine:ident) => {
+    ($module:ident, $engine:ident $(, $claim:ident)*) => {
         $crate::on_engine! { @ $module, $engine:
             all_to_all_v_delivers_odd_and_empty_parts_in_rank_order,
             all_gathers_collect_equal_and_unequal_parts_in_rank_order,
             broadcast_copies_any_root_to_all,
             a_sum_in_rank_order_has_the_bits_of_a_loop_and_so_has_a_native_one_of_two_ranks,
+            a_long_sum_has_the_bits_of_a_loop,
             sixteen_ranks_have_the_bits_of_a_loop_also_with_fewer_elements_than_ranks,
             a_native_sum_of_many_ranks_is_the_same_on_all_of_them,
             arguments_that_do_not_fit_together_are_refused_before_anything_is_sent,
             sizes_that_do_not_match_are_an_error_for_all_within_the_deadline,
+            lengths_of_sums_that_do_not_match_are_an_error_for_all_within_the_deadline,
+            lengths_of_broadcasts_that_do_not_match_are_an_error_for_all_within_the_deadline,
             collectives_that_do_not_match_are_an_error_for_all_within_the_deadline,
             a_rank_that_dies_is_an_error_for_the_others_within_the_deadline_and_a_new_attempt_works,
-            a_group_that_lost_a_rank_is_made_anew_in_the_same_processes,
             a_rank_that_does_not_come_is_an_error_when_the_deadline_passes,
             a_parameter_without_a_gradient_and_batches_from_0_to_64_keep_all_ranks_in_step,
             a_thousand_collectives_and_two_hundred_steps_do_not_make_memory_grow,
+            $($claim),*
         }
     };
 }
@@ -106,6 +111,7 @@ impl Trial {
                 Engine::NcclMock => {
                     Box::new(move || Box::new(NcclOnHost::connect(&id, rank, world_size, timeout)))
                 }
+                Engine::Mpi => panic!("a process is one rank of MPI"),
             }
         };
         let connects: Vec<Connect> = (0..world_size).map(connect).collect();
@@ -122,6 +128,27 @@ impl Trial {
         })
     }
 
+    /// Runs `body`, which checks all that is to be checked, as every rank of a group: as threads of this process where the
+    /// engine can.
+    pub fn each(&self, world_size: usize, timeout: Duration, body: impl Fn(&mut dyn Communicator) + Sync) {
+        if self.engine != Engine::Mpi {
+            self.ranks(world_size, timeout, body);
+            return;
+        }
+        let outcomes = self.apart(world_size, timeout, |comm| {
+            body(comm);
+            Some(0)
+        });
+        if let Some(outcomes) = outcomes {
+            assert_eq!(outcomes, vec![Some(0); world_size]);
+        }
+    }
+
+    /// A deadline within which this engine sees that a rank is gone: MPI by the deadline alone.
+    fn patience(&self) -> Duration {
+        if self.engine == Engine::Mpi { 5 * SHORT } else { TIMEOUT }
+    }
+
     /// Runs `body` as every rank of a group outside of this process: in processes of their own where the engine can, in
     /// one otherwise. A rank that returns nothing dies. There is no outcome in a process that is
     /// for another group of the test.
@@ -134,6 +161,7 @@ impl Trial {
         let label = self.groups.replace(self.groups.get() + 1).to_string();
         match self.engine {
             Engine::Gloo => processes::on_gloo(self.test, &label, world_size, timeout, body),
+            Engine::Mpi => processes::on_mpi(self.test, &label, world_size, timeout, body),
             Engine::InProcess | Engine::NcclMock => {
                 processes::in_one(self.test, &label, || self.ranks(world_size, timeout, &body))
             }
@@ -149,7 +177,7 @@ fn message(from: usize, to: usize, len: usize) -> Vec<u8> {
 pub fn all_to_all_v_delivers_odd_and_empty_parts_in_rank_order(at: &Trial) {
     // What rank i sends to rank j: some nothing, rank 2 receives nothing at all.
     let len = |from: usize, to: usize| if to == 2 { 0 } else { (from * 7 + to * 3) % 11 };
-    at.ranks(4, TIMEOUT, |comm| {
+    at.each(4, TIMEOUT, |comm| {
         let own = comm.rank();
         let send: Vec<u8> = (0..4).flat_map(|to| message(own, to, len(own, to))).collect();
         let send_counts: Vec<usize> = (0..4).map(|to| len(own, to)).collect();
@@ -163,7 +191,7 @@ pub fn all_to_all_v_delivers_odd_and_empty_parts_in_rank_order(at: &Trial) {
 }
 
 pub fn all_gathers_collect_equal_and_unequal_parts_in_rank_order(at: &Trial) {
-    at.ranks(3, TIMEOUT, |comm| {
+    at.each(3, TIMEOUT, |comm| {
         let own = comm.rank();
         for len in [0, 1, 13] {
             let mut recv = vec![0; 3 * len];
@@ -179,9 +207,9 @@ pub fn all_gathers_collect_equal_and_unequal_parts_in_rank_order(at: &Trial) {
 }
 
 pub fn broadcast_copies_any_root_to_all(at: &Trial) {
-    at.ranks(3, TIMEOUT, |comm| {
+    at.each(3, TIMEOUT, |comm| {
         for root in 0..3 {
-            for len in [0, 1, 1001] {
+            for len in [0, 1, 1001, 3_000_001] {
                 let mut bytes = message(comm.rank(), 0, len);
                 comm.broadcast(&mut bytes, root).unwrap();
                 assert_eq!(bytes, message(root, 0, len));
@@ -206,47 +234,55 @@ fn sum_by_loop<T: Real>(world_size: usize, len: usize) -> Vec<T> {
 }
 
 /// Sums of these lengths, each in turn, compared with a loop's.
-fn sums_have_the_bits_of_a_loop<T: Real>(at: &Trial, world_size: usize, lens: &[usize]) {
-    at.ranks(world_size, TIMEOUT, |comm| {
+fn sums_have_the_bits_of_a_loop(at: &Trial, world_size: usize, lens: &[usize]) {
+    at.each(world_size, TIMEOUT, |comm| {
         for &len in lens {
-            let expected = sum_by_loop::<T>(world_size, len);
-            let native = (world_size <= 2).then_some(SumOrder::Native);
-            for order in [SumOrder::Rank].into_iter().chain(native) {
-                let mut values = numbers::<T>(comm.rank(), len);
-                comm.all_reduce_sum(T::values_mut(&mut values), order).unwrap();
-                assert_eq!(
-                    bytes_of(&values),
-                    bytes_of(&expected),
-                    "{order:?}, {world_size} ranks, {len} elements"
-                );
-            }
+            sum_has_the_bits_of_a_loop::<f32>(comm, len);
+            sum_has_the_bits_of_a_loop::<f64>(comm, len);
         }
     });
 }
 
+fn sum_has_the_bits_of_a_loop<T: Real>(comm: &mut dyn Communicator, len: usize) {
+    let world_size = comm.world_size();
+    let expected = sum_by_loop::<T>(world_size, len);
+    let native = (world_size <= 2).then_some(SumOrder::Native);
+    for order in [SumOrder::Rank].into_iter().chain(native) {
+        let mut values = numbers::<T>(comm.rank(), len);
+        comm.all_reduce_sum(T::values_mut(&mut values), order).unwrap();
+        assert_eq!(bytes_of(&values), bytes_of(&expected), "{order:?}, {world_size} ranks, {len} elements");
+    }
+}
+
 pub fn a_sum_in_rank_order_has_the_bits_of_a_loop_and_so_has_a_native_one_of_two_ranks(at: &Trial) {
     for world_size in [1, 2, 3, 5] {
-        let lens = [0, 1, 2, 3, 17, 4099];
-        sums_have_the_bits_of_a_loop::<f32>(at, world_size, &lens);
-        sums_have_the_bits_of_a_loop::<f64>(at, world_size, &lens);
+        sums_have_the_bits_of_a_loop(at, world_size, &[0, 1, 2, 3, 17, 4099]);
+    }
+}
+
+/// Longer than what any engine sends at once.
+pub fn a_long_sum_has_the_bits_of_a_loop(at: &Trial) {
+    for world_size in [2, 3] {
+        sums_have_the_bits_of_a_loop(at, world_size, &[1_000_003]);
     }
 }
 
 pub fn sixteen_ranks_have_the_bits_of_a_loop_also_with_fewer_elements_than_ranks(at: &Trial) {
-    sums_have_the_bits_of_a_loop::<f32>(at, 16, &[0, 1, 15, 16, 17, 1001]);
+    sums_have_the_bits_of_a_loop(at, 16, &[0, 1, 15, 16, 17, 1001]);
 }
 
 pub fn a_native_sum_of_many_ranks_is_the_same_on_all_of_them(at: &Trial) {
-    let sums = at.ranks(4, TIMEOUT, |comm| {
+    at.each(4, TIMEOUT, |comm| {
         let mut values = numbers::<f32>(comm.rank(), 1001);
         comm.all_reduce_sum(f32::values_mut(&mut values), SumOrder::Native).unwrap();
-        values
+        let mut of_all = vec![0; 4 * 1001 * 4];
+        comm.all_gather_equal(bytes_of(&values), &mut of_all).unwrap();
+        assert!(of_all.chunks(1001 * 4).all(|sum| sum == bytes_of(&values)));
     });
-    assert!(sums.iter().all(|sum| bytes_of(sum) == bytes_of(&sums[0])));
 }
 
 pub fn arguments_that_do_not_fit_together_are_refused_before_anything_is_sent(at: &Trial) {
-    at.ranks(2, TIMEOUT, |comm| {
+    at.each(2, TIMEOUT, |comm| {
         let refused = |outcome| matches!(outcome, Err(EngineError::Argument { .. }));
         assert!(refused(comm.all_to_all_v(&[0; 3], &[1, 1], &mut [0; 2], &[1, 1])));
         assert!(refused(comm.all_to_all_v(&[0; 2], &[1, 1], &mut [0; 2], &[2])));
@@ -287,6 +323,43 @@ pub fn sizes_that_do_not_match_are_an_error_for_all_within_the_deadline(at: &Tri
     }
 }
 
+/// Lengths of the ranks but rank 1, and of that one: longer, shorter, by whole pieces, nothing at all.
+const UNLIKE_LENGTHS: [(usize, usize); 4] = [(3000, 3001), (3000, 0), (0, 3000), (3000, 2_000_000)];
+
+/// Whether all ranks end `first`, which they call with lengths of their own, or their next collective, with an error.
+fn lengths_do_not_match(at: &Trial, first: impl Fn(&mut dyn Communicator) -> Result<(), EngineError> + Sync) {
+    // NCCL says nothing of lengths and leaves it to the deadline; the others tell every rank at once.
+    let timeout = if at.engine == Engine::NcclMock { SHORT } else { TIMEOUT };
+    let outcomes = at.apart(3, timeout, |comm| {
+        let start = Instant::now();
+        let outcome = first(comm).and_then(|()| comm.all_gather_equal(&[1], &mut [0; 3]));
+        assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
+        Some(u64::from(outcome.is_err()))
+    });
+    if let Some(outcomes) = outcomes {
+        assert_eq!(outcomes, [Some(1); 3]);
+    }
+}
+
+pub fn lengths_of_sums_that_do_not_match_are_an_error_for_all_within_the_deadline(at: &Trial) {
+    for (number, (usual, of_rank_1)) in UNLIKE_LENGTHS.into_iter().enumerate() {
+        let order = if number % 2 == 0 { SumOrder::Rank } else { SumOrder::Native };
+        lengths_do_not_match(at, |comm| {
+            let len = if comm.rank() == 1 { of_rank_1 } else { usual };
+            comm.all_reduce_sum(f32::values_mut(&mut vec![1.0; len]), order)
+        });
+    }
+}
+
+pub fn lengths_of_broadcasts_that_do_not_match_are_an_error_for_all_within_the_deadline(at: &Trial) {
+    for (number, (usual, of_rank_1)) in UNLIKE_LENGTHS.into_iter().enumerate() {
+        lengths_do_not_match(at, |comm| {
+            let len = if comm.rank() == 1 { of_rank_1 } else { usual };
+            comm.broadcast(&mut vec![1; len], number % 2)
+        });
+    }
+}
+
 pub fn collectives_that_do_not_match_are_an_error_for_all_within_the_deadline(at: &Trial) {
     let outcomes = at.apart(3, SHORT, |comm| {
         let outcome = match comm.rank() {
@@ -320,7 +393,7 @@ fn seen_in_time(comm: &mut dyn Communicator) -> Option<u64> {
 }
 
 pub fn a_rank_that_dies_is_an_error_for_the_others_within_the_deadline_and_a_new_attempt_works(at: &Trial) {
-    if let Some(outcomes) = at.apart(3, TIMEOUT, seen_in_time) {
+    if let Some(outcomes) = at.apart(3, at.patience(), seen_in_time) {
         assert_eq!(outcomes, [Some(1), None, Some(1)]);
     }
     let again = at.apart(3, TIMEOUT, |comm| {
@@ -336,10 +409,13 @@ pub fn a_rank_that_dies_is_an_error_for_the_others_within_the_deadline_and_a_new
 pub fn a_group_that_lost_a_rank_is_made_anew_in_the_same_processes(at: &Trial) {
     let lost = at.ranks(3, TIMEOUT, seen_in_time);
     assert_eq!(lost, [Some(1), None, Some(1)]);
-    sums_have_the_bits_of_a_loop::<f32>(at, 3, &[17]);
+    sums_have_the_bits_of_a_loop(at, 3, &[17]);
 }
 
 pub fn a_rank_that_does_not_come_is_an_error_when_the_deadline_passes(at: &Trial) {
+    if at.engine == Engine::Mpi {
+        return a_process_that_comes_too_late_is_an_error(at);
+    }
     let all_done = Barrier::new(2);
     let outcomes = at.ranks(2, SHORT, |comm| {
         let outcome = (comm.rank() == 0).then(|| comm.all_gather_equal(&[1], &mut [0; 2]));
@@ -348,4 +424,18 @@ pub fn a_rank_that_does_not_come_is_an_error_when_the_deadline_passes(at: &Trial
     });
     let outcome = outcomes[0].as_ref().unwrap();
     assert!(matches!(outcome, Err(EngineError::PeerLost { .. })), "{outcome:?}");
+}
+
+fn a_process_that_comes_too_late_is_an_error(at: &Trial) {
+    let outcomes = at.apart(2, SHORT, |comm| {
+        if comm.rank() == 1 {
+            std::thread::sleep(2 * SHORT);
+            return Some(0);
+        }
+        let outcome = comm.all_gather_equal(&[1], &mut [0; 2]);
+        Some(u64::from(matches!(outcome, Err(EngineError::PeerLost { .. }))))
+    });
+    if let Some(outcomes) = outcomes {
+        assert_eq!(outcomes, [Some(1), Some(0)]);
+    }
 }
