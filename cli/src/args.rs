@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
-use scadles_api::job::CompressionMode;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use scadles_api::{job::CompressionMode, worker::Backend};
 use scadles_control::tuning::Changes;
 
 use crate::{
+    body::keeper::MpiRankArgs,
     cluster::args::{FETCH_EXAMPLES, FetchArgs, STATUS_EXAMPLES, StatusArgs, WHY_EXAMPLES, WhyArgs},
     live::address::Address,
     report::compare::MOST_RUNS,
@@ -84,6 +85,9 @@ pub enum Command {
     /// In a cluster: bring a job's model and journal here
     #[command(after_help = FETCH_EXAMPLES)]
     Fetch(FetchArgs),
+    /// Keep one worker of `run --backend mpi`; started by mpiexec, not by hand
+    #[command(hide = true)]
+    MpiRank(MpiRankArgs),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -93,6 +97,7 @@ Examples:
   scadles run job.yaml --ui                  and a page in the browser: http://127.0.0.1:8090/
   scadles run job.yaml --tensorboard tb      and scalars for TensorBoard: tensorboard --logdir tb
   scadles run job.yaml --kafka kafka:9092    streams on a real Kafka
+  scadles run job.yaml --backend mpi         workers as ranks of Open MPI or MPICH
   scadles run job.yaml --resume              go on with the latest run of this job under runs/
   scadles run job.yaml --resume /tmp/first   go on with that run
   scadles run --preset adapcomp-resnet152    settings of the reference repository, at a laptop's size
@@ -177,6 +182,28 @@ pub struct RunArgs {
     /// Compute threads per worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
+    /// What carries the workers' sums: mpi needs a scadles-trainer that was built with MPI, and its mpiexec in PATH or named by
+    /// MPIEXEC. The model's bits do not depend on it
+    #[arg(long, value_name = "gloo|mpi", default_value = "gloo")]
+    pub backend: BackendName,
+}
+
+/// A backend on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// Gloo.
+    Gloo,
+    /// MPI.
+    Mpi,
+}
+
+impl From<BackendName> for Backend {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Gloo => Self::Gloo,
+            BackendName::Mpi => Self::Mpi,
+        }
+    }
 }
 
 /// Arguments of `tune`.

@@ -75,5 +75,6 @@ pub fn carry_out(cli: &Cli) -> Result<ExitCode> {
         Command::Status(args) => cluster::status::status(args),
         Command::Why(args) => cluster::why::explain(args),
         Command::Fetch(args) => cluster::fetch::fetch(args),
+        Command::MpiRank(args) => body::keeper::keep(args.clone()),
     }
 }

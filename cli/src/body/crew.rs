@@ -2,11 +2,14 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use scadles_api::{Attempt, ExitCode, LastWords, Progress, Tuning, attempt::StopRequest};
+use scadles_api::{Attempt, ExitCode, LastWords, Progress, Tuning, attempt::StopRequest, worker::Backend};
 use scadles_control::decide::{ProcessState, WorkerObservation};
 use scadles_worker_client::{ClientError, WorkerClient};
 
-use super::worker::{Worker, WorkerCommand};
+use super::{
+    mpi::Group,
+    worker::{Worker, WorkerCommand},
+};
 use crate::run_folder::RunFolder;
 
 /// So many workers are asked at the same time.
@@ -18,7 +21,10 @@ pub struct Crew {
     program: PathBuf,
     /// Whether workers are to leave traces.
     trace: bool,
+    backend: Backend,
     slots: Vec<Slot>,
+    /// What has started the latest workers, if they are ranks of MPI.
+    group: Option<Group>,
 }
 
 /// One device's worker, if it was started, and what it answered.
@@ -37,9 +43,15 @@ struct Slot {
 
 impl Crew {
     /// No worker runs yet; those to come leave traces if `trace` is set.
-    pub fn new(client: WorkerClient, program: PathBuf, trace: bool, devices: &[String]) -> Self {
+    pub fn new(
+        client: WorkerClient,
+        program: PathBuf,
+        backend: Backend,
+        trace: bool,
+        devices: &[String],
+    ) -> Self {
         let slot = |device: &String| Slot { device: device.clone(), ..Slot::default() };
-        Self { client, program, trace, slots: devices.iter().map(slot).collect() }
+        Self { client, program, trace, backend, slots: devices.iter().map(slot).collect(), group: None }
     }
 
     /// Looks at every process; asks rank 0 how it is getting on, and all that have yet to confirm their attempt.
@@ -60,19 +72,42 @@ impl Crew {
         if slot.worker.as_ref().is_some_and(|worker| worker.attempt == attempt) {
             return;
         }
-        let command = WorkerCommand {
-            program: self.program.clone(),
-            config: folder.worker_config(&slot.device),
-            log: folder.log(&slot.device, attempt),
-            traces: self.trace.then(|| folder.traces()),
-        };
         slot.confirmed = 0;
         slot.progress = None;
         slot.last_words = None;
         slot.end_known = false;
         // The one before is gone, or it would not be started anew; if it is not, this ends it.
         slot.worker = None;
-        slot.worker = Some(Worker::start(&command, attempt, now));
+        let command = self.command(rank, attempt, folder);
+        let worker = match self.backend {
+            Backend::Gloo => Worker::start(&command, attempt, now),
+            Backend::Mpi => {
+                Worker::of_rank(self.group(attempt, folder).rank(rank), command.log, attempt, now)
+            }
+        };
+        self.slots[rank].worker = Some(worker);
+    }
+
+    fn command(&self, rank: usize, attempt: u32, folder: &RunFolder) -> WorkerCommand {
+        let device = &self.slots[rank].device;
+        WorkerCommand {
+            program: self.program.clone(),
+            config: folder.worker_config(device),
+            log: folder.log(device, attempt),
+            traces: self.trace.then(|| folder.traces()),
+        }
+    }
+
+    /// The group of an attempt, whose first worker to be started starts all. The one before is gone then.
+    fn group(&mut self, attempt: u32, folder: &RunFolder) -> Group {
+        let made = self.group.take().filter(|group| group.attempt == attempt);
+        let group = made.unwrap_or_else(|| {
+            self.slots.iter_mut().for_each(|slot| slot.worker = None);
+            let commands: Vec<WorkerCommand> =
+                (0..self.slots.len()).map(|rank| self.command(rank, attempt, folder)).collect();
+            Group::start(&commands, attempt, &folder.log("mpiexec", attempt))
+        });
+        self.group.insert(group).clone()
     }
 
     /// Tells a rank its attempt.
@@ -119,6 +154,7 @@ impl Crew {
             slot.observe();
             slot.worker = None;
         }
+        self.group = None;
     }
 
     /// Last words per rank.

@@ -5,6 +5,8 @@
 
 pub mod crew;
 mod history;
+pub mod keeper;
+mod mpi;
 pub mod streams;
 pub mod worker;
 
@@ -15,7 +17,7 @@ use std::{
 
 use scadles_api::{
     DeviceProgress, ExitCode, Phase, Progress, ScadlesJob, Tuning,
-    worker::{DeviceConfig, JobConfig},
+    worker::{Backend, DeviceConfig, JobConfig},
 };
 use scadles_control::{
     decide::{
@@ -93,6 +95,8 @@ pub struct Parts {
     pub trace: bool,
     /// The job as given.
     pub job: ScadlesJob,
+    /// What carries the workers' collectives.
+    pub backend: Backend,
     /// The resolved job, the same as in every worker's configuration.
     pub config: JobConfig,
     /// Token of the workers' endpoints.
@@ -187,7 +191,8 @@ impl LocalBody {
     /// A body whose job is yet to be started.
     pub fn new(parts: Parts) -> Self {
         let devices: Vec<String> = parts.config.devices.iter().map(|device| device.name.clone()).collect();
-        let crew = Crew::new(WorkerClient::new(&parts.token), parts.trainer, parts.trace, &devices);
+        let client = WorkerClient::new(&parts.token);
+        let crew = Crew::new(client, parts.trainer, parts.backend, parts.trace, &devices);
         Self {
             tuning: TuningFile::of(parts.folder.path(), parts.job, Tuning::of(&parts.config)),
             folder: parts.folder,

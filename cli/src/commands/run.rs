@@ -13,7 +13,7 @@ use std::{
 use scadles_api::{
     CheckpointRef, ExitCode, ScadlesJob, WorkerConfig,
     report::RunReport,
-    worker::{DeviceConfig, JobConfig},
+    worker::{Backend, DeviceConfig, JobConfig},
 };
 use scadles_control::{Body, Buckets, Plan, TopicPlan, ValidatedJob, decide::Supervision, plan};
 use scadles_kafka::{
@@ -88,7 +88,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         None => Memory::new(uid, venue.name(), Supervision::new(clock.now(), None)),
         Some(earlier) => take_up(earlier, &folder, &config, &venue, &clock, &display)?,
     };
-    write_inputs(&folder, &loaded, &plan, &config)?;
+    write_inputs(&folder, &loaded, &plan, &config, args.backend.into())?;
     if args.trace {
         trace::begin(&folder)?;
     }
@@ -105,6 +105,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         trainer,
         trace: args.trace,
         job: loaded.job.clone(),
+        backend: args.backend.into(),
         config: config.clone(),
         token,
         memory,
@@ -273,11 +274,18 @@ pub fn check_held_out_data(job: &ValidatedJob, data_dir: &Path) -> Result<()> {
 }
 
 /// Job, resolved job, one configuration per worker: readable by this user alone, since they carry the token.
-fn write_inputs(folder: &RunFolder, loaded: &LoadedJob, plan: &Plan, config: &JobConfig) -> Result<()> {
+fn write_inputs(
+    folder: &RunFolder,
+    loaded: &LoadedJob,
+    plan: &Plan,
+    config: &JobConfig,
+    backend: Backend,
+) -> Result<()> {
     folder.write_text("job.yaml", &loaded.text)?;
     folder.write_json("job.json", config)?;
     plan.workers.iter().try_for_each(|worker: &WorkerConfig| {
-        write_json(&folder.worker_config(&worker.device().name), worker, 0o600)
+        let worker = WorkerConfig { backend, ..worker.clone() };
+        write_json(&folder.worker_config(&worker.device().name), &worker, 0o600)
     })
 }
 

@@ -154,13 +154,16 @@ pub fn memory(run: &Path) -> Option<scadles::memory::Memory> {
     scadles::memory::Memory::load(run).ok()
 }
 
-/// Ids of the workers of a run: processes whose command line names its configuration files.
+/// Ids of the workers of a run: processes whose command line names its configuration files. Keepers of workers do, too.
 pub fn workers(run: &Path) -> Vec<(String, u32)> {
     let folder = run.canonicalize().unwrap_or_else(|_| run.to_owned()).join("workers");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(id) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         let Ok(line) = std::fs::read_to_string(entry.path().join("cmdline")) else { continue };
+        if line.split('\0').nth(1) != Some("worker") {
+            continue;
+        }
         let config = line.split('\0').find(|argument| Path::new(argument).starts_with(&folder));
         if let Some(config) = config {
             let device = Path::new(config).file_stem().unwrap().to_string_lossy().into_owned();
