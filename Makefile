@@ -7,6 +7,8 @@ SHELL := /bin/bash
 # The job of `make run`; ARGS are further arguments of `scadles run`.
 JOB ?= manifests/examples/quickstart-local.yaml
 ARGS ?=
+# Features of `make build` and `make run`, such as scadles-trainer/mpi for ARGS='--backend mpi'.
+FEATURES ?=
 # The kind cluster of `make kind-load`. PROFILE, IMAGE_PREFIX, TAG and BASE of the images: see scripts/images.sh.
 CLUSTER ?= scadles
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -19,12 +21,12 @@ setup: ## install what the build needs: system packages (root), libtorch, the da
 	@scripts/setup.sh
 
 build: setup ## build the programs scadles and scadles-trainer
-	cargo build --workspace --bins
+	cargo build --workspace --bins --features '$(FEATURES)'
 
 run: build ## train four devices on live CIFAR-10 streams; JOB=file.yaml and ARGS='--out DIR' change that
 	$(TARGET)/debug/scadles run $(JOB) $(ARGS)
 
-test: build ## run all tests; without Apache Kafka all but those that need it, which are listed
+test: setup ## run all tests; without Apache Kafka all but those that need it, which are listed
 	scripts/test.sh
 
 bench: setup ## measure speed with optimised programs
@@ -32,7 +34,8 @@ bench: setup ## measure speed with optimised programs
 
 lint: setup ## check formatting and lints
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	features=; if scripts/setup.sh mpi >/dev/null; then features=scadles-trainer/mpi; fi; \
+		cargo clippy --workspace --all-targets --features "$$features" -- -D warnings
 	@scripts/lint.sh
 
 docs: setup ## build the API documentation, warnings are errors

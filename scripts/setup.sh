@@ -13,6 +13,9 @@
 #              that is not set
 #   chromium   a browser for the tests of the pages (100 MB of download, 310 MB of disk); prints its program on stdout.
 #              Exit 3: it cannot be had here, likewise
+#   mpi        Open MPI and libclang, for workers that exchange over MPI (cargo's feature scadles-trainer/mpi; 480 MB of disk), unless
+#              an MPI is there; prints its compiler on stdout. MPICC and MPIEXEC name another than the system's. Exit 3: it
+#              cannot be had here, likewise
 #   mdbook     the program that makes a site of the book; prints it on stdout. Built by cargo: some minutes, once
 #
 # Downloads live in SCADLES_CACHE (default ~/.cache/scadles), shared by all checkouts; .cache/ holds links only.
@@ -356,6 +359,23 @@ find_chromium() {
     return 1
 }
 
+# ---- MPI -------------------------------------------------------------------------------------------------------
+
+# The build needs MPI's compiler and, to read its header, libclang.
+setup_mpi() {
+    if ! find_mpi >/dev/null; then
+        install_packages 'the backend mpi' libclang-dev libopenmpi-dev openmpi-bin || exit "$exit_unavailable"
+    fi
+    find_mpi || exit "$exit_unavailable"
+}
+
+find_mpi() {
+    command -v "${MPIEXEC:-mpiexec}" >/dev/null || return
+    [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang.so' >/dev/null ||
+        ldconfig -p 2>/dev/null | grep -qE 'libclang(-[0-9.]+)?\.so' || return
+    command -v "${MPICC:-mpicc}"
+}
+
 # ---- the book --------------------------------------------------------------------------------------------------
 
 setup_mdbook() {
@@ -374,7 +394,7 @@ if [ $# -eq 0 ]; then
 fi
 for stage; do
     case $stage in
-        packages | toolchain | libtorch | data | kafka | kafka3 | chromium | mdbook) "setup_$stage" ;;
+        packages | toolchain | libtorch | data | kafka | kafka3 | chromium | mpi | mdbook) "setup_$stage" ;;
         *)
             sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
             exit 2

@@ -6,6 +6,8 @@
 #   *_in_chromium    a browser: CHROMIUM, or what `scripts/setup.sh chromium` installs
 #   *_on_apiserver   a real kube-apiserver and etcd: KUBEBUILDER_ASSETS, or /usr/local/kubebuilder/bin
 #   *_with_helm      helm in PATH
+#   *_with_mpi       Open MPI or MPICH, and libclang: what is there, or what `scripts/setup.sh mpi` installs. With it all is
+#                    built with the feature scadles-trainer/mpi
 #
 # Where one cannot be had, its tests are left out and listed by name and number; with CI=true that is a failure. The
 # end-to-end tests (e2e/) are compiled here and run by `make e2e-smoke` and `make e2e`.
@@ -62,8 +64,20 @@ else
     missing[_with_helm]='helm (install it from https://helm.sh)'
 fi
 
+workspace=(--workspace)
+status=0
+compiler=$(scripts/setup.sh mpi) || status=$?
+case $status in
+    0)
+        workspace+=(--features scadles-trainer/mpi)
+        echo "test: MPI by $compiler"
+        ;;
+    3) missing[_with_mpi]="Open MPI or MPICH, and libclang (let 'scripts/setup.sh mpi' install them)" ;;
+    *) exit "$status" ;;
+esac
+
 if [ ${#missing[@]} -eq 0 ]; then
-    exec cargo test --workspace
+    exec cargo test "${workspace[@]}"
 fi
 case ${CI:-} in
     '' | false | 0) ;;
@@ -96,11 +110,11 @@ for package in json.load(sys.stdin)["packages"]:
             print(target["name"])
 ' | sort -u)
 
-cargo test --workspace --lib --bins "${run[@]}"
-cargo test --workspace --doc
+cargo test "${workspace[@]}" --lib --bins "${run[@]}"
+cargo test "${workspace[@]}" --doc
 for suffix in "${!left_out[@]}"; do
     read -ra programs <<<"${left_out[$suffix]}"
-    names=$(cargo test --quiet --workspace "${programs[@]}" -- --list | sed -n 's/: test$//p')
+    names=$(cargo test --quiet "${workspace[@]}" "${programs[@]}" -- --list | sed -n 's/: test$//p')
     printf '\ntest: left out %d tests that need %s:\n' "$(grep -c . <<<"$names")" "${missing[$suffix]}"
     while read -r name; do echo "    $name"; done <<<"$names"
 done
