@@ -6,6 +6,7 @@
 #   ingest       processor time per sample from Apache Kafka to tensor, against confluent-kafka and numpy
 #   agreement    one round of the control channel between eight processes
 #   sum          the sum in rank order against Gloo's own all-reduce (reported, no bound)
+#   mpi          sums over MPI, 1 KB to 100 MB on two ranks, against a loop of MPI_Allreduce in C (reported, no bound)
 #   ddp          one training step of ResNet-18 on two ranks against PyTorch's DistributedDataParallel: time, memory, start
 #                (SCADLES_BENCH_DDP names another configuration of scripts/bench/ddp.py)
 #   links        the same step with `mode: Auto` over links of 1 and 5 Gbit/s and without a limit, against PyTorch's dense gradients
@@ -24,7 +25,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum ddp overlap select simulate jobs producer quickstart)
+[ ${#parts[@]} -gt 0 ] || parts=(ingest agreement sum mpi ddp overlap select simulate jobs producer quickstart)
 cache=${SCADLES_CACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/scadles}
 venv=$cache/bench-venv
 python=$venv/bin/python
@@ -106,6 +107,14 @@ sum() {
         done
     done
 }
+# Both sides take turns; what the ranks say first to keep unlike calls apart costs a microsecond.
+mpi() {
+    local compiler
+    compiler=$(scripts/setup.sh mpi) || return
+    cargo build --quiet "${packages[@]}" --features scadles-trainer/mpi --example mpi_bench &&
+        "$compiler" -O2 scripts/bench/mpi_allreduce.c -o "$out/mpi_allreduce" &&
+        python3 scripts/bench/mpi.py "$out/mpi_allreduce" "$programs/examples/mpi_bench"
+}
 producer() {
     needs_kafka || return
     local rates=1
@@ -127,6 +136,7 @@ for part in "${parts[@]}"; do
         ingest) measure 'ingest' ingest ;;
         agreement) measure 'agreement' "$programs/examples/agreement_bench" ;;
         sum) measure 'sum in rank order' sum ;;
+        mpi) measure 'sums over MPI' mpi ;;
         ddp) measure 'training step against PyTorch' ddp ;;
         links) measure 'Auto over limited links' links ;;
         overlap) measure 'exchange during backward' overlap ;;
