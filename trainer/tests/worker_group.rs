@@ -327,16 +327,48 @@ fn traces_show_buckets_on_the_wire_while_backward_still_computes() {
 }
 
 #[test]
+fn buckets_that_leave_after_shared_samples_have_the_bits_of_a_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sharing("Move").replace("name: Mlp,", "name: ResNet18,");
+    let (_broker, job) = set_up_job(folder.path(), &text);
+    Group::start(folder.path(), &job, 1, None).complete();
+    let received = |step: &StepRecord| step.devices.iter().any(|device| !device.received.is_empty());
+    assert!(journalled(&job).iter().all(received));
+    let again = replay(&job.output_dir, &ReplayOptions::default()).unwrap();
+    assert!(again.equal && again.steps == 6, "{again:?}");
+}
+
+/// More records for each device than a test trains.
+fn fill_up(broker: &EmbeddedBroker, job: &JobConfig) {
+    for (number, device) in job.devices.iter().enumerate() {
+        let source = Numbered::new(RECORD_BYTES, None).of_device(number);
+        fill(broker.connection(), &device.topic, 1, 2000, source);
+    }
+}
+
+#[test]
+fn a_rank_that_dies_while_the_others_compute_and_exchange_ends_the_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, job) = set_up_job(folder.path(), &large());
+    fill_up(&broker, &job);
+    let mut group = Group::start(folder.path(), &with_steps(&job, 1_000_000), 1, None);
+    group.await_step(2);
+    group.workers.pop().unwrap().signal("KILL");
+    let died = Instant::now();
+    for end in group.end() {
+        assert_eq!((end.exit, end.words.code), (Some(3), ExitCode::PeerLost), "{end:?}");
+    }
+    assert!(died.elapsed() < Duration::from_secs(10), "after {:?}", died.elapsed());
+}
+
+#[test]
 fn a_rank_that_computes_longer_than_a_collective_may_take_is_waited_for() {
     const PAUSE: Duration = Duration::from_secs(2);
     let folder = tempfile::tempdir().unwrap();
     let (broker, mut job) = set_up_job(folder.path(), &large());
     // The step may take five seconds: twenty times the shortest window.
     job.limits.collective_seconds = 1.0;
-    for (number, device) in job.devices.iter().enumerate() {
-        let source = Numbered::new(RECORD_BYTES, None).of_device(number);
-        fill(broker.connection(), &device.topic, 1, 2000, source);
-    }
+    fill_up(&broker, &job);
     let longest_exchange = || {
         let text = std::fs::read_to_string(job.output_dir.join("steps.csv")).unwrap();
         let mut lines = text.lines();
