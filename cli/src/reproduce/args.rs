@@ -10,7 +10,7 @@ Examples:
   scadles reproduce                    every table and figure that needs no training
   scadles reproduce table2             one of them
   scadles reproduce --list             their names
-  scadles reproduce fair               ours, ScaDLES and baselines that the paper does not show, trained: about two hours
+  scadles reproduce fair               ours, ScaDLES and baselines that the paper does not show, trained: an hour and a half on two cores
   scadles reproduce fair --quick       the same in small, to see that it works
   scadles reproduce --markdown --plots docs/reproduction > docs/reproduction.md
 

@@ -7,7 +7,7 @@ fn docs() -> PathBuf {
 }
 
 /// Compares with a stored text; `SCADLES_WRITE_GOLDEN=1` stores it anew.
-fn assert_stored(path: &Path, text: &str) {
+pub(super) fn assert_stored(path: &Path, text: &str) {
     if std::env::var_os("SCADLES_WRITE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();

@@ -164,7 +164,7 @@ pub enum LearningRateScalingName {
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LearningRateCapSpec {
-    /// η is multiplied by this at most. Default 4.
+    /// η is multiplied by this at most. Default 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub factor: Option<f64>,
     /// Over so many epochs the factor grows from 1 to what it is without warm-up; 0: at once. Default 1.

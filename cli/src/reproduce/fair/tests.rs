@@ -1,8 +1,15 @@
-use scadles_control::{parse_job, validate};
+use std::path::Path;
+
+use scadles_control::{BrokerKind, Machine, estimate, estimate::columns, parse_job, plan, validate};
 
 use super::{
     course::{Common, Course, Outcome, Point, Spread, speed_up},
     *,
+};
+use crate::{
+    reproduce::tests::assert_stored,
+    simulate::{Simulated, options::apply, scenario::Scenario, simulate, table},
+    surroundings,
 };
 
 #[test]
@@ -37,11 +44,37 @@ fn baselines_are_what_they_are_called() {
     assert_eq!(rule("s1-least"), BatchRule::Fixed { size: 12 });
     assert_eq!(rule("s1-split"), BatchRule::StreamRate { window_seconds: 1.6787 });
     assert_eq!(rule("s1-accumulate"), BatchRule::StreamRate { window_seconds: 5.3333 });
-    // 200,000 samples arrive in every run.
+    // 600,000 samples arrive in every run.
     for case in &cases {
         let arriving = case.draft.rates.iter().sum::<f64>() * mean_factor(case.shape) * case.seconds;
-        assert!((arriving / 200_000.0 - 1.0).abs() < 0.01, "{}: {arriving}", case.draft.name);
+        assert!((arriving / 600_000.0 - 1.0).abs() < 0.01, "{}: {arriving}", case.draft.name);
     }
+}
+
+/// The case on the virtual clock without training, every step dense: the gate needs gradients.
+fn timed(case: &Case) -> Simulated {
+    let job = validate(&parse_job(&case.draft.text()).unwrap()).unwrap();
+    let broker = BrokerKind::Servers("simulated:9092".to_owned());
+    let plan = plan(&job, &surroundings::planning_body(&job, broker, None, None)).unwrap();
+    // Compute and network are the case's own, whatever this machine is.
+    let estimate = estimate(&plan, &Machine { cores: 1, seconds_per_sample: None }).unwrap();
+    let scenario = Scenario::of_job(plan.job().unwrap(), &estimate, 1);
+    simulate(apply(scenario, &case.changes()).unwrap())
+}
+
+#[test]
+fn the_time_that_every_method_takes_is_what_is_stored() {
+    let all: Vec<Simulated> = cases(&Scale::LONG).iter().map(timed).collect();
+    let mut text = String::new();
+    columns(&mut text, &table::comparison(&all), 1);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/fair.txt");
+    assert_stored(&path, &text);
+    let waiting = |name: &str| {
+        let found = all.iter().find(|it| it.scenario.name == name).unwrap();
+        1.0 - found.summary.busy_seconds / found.summary.step_seconds.mean
+    };
+    assert!(waiting("fair-s1-ddl") > 0.9, "64 samples of the slowest take 5.3 s: {}", waiting("fair-s1-ddl"));
+    assert!(waiting("fair-s1-ours") < 0.3, "{}", waiting("fair-s1-ours"));
 }
 
 /// A run that trains `samples` and sends `bytes` a second, and learns with the samples.

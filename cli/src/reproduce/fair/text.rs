@@ -27,7 +27,7 @@ fn title(table: Table) -> &'static str {
         Table::Fair => "Baselines, ScaDLES, ours",
         Table::Scaling => "Large batches: how the learning rate follows them",
         Table::Changing => "Streams whose rates change: four times the rate for 5 of every 30 s",
-        Table::Skew => "Streams that differ in their labels",
+        Table::Skew => "Streams that differ in their labels, LineRate and GroupNorm on all",
     }
 }
 

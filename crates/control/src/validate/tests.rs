@@ -170,7 +170,7 @@ fn the_learning_rate_follows_the_batch_without_bound_unless_the_job_says_otherwi
         |training: &str| changed(&[("seed: 7", training)]).map(|job| job.training.learning_rate_scaling);
     assert_eq!(with("seed: 7"), Ok(LearningRateScaling::Linear));
     let capped = |factor, warm_up_epochs| Ok(LearningRateScaling::Capped { factor, warm_up_epochs });
-    assert_eq!(with("learningRateScaling: Capped"), capped(4.0, 1.0));
+    assert_eq!(with("learningRateScaling: Capped"), capped(2.0, 1.0));
     let bounds = "learningRateCap: {factor: 2.5, warmUpEpochs: 0}";
     assert_eq!(with(&format!("learningRateScaling: Capped, {bounds}")), capped(2.5, 0.0));
     assert_eq!(with("learningRateScaling: AdaScale"), Ok(LearningRateScaling::AdaScale));

@@ -215,7 +215,7 @@ fn learning_rate_scaling(
             factor: found.number(
                 &format!("{path}.factor"),
                 cap.and_then(|it| it.factor),
-                4.0,
+                2.0,
                 Allowed::Positive(1000.0),
             ),
             warm_up_epochs: found.number(
