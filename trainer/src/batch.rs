@@ -5,6 +5,7 @@
 
 use scadles_api::worker::{SampleShape, Transform, ValueType};
 use scadles_core::augment::{Augmentation, SampleIdentity};
+use scadles_core::batch::{Split, micro_batches};
 use scadles_kafka::format::{RejectReason, check_sample};
 use tch::{TchError, Tensor};
 
@@ -79,12 +80,17 @@ impl Batch {
     }
 
     /// The batch in order, in views of at most `micro_batch` samples (at least 1).
-    pub fn parts(&self, micro_batch: usize) -> impl Iterator<Item = Result<Self, TchError>> + '_ {
-        let (len, size) = (self.len(), micro_batch.max(1));
-        (0..len).step_by(size).map(move |start| {
-            let count = size.min(len - start) as i64;
-            let part = |tensor: &Tensor| tensor.f_narrow(0, start as i64, count);
-            Ok(Self { pictures: part(&self.pictures)?, labels: part(&self.labels)? })
+    pub fn parts(
+        &self,
+        micro_batch: usize,
+        split: Split,
+    ) -> impl Iterator<Item = Result<Self, TchError>> + '_ {
+        let mut start = 0;
+        micro_batches(self.len(), micro_batch, split).into_iter().map(move |count| {
+            let part = |tensor: &Tensor| tensor.f_narrow(0, start, count as i64);
+            let part = Ok(Self { pictures: part(&self.pictures)?, labels: part(&self.labels)? });
+            start += count as i64;
+            part
         })
     }
 }

@@ -49,6 +49,10 @@ fn replay_text(result: &ReplayResult) -> String {
         "the replay",
         result.parameter_hash,
     );
+    if let (Some(expected), Some(found)) = (&result.expected_statistics, &result.statistics_hash) {
+        let _ = writeln!(text, "  running statistics of {:<12} {expected}", result.compared_with);
+        let _ = writeln!(text, "  running statistics of {:<12} {found}", "the replay");
+    }
     if let Some(cpu) = &result.other_cpu {
         let _ =
             writeln!(text, "  the run was made on another kind of CPU ({cpu}), whose last bits may differ");

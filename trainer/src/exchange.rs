@@ -7,6 +7,7 @@
 mod compressed;
 mod overlap;
 pub mod residuals;
+pub mod statistics;
 
 use std::time::Instant;
 

@@ -7,11 +7,13 @@
 
 mod network;
 mod parameters;
+mod statistics;
 mod tensors;
 
 use std::{ops::Range, time::Instant};
 
 use scadles_api::{ExitCode, worker::ModelConfig};
+use scadles_core::batch::Split;
 use tch::{Kind, Reduction, TchError, Tensor};
 use torch_ext::{FlatParameters, LentGradients, Loan};
 use twox_hash::XxHash64;
@@ -19,7 +21,7 @@ use twox_hash::XxHash64;
 use crate::batch::Batch;
 use crate::numeric::{Real, bytes_of};
 
-pub use network::{ModelFileError, Network};
+pub use network::{ModelFileError, Network, NormBy};
 pub use parameters::{Draw, ParameterSet};
 pub use tensors::TensorsError;
 
@@ -114,6 +116,10 @@ pub struct Learner<T: Real> {
     network: Box<dyn Network>,
     flat: FlatParameters,
     shapes: Vec<Vec<usize>>,
+    /// Running statistics of the network's norms, which share these tensors; empty in most networks.
+    norms: Vec<statistics::NormBuffers>,
+    /// Samples that its running statistics have seen since all ranks' were made one.
+    samples_since_agreement: u64,
     /// What a sample of each class counts in the loss; `None`: all the same.
     class_weights: Option<Tensor>,
     /// The passes of the step so far.
@@ -142,6 +148,8 @@ impl<T: Real> Learner<T> {
             network,
             flat,
             shapes,
+            norms: set.norms().iter().map(statistics::NormBuffers::shared).collect(),
+            samples_since_agreement: 0,
             class_weights: None,
             passes: Vec::new(),
             last_is_next: false,
@@ -159,7 +167,7 @@ impl<T: Real> Learner<T> {
     }
 
     /// Replaces the gradients by those of `loss_scale` × Σ class weight × cross-entropy over `batch`, at most `micro_batch`
-    /// samples at a time. With `loss_scale` = w_i / loss mass this is u_i = w_i·g_i: the weight enters here and nowhere else
+    /// samples at a time; a network with running statistics splits evenly, and updates them with every part. With `loss_scale` = w_i / loss mass this is u_i = w_i·g_i: the weight enters here and nowhere else
     /// (algorithms.md §2). An empty batch leaves zeros.
     pub fn contribute(
         &mut self,
@@ -181,12 +189,17 @@ impl<T: Real> Learner<T> {
     ) -> Result<StepStatistics, LearnerError> {
         let mut statistics = StepStatistics { samples: batch.len() as u64, ..StepStatistics::default() };
         let is_last = std::mem::take(&mut self.last_is_next);
+        let split = if self.has_statistics() { Split::Even } else { Split::Full };
         let mut left = batch.len();
-        for part in batch.parts(micro_batch) {
+        for part in batch.parts(micro_batch, split) {
             let part = part?;
             left -= part.len();
+            let norm_by = NormBy::in_training(part.len());
             let forward = Instant::now();
-            let scores = self.network.forward(&part.pictures)?;
+            let scores = self.network.forward(&part.pictures, norm_by)?;
+            if norm_by == NormBy::Batch {
+                self.samples_since_agreement += part.len() as u64;
+            }
             let loss = summed_cross_entropy(&scores, &part.labels, self.class_weights.as_ref())?;
             let scaled_loss = loss.f_mul_scalar(loss_scale)?;
             if is_last && left == 0 {
@@ -223,7 +236,7 @@ impl<T: Real> Learner<T> {
     /// Scores `[b, classes]` and the summed cross-entropy of a batch, without gradients.
     pub(crate) fn score(&self, batch: &Batch) -> Result<(Tensor, f64), LearnerError> {
         let _no_grad = tch::no_grad_guard();
-        let scores = self.network.forward(&batch.pictures)?;
+        let scores = self.network.forward(&batch.pictures, NormBy::Running)?;
         let loss_sum = summed_cross_entropy(&scores, &batch.labels, None)?.f_double_value(&[])?;
         Ok((scores, loss_sum))
     }

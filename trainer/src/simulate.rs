@@ -325,6 +325,7 @@ impl<'a> Run<'a> {
             devices: DeviceStep::of_plan(plan, &ranges, &topics),
             compression: self.job.compression.map(|_| plan.compression),
             tuning: None,
+            statistics_agreed: self.job.model.statistics.is_some() && plan.agrees_statistics(),
             parameter_hash: None,
         }
     }
@@ -411,9 +412,9 @@ impl<'a> Run<'a> {
 
     /// The last evaluation, and the model.
     fn leave_results(&mut self) -> Result<(), Failure> {
+        self.group.agree_statistics()?;
         self.evaluate(u64::MAX)?;
-        let learner = self.group.learner();
-        let model = learner.encode(learner.parameters()?)?;
+        let model = self.group.learner().encode_model()?;
         write_result(&self.job.output_dir.join("model.safetensors"), &model)?;
         self.model_sha256 = Some(sha256(&model));
         Ok(())

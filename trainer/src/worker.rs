@@ -66,9 +66,13 @@ pub fn run_attempt(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
 fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
     loop {
         let agreed = rank.agree()?;
-        if let Action::Stop { checkpoint: true, .. } = agreed.agreement.action {
-            rank.compare_parameters()?;
-            rank.gather_residuals()?;
+        if let Action::Stop { checkpoint, .. } = agreed.agreement.action {
+            if checkpoint {
+                rank.compare_parameters()?;
+                rank.gather_residuals()?;
+            }
+            // The results have them too.
+            rank.agree_statistics()?;
         }
         rank.watch_own("bookkeeping");
         if let Some(leader) = &mut rank.leader {
@@ -84,6 +88,9 @@ fn train(rank: &mut rank::Rank) -> Result<LastWords, Failure> {
             Action::Step(plan) => {
                 let before = rank.state;
                 rank.train(&agreed, plan)?;
+                if plan.agrees_statistics() {
+                    rank.agree_statistics()?;
+                }
                 if plan.checkpoint {
                     rank.gather_residuals()?;
                 }

@@ -10,7 +10,7 @@ use common::Rank;
 use scadles_api::worker::{
     ModelConfig,
     ModelName::{self, ResNet18, ResNet34, ResNet50, ResNet152, Vgg11, Vgg16, Vgg19},
-    Stem,
+    NormStatistics, Normalization, Stem,
 };
 use scadles_control::parameter_count;
 use scadles_trainer::learner::{Learner, set_up_torch};
@@ -61,6 +61,45 @@ fn large_networks_are_of_the_published_size_and_a_step_makes_their_loss_smaller(
         rank.apply();
         let after = rank.contribute(0, 0, 2, 2).loss_sum;
         assert!(after < before, "{name:?}: a loss of {before} before the step, {after} after it");
+    }
+}
+
+/// Means and variances that torchvision's models keep, whatever their number of classes.
+const NORMS: [(ModelName, usize); 7] =
+    [(ResNet18, 20), (ResNet34, 36), (ResNet50, 53), (ResNet152, 155), (Vgg11, 8), (Vgg16, 13), (Vgg19, 16)];
+
+#[test]
+fn with_batch_norm_model_files_have_the_tensors_of_torchvisions_and_as_many_parameters() {
+    let _turn = turn();
+    for ((name, parameters, tensors), (_, norms)) in PUBLISHED.into_iter().zip(NORMS) {
+        let statistics = Some(NormStatistics::Agreed);
+        let config = ModelConfig { normalization: Normalization::Batch, statistics, ..model(name) };
+        let learner = Learner::<f32>::new(&config, 1).unwrap();
+        assert_eq!(learner.parameter_count(), parameters, "{name:?}");
+        assert_eq!(parameter_count(&config), parameters, "{name:?}");
+        let slots = learner.flat().layout();
+        assert_eq!(slots.len(), tensors, "{name:?}");
+        // A norm's weight has as many values as its bias and follows a convolution; what ends in .weight besides is larger.
+        let mut expected: Vec<(String, usize)> = Vec::new();
+        for pair in slots.windows(2).filter(|pair| pair[0].len_elements == pair[1].len_elements) {
+            let prefix = pair[0]
+                .name
+                .strip_suffix(".weight")
+                .filter(|prefix| pair[1].name == format!("{prefix}.bias"));
+            let Some(prefix) = prefix else { continue };
+            let kept = ["running_mean", "running_var"].map(|what| format!("{prefix}.{what}"));
+            expected.extend(kept.map(|name| (name, pair[0].len_elements)));
+        }
+        assert_eq!(expected.len(), 2 * norms, "{name:?}");
+        expected.extend(slots.iter().map(|slot| (slot.name.clone(), slot.len_elements)));
+        let file = learner.encode_model().unwrap();
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let elements = |view: &safetensors::tensor::TensorView<'_>| view.shape().iter().product::<usize>();
+        let mut found: Vec<(String, usize)> =
+            file.iter().map(|(name, view)| (name.to_owned(), elements(&view))).collect();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{name:?}");
     }
 }
 

@@ -4,14 +4,18 @@
 mod common;
 
 use common::{Rank, model, processes, threads, uneven};
-use scadles_api::worker::{Aggregation, CompressionConfig, EnergyOf, ModelConfig, ModelName};
+use scadles_api::worker::{
+    Aggregation, CompressionConfig, EnergyOf, ModelConfig, ModelName, NormStatistics, Normalization,
+};
 use scadles_core::compress::{
     exchange::{SparseExchange, combine_logical},
     gate::{CompressionDecision, SparseChoice},
 };
 use scadles_core::weights::{Share, compute_weights, loss_mass};
 use scadles_trainer::engine::Communicator;
-use scadles_trainer::exchange::{CompressedExchange, DenseExchange, GradientExchange};
+use scadles_trainer::exchange::{
+    CompressedExchange, DenseExchange, GradientExchange, combine_logical as combine_dense, statistics,
+};
 use scadles_trainer::learner::{Learner, set_up_torch};
 use scadles_trainer::numeric::Real;
 
@@ -65,6 +69,59 @@ fn two_processes_that_use_gloos_own_sum_have_the_bits_of_two_logical_devices() {
     let test = "two_processes_that_use_gloos_own_sum_have_the_bits_of_two_logical_devices";
     let hashes = processes(test, 2, |comm| trained(Rank::<f32>::built_in(&cnn()), comm));
     assert_eq!(hashes, vec![trained_logically(Rank::<f32>::built_in(&cnn()), 2); 2]);
+}
+
+/// The small network with BatchNorm.
+fn batch_norm() -> ModelConfig {
+    let statistics = Some(NormStatistics::Agreed);
+    ModelConfig { normalization: Normalization::Batch, statistics, ..cnn() }
+}
+
+/// Hash of parameters and agreed statistics together: batches of 0, 1, 7 and 64, as of ranks with labels of their own.
+fn trained_with_statistics(mut rank: Rank<f32>, comm: &mut dyn Communicator) -> u64 {
+    let ranks = comm.world_size();
+    for step in 0..STEPS {
+        rank.step(comm, step, &uneven(step, ranks));
+        if step % 2 == 0 {
+            let seen = statistics::gather(comm, &rank.learner.statistics().unwrap()).unwrap();
+            rank.learner.agree_statistics(NormStatistics::Agreed, &seen).unwrap();
+        }
+    }
+    let seen = statistics::gather(comm, &rank.learner.statistics().unwrap()).unwrap();
+    assert!(seen.windows(2).any(|pair| pair[0].values != pair[1].values), "nothing to agree on");
+    rank.learner.agree_statistics(NormStatistics::Agreed, &seen).unwrap();
+    rank.hash() ^ rank.learner.statistics_hash().unwrap().unwrap()
+}
+
+/// The same by devices that take turns on one model.
+fn trained_with_statistics_logically(mut rank: Rank<f32>, devices: usize) -> u64 {
+    set_up_torch(1).unwrap();
+    let mut seen = vec![rank.learner.statistics().unwrap(); devices];
+    for step in 0..STEPS {
+        let batches = uneven(step, devices);
+        let contributions: Vec<Vec<f32>> = (0..devices)
+            .map(|device| {
+                rank.learner.set_statistics(&seen[device]).unwrap();
+                rank.contribute(device, step, batches[device], batches.iter().sum());
+                seen[device] = rank.learner.statistics().unwrap();
+                rank.learner.gradients().unwrap().to_vec()
+            })
+            .collect();
+        combine_dense(rank.learner.gradients_mut().unwrap(), &contributions).unwrap();
+        rank.apply();
+        if step % 2 == 0 || step + 1 == STEPS {
+            rank.learner.agree_statistics(NormStatistics::Agreed, &seen).unwrap();
+            seen = vec![rank.learner.statistics().unwrap(); devices];
+        }
+    }
+    rank.hash() ^ rank.learner.statistics_hash().unwrap().unwrap()
+}
+
+#[test]
+fn running_statistics_agreed_on_in_processes_have_the_bits_of_logical_devices() {
+    let test = "running_statistics_agreed_on_in_processes_have_the_bits_of_logical_devices";
+    let hashes = processes(test, RANKS, |comm| trained_with_statistics(Rank::built_in(&batch_norm()), comm));
+    assert_eq!(hashes, vec![trained_with_statistics_logically(Rank::built_in(&batch_norm()), RANKS); RANKS]);
 }
 
 #[test]

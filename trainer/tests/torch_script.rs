@@ -209,10 +209,10 @@ fn tensors_of_another_file_are_refused_even_where_they_would_fit() {
     let own = learner("residual.pt");
     let tensors = own.encode(own.parameters().unwrap()).unwrap();
     let mut same = learner("residual.pt");
-    same.set_parameters(&tensors).unwrap();
+    same.set_model(&tensors).unwrap();
     let mut other = learner("other.pt");
     let before = other.parameter_hash().unwrap();
-    let error = other.set_parameters(&tensors).unwrap_err();
+    let error = other.set_model(&tensors).unwrap_err();
     assert!(matches!(error, LearnerError::Tensors(_)));
     assert_eq!(error.exit_code(), ExitCode::Configuration);
     assert!(error.to_string().contains(other.model_file().unwrap()), "{error}");

@@ -248,6 +248,42 @@ fn samples_that_moved_are_in_the_receivers_journal_and_a_replay_has_the_bits() {
 }
 
 #[test]
+fn running_statistics_outlive_a_killed_worker_and_a_stop_and_a_replay_has_their_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    // Evaluations fall between checkpoints, batches of eight are two parts of four.
+    let text = JOB
+        .replace("name: Mlp,", "name: Cnn, normalization: Batch,")
+        .replace("topK:", "everySteps: 2, topK:")
+        .replace("  completion:", "  training: {microBatch: 5}\n  completion:");
+    let (_broker, job) = set_up_job(folder.path(), &text);
+    let unbroken = Group::start(folder.path(), &with_steps(&job, 7), 1, None).complete();
+
+    let job = JobConfig { uid: "broken".to_owned(), output_dir: folder.path().join("broken"), ..job };
+    let first = Group::start(folder.path(), &with_steps(&job, 5), 1, None).complete();
+    let stopped = first[0].checkpoint.clone().unwrap();
+    assert_eq!(stopped.step, 5, "no step has announced it");
+    let mut group = Group::start(folder.path(), &with_steps(&job, 1000), 2, Some(&stopped));
+    group.await_step(RECORDS / 8);
+    let name = names::checkpoint(2, 6);
+    let checkpoint = CheckpointRef { job_uid: "broken".to_owned(), name, step: 6, restart_streams: false };
+    let kept = job.checkpoint.root.join("broken").join(&checkpoint.name);
+    group.await_progress(|_| kept.join("manifest.json").is_file());
+    group.workers.pop().unwrap().signal("KILL");
+    assert!(group.end().iter().all(|end| end.words.code == ExitCode::PeerLost));
+    let words = Group::start(folder.path(), &with_steps(&job, 7), 3, Some(&checkpoint)).complete();
+    assert_eq!(words[0].parameter_hash, unbroken[0].parameter_hash);
+
+    let again = replay(&job.output_dir, &ReplayOptions::default()).unwrap();
+    assert!(again.equal && again.steps == 7, "{again:?}");
+    assert!(again.statistics_hash.is_some() && again.compared_on_the_way >= 2, "{again:?}");
+    let file = std::fs::read(job.output_dir.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let means = tensors.tensor("blocks.2.norm.running_mean").unwrap();
+    assert_eq!(means.shape(), [64]);
+    assert!(means.data().iter().any(|byte| *byte != 0), "trained");
+}
+
+#[test]
 fn a_killed_worker_of_a_group_that_shares_costs_nothing_but_the_steps_since_the_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let (_broker, job) = set_up_job(folder.path(), &sharing("Replicate"));

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use crate::job::{
-    Aggregation, DatasetName, DonorChoice, EnergyOf, ImageFit, InjectionMode, ModelName, Normalization,
-    ReplicateBatch, SaslMechanism, Stem, StreamPolicy, ValueType,
+    Aggregation, DatasetName, DonorChoice, EnergyOf, ImageFit, InjectionMode, ModelName, NormStatistics,
+    Normalization, ReplicateBatch, SaslMechanism, Stem, StreamPolicy, ValueType,
 };
 pub use crate::samples::{RecordFormat, SampleShape};
 
@@ -171,6 +171,9 @@ pub struct ModelConfig {
     pub name: ModelName,
     /// Normalisation between layers.
     pub normalization: Normalization,
+    /// What becomes of running statistics; `None` for networks without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<NormStatistics>,
     /// Number of labels.
     pub num_classes: u32,
     /// Channels, height, width.
@@ -218,6 +221,7 @@ impl ModelConfig {
         Self {
             name,
             normalization: Normalization::Group,
+            statistics: None,
             num_classes,
             input_shape,
             stem: name.is_resnet().then(|| Stem::of_pictures(input_shape)),

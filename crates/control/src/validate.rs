@@ -3,6 +3,7 @@
 //! What comes out needs no second look: later code never sees the raw job, and [`plan`](mod@crate::plan) can only fail on facts of
 //! the machine.
 
+mod batch_norm;
 mod compression;
 mod data;
 mod injection;
@@ -150,6 +151,7 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
     let training = training::training(&mut found, spec, &model, producer_facts, count);
     let samples = SampleShape::new(format, &model);
     let stream = streams::stream(&mut found, spec, samples, producer_facts);
+    batch_norm::check_batches(&mut found, &model, training.micro_batch, &stream);
     let injection = injection::injection(&mut found, spec, count, &stream, samples);
     let data = data::Data { model: &model, format, seed: training.seed, devices: count };
     let producer = spec.producer.as_ref().map(|given| data.producer(&mut found, given));

@@ -218,6 +218,14 @@ pub struct StepPlan {
     pub evaluate: bool,
 }
 
+impl StepPlan {
+    /// Whether running statistics, in networks that have them, become those of all ranks after the step: before they are used
+    /// or kept.
+    pub const fn agrees_statistics(&self) -> bool {
+        self.checkpoint || self.evaluate
+    }
+}
+
 /// A report that breaks the protocol.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {

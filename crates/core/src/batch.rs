@@ -16,6 +16,9 @@ use crate::ewma::{Ewma, LastThree};
 pub const SHORTEST_WINDOW_SECONDS: f64 = 0.25;
 /// A device that takes part after `max_skip` steps trains at least this many samples.
 pub const SMALLEST_FORCED_BATCH: u64 = 2;
+/// Micro-batches of BatchNorm are at most this many samples or more: an even split of a batch of 2 or more then has no part
+/// of 1.
+pub const LEAST_EVEN_MICRO_BATCH: usize = 3;
 /// Share of the newest step in the means of busy seconds and seconds per sample, in the long run. Small, so that T stays in
 /// its dead band under ± 20 % noise of compute.
 const STEP_GAIN: f64 = 0.05;
@@ -61,6 +64,28 @@ pub enum Supply {
     Ended,
     /// Nothing more arrives, and all that is left is available.
     AllHere,
+}
+
+/// How a batch is split for forward and backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Full micro-batches, and a rest.
+    Full,
+    /// As few parts, of sizes that differ by at most 1: each has its own statistics in BatchNorm, and a small rest's were
+    /// poor, those of a lone sample none.
+    Even,
+}
+
+/// Sizes, in samples, of the parts of a batch of `samples` that are computed one after another: `micro_batch` (at least 1) at
+/// most.
+pub fn micro_batches(samples: usize, micro_batch: usize, split: Split) -> Vec<usize> {
+    let micro_batch = micro_batch.max(1);
+    let parts = samples.div_ceil(micro_batch);
+    let size = |part| match split {
+        Split::Full => micro_batch.min(samples - part * micro_batch),
+        Split::Even => samples / parts + usize::from(part < samples % parts),
+    };
+    (0..parts).map(size).collect()
 }
 
 /// What a device is waiting for.

@@ -13,6 +13,7 @@
 //! | [`weights`], [`learning_rate`] | aggregation weights, the step's learning rate |
 //! | [`partition_queue`], [`device_stream`], [`ledger`] | which samples are trained, in which order, and that none is unaccounted for |
 //! | [`inject`] | which samples devices share, and who trains them |
+//! | [`norm_statistics`] | the running statistics of BatchNorm over all ranks |
 //! | [`outlook`] | which sample is expected in which row of the coming batch |
 //! | [`schedule`], [`rates`] | what a simulated stream sends; the papers' rate sets |
 //! | [`augment`] | the random crop and flip of one sample |
@@ -36,6 +37,7 @@ pub mod exchange_plan;
 pub mod inject;
 pub mod learning_rate;
 pub mod ledger;
+pub mod norm_statistics;
 pub mod outlook;
 pub mod partition_queue;
 pub mod random;

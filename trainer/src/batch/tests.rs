@@ -102,7 +102,7 @@ fn parts_cover_a_batch_in_order_whatever_their_size() {
     let batch =
         assembler.assemble(records.iter().map(|payload| SampleRef::plain(payload, &transform))).unwrap();
     for (size, lengths) in [(3, vec![3, 3, 1]), (7, vec![7]), (100, vec![7]), (0, vec![1; 7])] {
-        let parts: Vec<Batch> = batch.parts(size).map(Result::unwrap).collect();
+        let parts: Vec<Batch> = batch.parts(size, Split::Full).map(Result::unwrap).collect();
         assert_eq!(parts.iter().map(Batch::len).collect::<Vec<_>>(), lengths);
         let labels: Vec<i64> =
             parts.iter().flat_map(|part| Vec::<i64>::try_from(&part.labels).unwrap()).collect();

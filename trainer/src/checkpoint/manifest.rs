@@ -41,6 +41,9 @@ pub struct Manifest {
     pub tunings: Vec<Tuned>,
     /// Hash of the parameters, hexadecimal: checked after loading.
     pub parameter_hash: String,
+    /// Hash of the running statistics that all ranks had agreed on; nothing for networks without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics_hash: Option<String>,
     /// Name of the journal segment that continues from here.
     pub journal_segment: String,
     /// Per device, in the order of ranks.

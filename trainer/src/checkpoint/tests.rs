@@ -36,6 +36,7 @@ pub(crate) fn snapshot(attempt: u32, step: u64) -> Snapshot {
         },
         learning_rate: LearningRateState { ahead_samples: -1.0 / 3.0, ..LearningRateState::default() },
         parameter_hash: "00ff".to_owned(),
+        statistics_hash: None,
         journal_segment: "0001-00000000".to_owned(),
         devices: vec![device],
         evaluations: Vec::new(),

@@ -59,6 +59,10 @@ pub struct StepRecord {
     /// Settings that held for the step, in jobs with compression or injection: a job may be tuned while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuning: Option<Tuning>,
+    /// All ranks' running statistics became one after the step, in networks that have them. They also do where a checkpoint
+    /// follows that no step announced: before the segment that begins with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub statistics_agreed: bool,
     /// Hash of the parameters after the step, hexadecimal, where it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameter_hash: Option<String>,

@@ -41,6 +41,7 @@ fn record(attempt: u32, step: u64) -> StepRecord {
         devices: vec![device(vec![RecordRange(0, first, 2), RecordRange(1, first, 3)]), device(Vec::new())],
         compression: None,
         tuning: None,
+        statistics_agreed: false,
         parameter_hash: None,
     }
 }

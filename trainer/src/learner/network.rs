@@ -1,18 +1,20 @@
 //! Networks over plain tensors: the small built-in ones here, the large ones and the user's own below. No I/O but for the
 //! file of the user's own.
 //!
-//! Parameters carry PyTorch's names. GroupNorm throughout: no statistics travel between samples or ranks, so that the
-//! split of a batch over ranks and micro-batches changes nothing but rounding.
+//! Parameters carry PyTorch's names. GroupNorm unless the job says otherwise: no statistics travel between samples or ranks,
+//! so that the split of a batch over ranks and micro-batches changes nothing but rounding. With BatchNorm each part of a
+//! batch is normalised by itself.
 
 mod resnet;
 mod torch_script;
 mod vgg;
 
-use scadles_api::worker::{ModelConfig, ModelName};
+use scadles_api::worker::{ModelConfig, ModelName, Normalization};
 use tch::{TchError, Tensor};
 
 use super::LearnerError;
 use super::parameters::{ParameterSet, kaiming_normal, normal, uniform_fan_in};
+use super::statistics::NormBuffers;
 use resnet::ResNet;
 use torch_script::TorchScript;
 use vgg::Vgg;
@@ -22,12 +24,29 @@ pub use torch_script::ModelFileError;
 /// A function from pictures `[b, C, H, W]` to scores `[b, classes]`. Implementations hold the parameters that they
 /// registered in a [`ParameterSet`].
 pub trait Network: Send {
-    /// Scores of each class, before softmax.
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError>;
+    /// Scores of each class, before softmax. Networks without BatchNorm are the same by either kind of statistics.
+    fn forward(&self, pictures: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError>;
 
     /// SHA-256, in hexadecimal, of the file that says what the network computes; `None` for networks of this program.
     fn file_sha256(&self) -> Option<&str> {
         None
+    }
+}
+
+/// What BatchNorm normalises by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormBy {
+    /// The statistics of the pictures at hand, by which the running ones are updated.
+    Batch,
+    /// The running statistics, which stay.
+    Running,
+}
+
+impl NormBy {
+    /// For so many pictures that are trained together. A lone one, at the end of a stream or among shared ones, has no
+    /// statistics of its own where maps are of one pixel, and poor ones elsewhere: it takes the running ones.
+    pub(super) const fn in_training(pictures: usize) -> Self {
+        if pictures > 1 { Self::Batch } else { Self::Running }
     }
 }
 
@@ -53,8 +72,8 @@ fn relu(mut hidden: Tensor) -> Result<Tensor, TchError> {
     hidden.f_relu_()
 }
 
-/// Groups per norm in the large networks, as in the paper on GroupNorm (Wu, He 2018).
-const GROUPS: i64 = 32;
+/// Groups per GroupNorm in the large networks, as in the paper on it (Wu, He 2018).
+const GROUPS: Groups = Groups::Number(32);
 
 /// Convolution with an odd kernel, padded so that stride 1 keeps the sides.
 struct Convolution {
@@ -89,24 +108,70 @@ impl Convolution {
     }
 }
 
-/// Normalisation over groups of channels, then a learned scale and shift per channel.
-struct GroupNorm {
-    groups: i64,
+/// Normalisation, then a learned scale and shift per channel.
+struct Norm {
     weight: Tensor,
     bias: Tensor,
+    over: NormOver,
 }
 
-impl GroupNorm {
-    const EPSILON: f64 = 1e-5;
+/// What is brought to mean 0 and variance 1.
+enum NormOver {
+    /// Each of so many groups of channels of each sample.
+    Groups(i64),
+    /// Each channel over all samples.
+    Samples(NormBuffers),
+}
 
-    fn new(set: &mut ParameterSet, name: &str, groups: i64, channels: i64) -> Result<Self, TchError> {
+/// How the norms of a network are made.
+#[derive(Clone, Copy)]
+struct Norms {
+    normalization: Normalization,
+    groups: Groups,
+}
+
+/// Groups of a GroupNorm.
+#[derive(Clone, Copy)]
+enum Groups {
+    /// So many, whatever the channels.
+    Number(i64),
+    /// Of so many channels each.
+    OfChannels(i64),
+}
+
+impl Norms {
+    fn new(&self, set: &mut ParameterSet, name: &str, channels: i64) -> Result<Norm, TchError> {
         let weight = set.add(&format!("{name}.weight"), &[channels], |_| 1.0)?;
         let bias = set.add(&format!("{name}.bias"), &[channels], |_| 0.0)?;
-        Ok(Self { groups, weight, bias })
+        let over = match (self.normalization, self.groups) {
+            (Normalization::Batch, _) => NormOver::Samples(set.add_norm(name, channels)?),
+            (Normalization::Group, Groups::Number(groups)) => NormOver::Groups(groups),
+            (Normalization::Group, Groups::OfChannels(each)) => NormOver::Groups(channels / each),
+        };
+        Ok(Norm { weight, bias, over })
     }
+}
 
-    fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        input.f_group_norm(self.groups, Some(&self.weight), Some(&self.bias), Self::EPSILON, false)
+impl Norm {
+    const EPSILON: f64 = 1e-5;
+    /// Share of the newest batch in the running statistics.
+    const MOMENTUM: f64 = 0.1;
+
+    fn forward(&self, input: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {
+        let (weight, bias) = (Some(&self.weight), Some(&self.bias));
+        match &self.over {
+            NormOver::Groups(groups) => input.f_group_norm(*groups, weight, bias, Self::EPSILON, false),
+            NormOver::Samples(running) => input.f_batch_norm(
+                weight,
+                bias,
+                Some(running.mean()),
+                Some(running.variance()),
+                norm_by == NormBy::Batch,
+                Self::MOMENTUM,
+                Self::EPSILON,
+                false,
+            ),
+        }
     }
 }
 
@@ -152,24 +217,24 @@ fn forward_all(layers: &[Linear], mut hidden: Tensor) -> Result<Tensor, TchError
 }
 
 const CNN_CHANNELS: [i64; 3] = [16, 32, 64];
-/// Channels per group in the small CNN's norms.
-const CNN_GROUP_CHANNELS: i64 = 8;
+/// Groups in the small CNN's norms.
+const CNN_GROUPS: Groups = Groups::OfChannels(8);
 
-/// Three blocks of 3×3 convolution, GroupNorm, ReLU and 2×2 max-pool, then one linear layer: 33,946 parameters at
+/// Three blocks of 3×3 convolution, norm, ReLU and 2×2 max-pool, then one linear layer: 33,946 parameters at
 /// 3×32×32 and 10 classes.
 struct Cnn {
-    blocks: Vec<(Convolution, GroupNorm)>,
+    blocks: Vec<(Convolution, Norm)>,
     head: Linear,
 }
 
 impl Cnn {
     fn new(config: &ModelConfig, set: &mut ParameterSet) -> Result<Self, TchError> {
         let [mut inputs, height, width] = config.input_shape.map(i64::from);
+        let norms = Norms { normalization: config.normalization, groups: CNN_GROUPS };
         let mut blocks = Vec::new();
         for (i, outputs) in CNN_CHANNELS.into_iter().enumerate() {
             let convolution = Convolution::new(set, &format!("blocks.{i}.conv"), [inputs, outputs, 3, 1])?;
-            let groups = outputs / CNN_GROUP_CHANNELS;
-            blocks.push((convolution, GroupNorm::new(set, &format!("blocks.{i}.norm"), groups, outputs)?));
+            blocks.push((convolution, norms.new(set, &format!("blocks.{i}.norm"), outputs)?));
             inputs = outputs;
         }
         let head =
@@ -179,10 +244,10 @@ impl Cnn {
 }
 
 impl Network for Cnn {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, pictures: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {
         let mut hidden = pictures.shallow_clone();
         for (convolution, norm) in &self.blocks {
-            let normed = norm.forward(&convolution.forward(&hidden)?)?;
+            let normed = norm.forward(&convolution.forward(&hidden)?, norm_by)?;
             hidden = relu(normed)?.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?;
         }
         self.head.forward(&hidden.f_flatten(1, -1)?)
@@ -206,7 +271,7 @@ impl Mlp {
 }
 
 impl Network for Mlp {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, pictures: &Tensor, _norm_by: NormBy) -> Result<Tensor, TchError> {
         forward_all(&self.layers, pictures.f_flatten(1, -1)?)
     }
 }

@@ -7,6 +7,8 @@
 use scadles_core::random::RandomStream;
 use tch::{Device, Kind, TchError, Tensor};
 
+use super::statistics::NormBuffers;
+
 /// Random stream of start values; other uses of the job's seed have other numbers.
 const STREAM: u64 = u64::from_be_bytes(*b"initial ");
 /// So many values are drawn before they go into their tensor: a layer of a hundred million is never held twice.
@@ -18,12 +20,13 @@ pub struct ParameterSet {
     kind: Kind,
     seed: u64,
     named: Vec<(String, Tensor)>,
+    norms: Vec<NormBuffers>,
 }
 
 impl ParameterSet {
     /// No parameters yet; all will be of `kind` (f32 or f64).
     pub fn new(kind: Kind, seed: u64) -> Self {
-        Self { kind, seed, named: Vec::new() }
+        Self { kind, seed, named: Vec::new(), norms: Vec::new() }
     }
 
     /// Registers a trained parameter. `initial` gives each start value from a random stream that only this parameter
@@ -48,6 +51,18 @@ impl ParameterSet {
     /// Registers a trained parameter that has its start values already: a leaf that asks for a gradient, of the set's kind.
     pub fn insert(&mut self, name: &str, tensor: &Tensor) {
         self.named.push((name.to_owned(), tensor.shallow_clone()));
+    }
+
+    /// Registers the running statistics of the norm `name`, which are no parameters.
+    pub(super) fn add_norm(&mut self, name: &str, channels: i64) -> Result<NormBuffers, TchError> {
+        let buffers = NormBuffers::new(name, channels, self.kind)?;
+        self.norms.push(buffers.shared());
+        Ok(buffers)
+    }
+
+    /// Running statistics, in the order they were added.
+    pub(super) fn norms(&self) -> &[NormBuffers] {
+        &self.norms
     }
 
     /// The kind of all parameters.

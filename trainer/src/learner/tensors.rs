@@ -1,4 +1,4 @@
-//! Flat buffers as named tensors in safetensors format: parameters, and anything laid out like them (momentum).
+//! Named tensors in safetensors format: the model, and anything that is laid out like its parameters (momentum).
 //! File I/O in [`Learner::save`] and [`Learner::load`] only.
 
 use std::collections::HashMap;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use scadles_core::norm_statistics::RunningStatistics;
 use tch::Kind;
 use torch_ext::Slot;
 
@@ -63,15 +64,31 @@ impl<T: Real> Learner<T> {
     /// `values`, laid out like the flat parameters, as a safetensors file with one tensor per parameter. If the network comes
     /// from a file, its SHA-256 is in the metadata.
     pub fn encode(&self, values: &[T]) -> Result<Vec<u8>, LearnerError> {
+        self.encode_all(values, &[])
+    }
+
+    fn encode_all(&self, values: &[T], statistics: &[T]) -> Result<Vec<u8>, LearnerError> {
         self.check_length(values.len())?;
         let views = self.slots().map(|(slot, shape)| {
             let bytes = bytes_of(&values[slot.offset_elements..][..slot.len_elements]);
-            Ok((slot.name.as_str(), TensorView::new(dtype::<T>(), shape.to_vec(), bytes)?))
+            Ok((slot.name.clone(), TensorView::new(dtype::<T>(), shape.to_vec(), bytes)?))
         });
-        let views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(TensorsError::from)?;
+        let mut views = views.collect::<Result<Vec<_>, SafeTensorError>>().map_err(TensorsError::from)?;
+        let mut start = 0;
+        for (name, tensor) in self.named_statistics().filter(|_| !statistics.is_empty()) {
+            let own = &statistics[start..][..tensor.numel()];
+            let view = TensorView::new(dtype::<T>(), vec![own.len()], bytes_of(own));
+            views.push((name, view.map_err(TensorsError::from)?));
+            start += own.len();
+        }
         let metadata =
             self.model_file().map(|sha256| HashMap::from([(MODEL_FILE.to_owned(), sha256.to_owned())]));
         Ok(safetensors::serialize(views, metadata).map_err(TensorsError::from)?)
+    }
+
+    /// The parameters and the running statistics, under PyTorch's names, as a safetensors file: the model.
+    pub fn encode_model(&self) -> Result<Vec<u8>, LearnerError> {
+        self.encode_all(self.parameters()?, &self.statistics()?.values)
     }
 
     /// Fills `values`, laid out like the flat parameters, from a file of [`Learner::encode`]. Nothing is written unless
@@ -80,7 +97,7 @@ impl<T: Real> Learner<T> {
         self.check_length(values.len())?;
         let tensors = SafeTensors::deserialize(file).map_err(TensorsError::from)?;
         self.check_model_file(file)?;
-        let views = self.slots().map(|(slot, shape)| checked::<T>(&tensors, slot, shape));
+        let views = self.slots().map(|(slot, shape)| checked::<T>(&tensors, &slot.name, shape));
         let views = views.collect::<Result<Vec<_>, TensorsError>>()?;
         for (slot, view) in self.flat.layout().iter().zip(views) {
             let target = &mut values[slot.offset_elements..][..slot.len_elements];
@@ -89,26 +106,41 @@ impl<T: Real> Learner<T> {
         Ok(())
     }
 
-    /// Writes the parameters to `path` as safetensors (f32 learners give f32 tensors).
+    /// Writes parameters and running statistics to `path` as safetensors (f32 learners give f32 tensors).
     pub fn save(&self, path: &Path) -> Result<(), LearnerError> {
-        let bytes = self.encode(self.parameters()?)?;
+        let bytes = self.encode_model()?;
         let failed = |source| TensorsError::File { path: path.to_owned(), source };
         Ok(std::fs::write(path, bytes).map_err(failed)?)
     }
 
-    /// Replaces the parameters by those in `path`.
+    /// Replaces parameters and running statistics by those in `path`.
     pub fn load(&mut self, path: &Path) -> Result<(), LearnerError> {
         let failed = |source| TensorsError::File { path: path.to_owned(), source };
         let bytes = std::fs::read(path).map_err(failed)?;
-        self.set_parameters(&bytes)
+        self.set_model(&bytes)
     }
 
-    /// Replaces the parameters by those of an encoded file.
-    pub fn set_parameters(&mut self, file: &[u8]) -> Result<(), LearnerError> {
+    /// Replaces parameters and running statistics by those of a file of [`Learner::encode_model`]. Nothing is written unless
+    /// all tensors fit.
+    pub fn set_model(&mut self, file: &[u8]) -> Result<(), LearnerError> {
         let mut values = self.parameters()?.to_vec();
         self.decode(file, &mut values)?;
+        let statistics = RunningStatistics { samples: 0, values: self.decode_statistics(file)? };
+        self.set_statistics(&statistics)?;
         self.parameters_mut()?.copy_from_slice(&values);
         Ok(())
+    }
+
+    fn decode_statistics(&self, file: &[u8]) -> Result<Vec<T>, TensorsError> {
+        let tensors = SafeTensors::deserialize(file)?;
+        let mut values = Vec::new();
+        for (name, tensor) in self.named_statistics() {
+            let view = checked::<T>(&tensors, &name, &[tensor.numel()])?;
+            let start = values.len();
+            values.resize(start + tensor.numel(), T::default());
+            bytes_of_mut(&mut values[start..]).copy_from_slice(view.data());
+        }
+        Ok(values)
     }
 
     fn slots(&self) -> impl Iterator<Item = (&Slot, &[usize])> {
@@ -139,15 +171,15 @@ fn dtype<T: Real>() -> Dtype {
 
 fn checked<'a, T: Real>(
     tensors: &SafeTensors<'a>,
-    slot: &Slot,
+    name: &str,
     shape: &[usize],
 ) -> Result<TensorView<'a>, TensorsError> {
     let mismatch = |found: String| TensorsError::Mismatch {
-        name: slot.name.clone(),
+        name: name.to_owned(),
         found,
         expected: format!("{:?} {shape:?}", dtype::<T>()),
     };
-    let view = tensors.tensor(&slot.name).map_err(|_| mismatch("missing".to_owned()))?;
+    let view = tensors.tensor(name).map_err(|_| mismatch("missing".to_owned()))?;
     if view.dtype() != dtype::<T>() || view.shape() != shape {
         return Err(mismatch(format!("{:?} {:?}", view.dtype(), view.shape())));
     }

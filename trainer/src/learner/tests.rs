@@ -1,4 +1,4 @@
-use scadles_api::worker::{RecordFormat, SampleShape, Transform};
+use scadles_api::worker::{NormStatistics, Normalization, RecordFormat, SampleShape, Transform};
 
 use scadles_control::parameter_count;
 
@@ -220,10 +220,10 @@ fn a_file_of_another_model_is_refused_and_changes_nothing() {
     let file = other.encode(other.parameters().unwrap()).unwrap();
     let mut learner = Learner::<f32>::new(&model(Cnn, [3, 32, 32], 10), 1).unwrap();
     let before = learner.parameter_hash().unwrap();
-    let error = learner.set_parameters(&file).unwrap_err().to_string();
+    let error = learner.set_model(&file).unwrap_err().to_string();
     assert!(error.contains("head.weight is F32 [7, 1024]; the model has F32 [10, 1024]"), "{error}");
-    assert!(learner.set_parameters(&file[..file.len() / 2]).is_err());
-    assert!(learner.set_parameters(b"no tensors").is_err());
+    assert!(learner.set_model(&file[..file.len() / 2]).is_err());
+    assert!(learner.set_model(b"no tensors").is_err());
     assert_eq!(learner.parameter_hash().unwrap(), before);
 }
 
@@ -239,4 +239,98 @@ fn the_hash_sees_every_bit_and_no_padding() {
     let values = learner.parameters_mut().unwrap();
     values[end - 1] = f32::from_bits(values[end - 1].to_bits() ^ 1);
     assert_ne!(learner.parameter_hash().unwrap(), before);
+}
+
+fn batch_norm(name: ModelName, input_shape: [u32; 3]) -> ModelConfig {
+    let statistics = Some(NormStatistics::Agreed);
+    ModelConfig { normalization: Normalization::Batch, statistics, ..model(name, input_shape, 10) }
+}
+
+#[test]
+fn running_statistics_take_a_tenth_of_every_part_of_an_even_split() {
+    let config = batch_norm(Cnn, [3, 32, 32]);
+    let mut learner = Learner::<f64>::new(&config, 1).unwrap();
+    let first = learner.flat().layout()[0].clone();
+    assert_eq!(first.name, "blocks.0.conv.weight");
+    let kernel = Tensor::from_slice(&learner.parameters().unwrap()[..first.len_elements]);
+    let assembler = assembled::<f64>(&config, 9);
+    learner.contribute(assembler.batch(), 0.1, 8).unwrap();
+    let found = learner.statistics().unwrap();
+    assert_eq!((found.samples, found.values.len()), (9, 2 * (16 + 32 + 64)));
+
+    // The first norm by hand: 9 pictures by at most 8 are 5 and 4.
+    let maps = assembler.batch().pictures.conv2d(
+        &kernel.view([16, 3, 3, 3]),
+        None::<&Tensor>,
+        [1, 1],
+        [1, 1],
+        [1, 1],
+        1,
+    );
+    let (mut mean, mut variance) = (
+        Tensor::zeros([16], (Kind::Double, tch::Device::Cpu)),
+        Tensor::ones([16], (Kind::Double, tch::Device::Cpu)),
+    );
+    for (start, count) in [(0, 5), (5, 4)] {
+        let values = maps.narrow(0, start, count).transpose(0, 1).reshape([16, -1]);
+        mean = mean * 0.9 + values.mean_dim(1, false, None::<Kind>) * 0.1;
+        variance = variance * 0.9 + values.var_dim(1, true, false) * 0.1;
+    }
+    let all = 16 + 32 + 64;
+    for (from, expected) in [(0, mean), (all, variance)] {
+        let expected = Vec::<f64>::try_from(expected).unwrap();
+        for (found, expected) in found.values[from..from + 16].iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-10, "{found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_lone_sample_is_trained_by_the_running_statistics_and_leaves_them_alone() {
+    // The last maps of a ResNet on pictures of 8 by 8 are one pixel.
+    let config = batch_norm(ResNet18, [3, 8, 8]);
+    let mut learner = Learner::<f32>::new(&config, 1).unwrap();
+    learner.contribute(assembled::<f32>(&config, 4).batch(), 0.1, 8).unwrap();
+    let before = learner.statistics().unwrap();
+    let lone = learner.contribute(assembled::<f32>(&config, 1).batch(), 0.1, 8).unwrap();
+    assert!(lone.loss_sum.is_finite());
+    assert!(learner.gradients().unwrap().iter().all(|gradient| gradient.is_finite()));
+    assert!(learner.gradients().unwrap().iter().any(|gradient| *gradient != 0.0));
+    assert_eq!(learner.statistics().unwrap(), before);
+}
+
+#[test]
+fn an_evaluation_scores_a_picture_alike_whatever_it_is_batched_with() {
+    let config = batch_norm(Cnn, [3, 32, 32]);
+    let mut learner = Learner::<f64>::new(&config, 1).unwrap();
+    let assembler = assembled::<f64>(&config, 9);
+    learner.contribute(assembler.batch(), 0.1, 9).unwrap();
+    let before = learner.statistics().unwrap();
+    let (together, _) = learner.score(assembler.batch()).unwrap();
+    let (alone, _) = learner.score(assembled::<f64>(&config, 1).batch()).unwrap();
+    assert!((together.narrow(0, 0, 1) - alone).abs().max().double_value(&[]) < 1e-12);
+    assert_eq!(learner.statistics().unwrap(), before, "an evaluation is no training");
+}
+
+#[test]
+fn a_model_file_has_the_running_statistics_and_its_parameters_hash_does_not() {
+    let config = batch_norm(Cnn, [3, 32, 32]);
+    let mut learner = Learner::<f32>::new(&config, 1).unwrap();
+    let (parameters, statistics) = (learner.parameter_hash().unwrap(), learner.statistics_hash().unwrap());
+    learner.contribute(assembled::<f32>(&config, 4).batch(), 0.1, 4).unwrap();
+    assert_eq!(learner.parameter_hash().unwrap(), parameters);
+    assert_ne!(learner.statistics_hash().unwrap(), statistics);
+    let file = learner.encode_model().unwrap();
+    let mut other = Learner::<f32>::new(&config, 2).unwrap();
+    other.set_model(&file).unwrap();
+    assert_eq!(other.parameter_hash().unwrap(), parameters);
+    assert_eq!(other.statistics_hash().unwrap(), learner.statistics_hash().unwrap());
+    assert_eq!(other.statistics().unwrap().samples, 0, "what a file holds was agreed on");
+
+    // Of momentum there are no statistics, and without them a file is none of this model.
+    let bare = learner.encode(learner.parameters().unwrap()).unwrap();
+    let error = other.set_model(&bare).unwrap_err().to_string();
+    assert!(error.contains("blocks.0.norm.running_mean is missing; the model has F32 [16]"), "{error}");
+    let without = Learner::<f32>::new(&model(Cnn, [3, 32, 32], 10), 1).unwrap();
+    assert_eq!((without.has_statistics(), without.statistics_hash().unwrap()), (false, None));
 }

@@ -4,16 +4,17 @@ use scadles_api::worker::JobConfig;
 use scadles_core::augment::{SampleIdentity, augmentation};
 use scadles_core::compress::{self, compressor::Compressor, exchange::LogicalStep, gate::ratios};
 use scadles_core::learning_rate::energy;
+use scadles_core::norm_statistics::RunningStatistics;
 
-use super::ReplayError;
 use super::records::Records;
+use super::{Hashes, ReplayError};
 use crate::batch::{BatchAssembler, SampleRef};
 use crate::checkpoint::Snapshot;
 use crate::exchange::{combine_logical, compressor};
 use crate::journal::{DeviceStep, RecordRange, StepRecord};
 use crate::learner::{Learner, StepStatistics};
 use crate::optimizer::{Sgd, SgdState};
-use crate::worker::decode_residuals;
+use crate::worker::{decode_residuals, hash_text};
 
 /// What a step was like.
 #[derive(Debug, Default)]
@@ -43,6 +44,8 @@ pub struct LogicalGroup {
     samples: Vec<Vec<u8>>,
     /// Per rank, what it keeps back; empty in jobs without compression.
     compressors: Vec<Compressor>,
+    /// Per rank, what its norms have seen; empty in jobs without running statistics.
+    statistics: Vec<RunningStatistics<f32>>,
 }
 
 impl LogicalGroup {
@@ -50,9 +53,10 @@ impl LogicalGroup {
     pub fn start(job: &JobConfig, devices: Vec<usize>, snapshot: &Snapshot) -> Result<Self, ReplayError> {
         let mut group = Self::new(job, devices, snapshot.manifest.learner_seed)?;
         let Self { learner, momentum, compressors, .. } = &mut group;
-        learner.set_parameters(&snapshot.model).map_err(ReplayError::learner)?;
+        learner.set_model(&snapshot.model).map_err(ReplayError::learner)?;
         learner.decode(&snapshot.momentum, &mut momentum.momentum).map_err(ReplayError::compute)?;
         restore(compressors, learner, snapshot)?;
+        group.share_statistics()?;
         Ok(group)
     }
 
@@ -71,7 +75,7 @@ impl LogicalGroup {
         let compressors =
             job.compression.map(|config| vec![compressor(learner.flat(), ranks, &config); ranks]);
         let contributions = vec![vec![0.0; elements]; devices.len()];
-        Ok(Self {
+        let mut group = Self {
             job: job.clone(),
             devices,
             learner,
@@ -81,7 +85,26 @@ impl LogicalGroup {
             contributions,
             samples: Vec::new(),
             compressors: compressors.unwrap_or_default(),
-        })
+            statistics: Vec::new(),
+        };
+        group.share_statistics()?;
+        Ok(group)
+    }
+
+    /// The model's running statistics become those of every rank.
+    fn share_statistics(&mut self) -> Result<(), ReplayError> {
+        if self.learner.has_statistics() {
+            let own = self.learner.statistics().map_err(ReplayError::compute)?;
+            self.statistics = vec![own; self.devices.len()];
+        }
+        Ok(())
+    }
+
+    /// All ranks' running statistics become one, and the model's; nothing changes if none has trained since.
+    pub fn agree_statistics(&mut self) -> Result<(), ReplayError> {
+        let Some(rule) = self.job.model.statistics else { return Ok(()) };
+        self.learner.agree_statistics(rule, &self.statistics).map_err(ReplayError::compute)?;
+        self.share_statistics()
     }
 
     /// Takes one step as the ranks took it: contributions one after another, their sum in rank order, the update.
@@ -137,6 +160,9 @@ impl LogicalGroup {
             self.learner.parameters_and_gradients_mut().map_err(ReplayError::compute)?;
         sgd.step(record.learning_rate, parameters, gradients, &mut self.momentum)
             .map_err(ReplayError::compute)?;
+        if record.statistics_agreed {
+            self.agree_statistics()?;
+        }
         Ok(outcome)
     }
 
@@ -147,6 +173,9 @@ impl LogicalGroup {
         device: &DeviceStep,
         records: &mut dyn Records,
     ) -> Result<StepStatistics, ReplayError> {
+        if let Some(statistics) = self.statistics.get(rank) {
+            self.learner.set_statistics(statistics).map_err(ReplayError::compute)?;
+        }
         // As on the rank: its own samples first, those of others added.
         let own: Vec<_> = device.ranges.iter().map(|range| (rank, *range)).collect();
         self.assemble(record, &own, records)?;
@@ -164,6 +193,9 @@ impl LogicalGroup {
         }
         let gradients = self.learner.gradients().map_err(ReplayError::compute)?;
         self.contributions[rank].copy_from_slice(gradients);
+        if let Some(statistics) = self.statistics.get_mut(rank) {
+            *statistics = self.learner.statistics().map_err(ReplayError::compute)?;
+        }
         Ok(statistics)
     }
 
@@ -207,6 +239,12 @@ impl LogicalGroup {
         &self.learner
     }
 
+    /// Hashes of the parameters and of the running statistics, as they are written.
+    pub(super) fn hashes(&self) -> Result<Hashes, ReplayError> {
+        let statistics = self.learner.statistics_hash().map_err(ReplayError::compute)?;
+        Ok(Hashes { parameters: hash_text(self.parameter_hash()?), statistics: statistics.map(hash_text) })
+    }
+
     /// Hash of the parameters.
     pub fn parameter_hash(&self) -> Result<u64, ReplayError> {
         self.learner.parameter_hash().map_err(ReplayError::compute)
@@ -214,16 +252,15 @@ impl LogicalGroup {
 
     /// The state after the last step, as a checkpoint holds it: (model, momentum), safetensors.
     pub fn tensors(&self) -> Result<(Vec<u8>, Vec<u8>), ReplayError> {
-        let parameters = self.learner.parameters().map_err(ReplayError::compute)?;
-        let model = self.learner.encode(parameters).map_err(ReplayError::compute)?;
+        let model = self.learner.encode_model().map_err(ReplayError::compute)?;
         let momentum = self.learner.encode(&self.momentum.momentum).map_err(ReplayError::compute)?;
         Ok((model, momentum))
     }
 
-    /// Hash of the parameters in the safetensors file `model`, which replace the group's own.
-    pub(super) fn hash_of(&mut self, model: &[u8]) -> Result<u64, ReplayError> {
-        self.learner.set_parameters(model).map_err(ReplayError::learner)?;
-        self.parameter_hash()
+    /// Hashes of what is in the safetensors file `model`, which replaces the group's own.
+    pub(super) fn hashes_of(&mut self, model: &[u8]) -> Result<Hashes, ReplayError> {
+        self.learner.set_model(model).map_err(ReplayError::learner)?;
+        self.hashes()
     }
 }
 

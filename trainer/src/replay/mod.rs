@@ -22,7 +22,6 @@ use crate::checkpoint::{CheckpointStore, Snapshot};
 use crate::journal::writer::{config_hash, cpu_kind, journal_dir};
 use crate::journal::{History, Segment, StepRecord, read_segments, surviving};
 use crate::learner::set_up_torch;
-use crate::worker::hash_text;
 
 pub use error::ReplayError;
 use logical::LogicalGroup;
@@ -49,6 +48,10 @@ pub struct ReplayResult {
     pub expected_hash: String,
     /// Hash of the replay's parameters, hexadecimal.
     pub parameter_hash: String,
+    /// Hash of the run's running statistics, hexadecimal, in networks that have them.
+    pub expected_statistics: Option<String>,
+    /// Hash of the replay's.
+    pub statistics_hash: Option<String>,
     /// Places on the way (kept checkpoints, hashes in the journal) where the parameters were compared too.
     pub compared_on_the_way: u64,
     /// First of these places, as a step, where they differ.
@@ -59,13 +62,21 @@ pub struct ReplayResult {
     pub equal: bool,
 }
 
+/// Hashes, as they are written, of what a state holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hashes {
+    parameters: String,
+    /// Nothing in networks without running statistics.
+    statistics: Option<String>,
+}
+
 /// What a run left behind.
 struct Run {
     job: JobConfig,
     segments: Vec<Segment>,
     history: History,
     /// Kept checkpoints that lie on the surviving history, oldest first.
-    checkpoints: Vec<(CheckpointRef, String)>,
+    checkpoints: Vec<(CheckpointRef, Hashes)>,
     store: CheckpointStore,
 }
 
@@ -92,8 +103,10 @@ pub fn replay(run_dir: &Path, options: &ReplayOptions) -> Result<ReplayResult, R
         steps: 0,
         from_checkpoint: first.name.clone(),
         compared_with: end.compared_with,
-        expected_hash: end.expected_hash,
+        expected_hash: end.expected.parameters,
         parameter_hash: String::new(),
+        expected_statistics: end.expected.statistics,
+        statistics_hash: None,
         compared_on_the_way: 0,
         first_difference: None,
         other_cpu: other_cpu(&run.segments),
@@ -102,16 +115,24 @@ pub fn replay(run_dir: &Path, options: &ReplayOptions) -> Result<ReplayResult, R
     for record in steps {
         group.step(record, &mut *records)?;
         result.steps += 1;
-        for expected in known_hashes(&run, record) {
-            let equal = hash_text(group.parameter_hash()?) == *expected;
+        if begins_a_segment(&run, record) {
+            group.agree_statistics()?;
+        }
+        let found = group.hashes()?;
+        for equal in comparisons(&run, record, &found) {
             result.compared_on_the_way += 1;
             if !equal && result.first_difference.is_none() {
                 result.first_difference = Some(record.step);
             }
         }
     }
-    result.parameter_hash = hash_text(group.parameter_hash()?);
-    result.equal = result.parameter_hash == result.expected_hash && result.first_difference.is_none();
+    // Whatever the end is compared with was agreed on.
+    group.agree_statistics()?;
+    let found = group.hashes()?;
+    (result.parameter_hash, result.statistics_hash) = (found.parameters, found.statistics);
+    result.equal = result.parameter_hash == result.expected_hash
+        && result.statistics_hash == result.expected_statistics
+        && result.first_difference.is_none();
     Ok(result)
 }
 
@@ -130,8 +151,9 @@ fn open(run_dir: &Path) -> Result<Run, ReplayError> {
     let mut checkpoints = Vec::new();
     for reference in store.list(&job.uid)? {
         if lies_on(&history, &reference) {
-            let hash = store.manifest(&reference)?.parameter_hash;
-            checkpoints.push((reference, hash));
+            let manifest = store.manifest(&reference)?;
+            let hashes = Hashes { parameters: manifest.parameter_hash, statistics: manifest.statistics_hash };
+            checkpoints.push((reference, hashes));
         }
     }
     checkpoints.sort_by_key(|(reference, _)| reference.step);
@@ -164,7 +186,7 @@ fn lies_on(history: &History, reference: &CheckpointRef) -> bool {
 struct End {
     step: u64,
     compared_with: String,
-    expected_hash: String,
+    expected: Hashes,
 }
 
 /// The run's own model if it is younger than the journal, else (the run was killed) the newest kept checkpoint.
@@ -179,15 +201,15 @@ fn replay_end(run_dir: &Path, run: &Run, snapshot: &Snapshot) -> Result<End, Rep
             reason: error.to_string(),
         })?;
         let mut group = LogicalGroup::start(&run.job, Vec::new(), snapshot)?;
-        let expected_hash = hash_text(group.hash_of(&bytes)?);
-        return Ok(End { step: last, compared_with: "model.safetensors".to_owned(), expected_hash });
+        let expected = group.hashes_of(&bytes)?;
+        return Ok(End { step: last, compared_with: "model.safetensors".to_owned(), expected });
     }
-    let (newest, hash) =
+    let (newest, hashes) =
         run.checkpoints.last().ok_or_else(|| ReplayError::NoCheckpoint { place: run.store.root() })?;
     Ok(End {
         step: newest.step,
         compared_with: format!("checkpoint {}", newest.name),
-        expected_hash: hash.clone(),
+        expected: hashes.clone(),
     })
 }
 
@@ -200,10 +222,21 @@ fn newest_segment(run_dir: &Path, run: &Run) -> Option<std::time::SystemTime> {
     run.segments.iter().filter_map(|segment| modified(&dir.join(format!("{}.jsonl", segment.name)))).max()
 }
 
-/// The parameters' hashes that are known for the state after `record`.
-fn known_hashes<'a>(run: &'a Run, record: &'a StepRecord) -> impl Iterator<Item = &'a String> {
+/// Pure: whether a segment continues the state after `record`: a checkpoint was taken then, announced or not.
+fn begins_a_segment(run: &Run, record: &StepRecord) -> bool {
+    let state = Some((record.attempt, record.step));
+    run.segments.iter().any(|segment| parse_name(&segment.header.checkpoint) == state)
+}
+
+/// Pure: whether `found` is what is known of the state after `record`, place by place.
+fn comparisons<'a>(
+    run: &'a Run,
+    record: &'a StepRecord,
+    found: &'a Hashes,
+) -> impl Iterator<Item = bool> + 'a {
     let saved = run.checkpoints.iter().filter(|(reference, _)| reference.step == record.step);
-    saved.map(|(_, hash)| hash).chain(&record.parameter_hash)
+    let saved = saved.map(move |(_, hashes)| hashes == found);
+    saved.chain(record.parameter_hash.iter().map(move |hash| *hash == found.parameters))
 }
 
 /// Per rank, the device's position in the job: what producers and augmentation count by.

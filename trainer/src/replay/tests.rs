@@ -7,8 +7,9 @@ use std::time::Duration;
 use scadles_api::job::{DatasetName, ModelName, StreamPolicy};
 use scadles_api::worker::{
     Aggregation, BatchBounds, BatchRule, CheckpointConfig, Completion, CompressionConfig, DatasetConfig,
-    DeviceConfig, EnergyOf, ImageFit, KafkaConfig, LearningRateScaling, Limits, ModelConfig, PartitionRule,
-    ProducerConfig, RecordFormat, StartFrom, StreamConfig, StreamEnd, TrainingConfig, Transform,
+    DeviceConfig, EnergyOf, ImageFit, KafkaConfig, LearningRateScaling, Limits, ModelConfig, NormStatistics,
+    Normalization, PartitionRule, ProducerConfig, RecordFormat, StartFrom, StreamConfig, StreamEnd,
+    TrainingConfig, Transform,
 };
 use scadles_api::{PROTOCOL_VERSION, Tuning, names};
 use scadles_core::augment::{SampleIdentity, augmentation};
@@ -22,11 +23,12 @@ use super::*;
 use crate::batch::{BatchAssembler, SampleRef};
 use crate::checkpoint::{DeviceState, DeviceTotals, Manifest};
 use crate::engine::InProcess;
-use crate::exchange::{GradientExchange, residuals};
+use crate::exchange::{GradientExchange, residuals, statistics};
 use crate::journal::{DeviceStep, JournalWriter, RecordRange, SegmentHeader};
 use crate::learner::Learner;
 use crate::optimizer::{Sgd, SgdState};
 use crate::source::StreamCheckpoint;
+use crate::worker::hash_text;
 
 const PARTITIONS: u32 = 2;
 const RECORDS: usize = 240;
@@ -144,6 +146,8 @@ fn record(attempt: u32, step: u64, world_size: usize) -> StepRecord {
         devices: batches.iter().map(device).collect(),
         compression: None,
         tuning: None,
+        // As after an evaluation.
+        statistics_agreed: step.is_multiple_of(3),
         parameter_hash: None,
     }
 }
@@ -174,7 +178,7 @@ impl Live {
     }
 
     fn load(&mut self, snapshot: &Snapshot) {
-        self.learner.set_parameters(&snapshot.model).unwrap();
+        self.learner.set_model(&snapshot.model).unwrap();
         self.learner.decode(&snapshot.momentum, &mut self.momentum.momentum).unwrap();
         if let GradientExchange::Compressed(exchange) = &mut self.exchange {
             let residuals = crate::worker::decode_residuals(&self.learner, &snapshot.residuals).unwrap();
@@ -188,6 +192,12 @@ impl Live {
         let Some(exchange) = self.exchange.compressed() else { return Vec::new() };
         let gathered = residuals::gather(&mut self.engine, exchange.compressor().residual()).unwrap();
         gathered.iter().map(|residual| self.learner.encode(residual).unwrap()).collect()
+    }
+
+    fn agree_statistics(&mut self) {
+        let Some(rule) = self.job.model.statistics else { return };
+        let ranks = statistics::gather(&mut self.engine, &self.learner.statistics().unwrap()).unwrap();
+        self.learner.agree_statistics(rule, &ranks).unwrap();
     }
 
     fn step(&mut self, record: &StepRecord) {
@@ -237,12 +247,13 @@ impl Live {
             learning_rate: LearningRateState::default(),
             tunings: Vec::new(),
             parameter_hash: hash_text(self.learner.parameter_hash().unwrap()),
+            statistics_hash: self.learner.statistics_hash().unwrap().map(hash_text),
             journal_segment: names::checkpoint(attempt, step),
             devices: self.job.devices.iter().map(device).collect(),
             evaluations: Vec::new(),
             files: Vec::new(),
         };
-        let model = self.learner.encode(self.learner.parameters().unwrap()).unwrap();
+        let model = self.learner.encode_model().unwrap();
         let momentum = self.learner.encode(&self.momentum.momentum).unwrap();
         Snapshot { manifest, model, momentum, residuals }
     }
@@ -282,6 +293,10 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
                     let compression = job.compression.map(|_| decision(step));
                     let record = StepRecord { compression, ..record(number, step, world_size) };
                     live.step(&record);
+                    // A checkpoint that no step announces is told by the segment that it begins.
+                    if record.statistics_agreed || step % checkpoint_every == 0 {
+                        live.agree_statistics();
+                    }
                     let residuals = if step % checkpoint_every == 0 { live.residuals() } else { Vec::new() };
                     let Some(journal) = &mut journal else { continue };
                     journal.append(&record).unwrap();
@@ -290,6 +305,7 @@ fn attempt(job: &JobConfig, number: u32, start: Option<&Snapshot>, last_step: u6
                         store.write(live.snapshot(number, step, residuals)).unwrap();
                     }
                 }
+                live.agree_statistics();
                 if rank == 0 {
                     live.learner.save(&job.output_dir.join("model.safetensors")).unwrap();
                 }
@@ -318,6 +334,32 @@ fn run_changed(world_size: usize, change: impl FnOnce(&mut JobConfig)) -> (tempf
     assert_eq!(loaded.manifest.step, 4);
     attempt(&job, 2, Some(&loaded), 10, 4);
     (folder, job)
+}
+
+#[test]
+fn a_replay_has_the_running_statistics_of_every_rank_wherever_they_were_agreed_on() {
+    let mut found = Vec::new();
+    for rule in [NormStatistics::Agreed, NormStatistics::Local] {
+        let (folder, _) = run_changed(4, |job| {
+            job.model.normalization = Normalization::Batch;
+            job.model.statistics = Some(rule);
+        });
+        let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+        assert!(result.equal, "{rule:?}: {result:?}");
+        assert_eq!((result.compared_on_the_way, result.first_difference), (2, None));
+        assert!(result.statistics_hash.is_some());
+        found.push((result.parameter_hash, result.statistics_hash));
+
+        // A journal that does not tell of an agreement leads elsewhere.
+        let path = folder.path().join("journal/0002-00000008.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.matches(r#","statisticsAgreed":true"#).count(), 1, "{text}");
+        std::fs::write(&path, text.replace(r#","statisticsAgreed":true"#, "")).unwrap();
+        let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
+        assert_ne!(result.statistics_hash, result.expected_statistics, "{rule:?}");
+        assert!(!result.equal, "{rule:?}");
+    }
+    assert_ne!(found[0], found[1]);
 }
 
 #[test]

@@ -255,7 +255,8 @@ impl Leader {
         momentum: &SgdState<f32>,
     ) -> Result<(), Failure> {
         self.checkpoint_due = false;
-        if !learner.parameters()?.iter().all(|value| value.is_finite()) {
+        let statistics = learner.statistics()?.values;
+        if !learner.parameters()?.iter().chain(&statistics).all(|value| value.is_finite()) {
             return Err(diverged(format!("the parameters after step {} are not all numbers", state.step)));
         }
         self.submitted = Some(state.step);
@@ -274,6 +275,7 @@ impl Leader {
             learning_rate: observed_learning_rate(state, &self.steps_reported()),
             tunings: self.tunings.clone(),
             parameter_hash: hash_text(learner.parameter_hash()?),
+            statistics_hash: learner.statistics_hash()?.map(hash_text),
             journal_segment: self.journal.segment(),
             devices: self.device_states(),
             evaluations: self.evaluations.clone(),
@@ -281,7 +283,7 @@ impl Leader {
         };
         let positions = self.reports.iter().map(|report| report.device.positions.clone()).collect();
         self.pending.push(Pending { step: state.step, positions });
-        let model = learner.encode(learner.parameters()?)?;
+        let model = learner.encode_model()?;
         let residuals = std::mem::take(&mut self.residuals);
         let residuals =
             residuals.iter().map(|residual| learner.encode(residual)).collect::<Result<_, _>>()?;
@@ -411,6 +413,7 @@ impl Leader {
             devices: DeviceStep::of_plan(plan, &taken, &topics),
             compression: self.job.compression.map(|_| plan.compression),
             tuning: (!self.tunings.is_empty()).then_some(plan.tuning),
+            statistics_agreed: self.job.model.statistics.is_some() && plan.agrees_statistics(),
             parameter_hash: hash.map(hash_text),
         })?;
         if plan.tuning != before.tuning {
@@ -480,7 +483,7 @@ impl Leader {
         }
         self.finish_checkpoints()?;
         self.journal.sync()?;
-        let model = learner.encode(learner.parameters()?)?;
+        let model = learner.encode_model()?;
         write_result(&self.job.output_dir.join("model.safetensors"), &model)?;
         push(&self.mirror, Extent::All)?;
         let evaluation = self.evaluations.last().cloned();

@@ -33,7 +33,7 @@ use crate::{
     endpoint::Shared,
     engine::Communicator,
     evaluate::Shard,
-    exchange::{CompressedExchange, ExchangeStatistics, GradientExchange, residuals},
+    exchange::{CompressedExchange, ExchangeStatistics, GradientExchange, residuals, statistics},
     held_out::HeldOut,
     learner::Learner,
     optimizer::{Sgd, SgdState},
@@ -421,6 +421,14 @@ impl Rank {
             leader.take_residuals(residuals);
         }
         Ok(())
+    }
+
+    /// Before an evaluation, a checkpoint or the results: all ranks' running statistics become one. All ranks call it.
+    pub(super) fn agree_statistics(&mut self) -> Result<(), Failure> {
+        let Some(rule) = self.config.job.model.statistics else { return Ok(()) };
+        self.watchdog.arm(self.patience(), Watched::Exchange);
+        let ranks = statistics::gather(&mut *self.communicator, &self.learner.statistics()?)?;
+        Ok(self.learner.agree_statistics(rule, &ranks)?)
     }
 
     fn apply(&mut self, plan: &StepPlan, peeked: &Peeked) -> Result<(), Failure> {

@@ -33,6 +33,7 @@ pub(super) struct ResumePoint {
     /// Hashes of what the broadcast must bring.
     parameter_hash: String,
     momentum_hash: String,
+    statistics_hash: Option<String>,
     stream: StreamCheckpoint,
     totals: DeviceTotals,
     compression: CompressionState,
@@ -62,9 +63,9 @@ impl Restored {
         let (mut manifest, mut residuals) = (None, Vec::new());
         if let Some(reference) = attempt.checkpoint.as_ref().filter(|_| attempt.rank == 0) {
             let snapshot = CheckpointStore::of(&job.checkpoint)?.load(reference)?;
-            learner.set_parameters(&snapshot.model)?;
+            learner.set_model(&snapshot.model)?;
             learner.decode(&snapshot.momentum, &mut momentum.momentum)?;
-            check(&snapshot.manifest, attempt, learner.parameter_hash()?)?;
+            check(&snapshot.manifest, attempt, &learner)?;
             if job.compression.is_some() {
                 residuals = decode_residuals(&learner, &snapshot.residuals)?;
             } else if !snapshot.residuals.is_empty() {
@@ -90,6 +91,7 @@ impl Restored {
             window_seconds: manifest.window_seconds,
             parameter_hash: manifest.parameter_hash.clone(),
             momentum_hash: momentum_hash.clone(),
+            statistics_hash: manifest.statistics_hash.clone(),
             stream: device.stream.clone(),
             totals: device.totals,
             compression: manifest.compression,
@@ -116,7 +118,7 @@ impl Restored {
         })
     }
 
-    /// Model and momentum become rank 0's on all ranks.
+    /// Parameters, running statistics and momentum become rank 0's on all ranks.
     pub(super) fn share(
         &mut self,
         communicator: &mut dyn Communicator,
@@ -124,12 +126,20 @@ impl Restored {
     ) -> Result<(), Failure> {
         broadcast(communicator, bytes_of_mut(self.learner.parameters_mut()?))?;
         broadcast(communicator, bytes_of_mut(&mut self.momentum.momentum))?;
+        let mut statistics = self.learner.statistics()?;
+        broadcast(communicator, bytes_of_mut(&mut statistics.values))?;
+        self.learner.set_statistics(&statistics)?;
+        let momentum_hash = self.learner.hash(&self.momentum.momentum)?;
+        let (some, none) = (|text: &String| Some(text.clone()), "no hash");
         for (what, expected, hash) in [
-            ("parameters", &resume.parameter_hash, self.learner.parameter_hash()?),
-            ("momentum", &resume.momentum_hash, self.learner.hash(&self.momentum.momentum)?),
+            ("parameters", some(&resume.parameter_hash), Some(self.learner.parameter_hash()?)),
+            ("momentum", some(&resume.momentum_hash), Some(momentum_hash)),
+            ("running statistics", resume.statistics_hash.clone(), self.learner.statistics_hash()?),
         ] {
-            let hash = hash_text(hash);
-            if hash != *expected {
+            let hash = hash.map(hash_text);
+            if hash != expected {
+                let text = |hash: Option<String>| hash.unwrap_or_else(|| none.to_owned());
+                let (hash, expected) = (text(hash), text(expected));
                 let message = format!("rank 0 sent {what} of hash {expected}, this worker got {hash}");
                 return Err(Failure::new(ExitCode::Diverged, message));
             }
@@ -157,13 +167,19 @@ fn broadcast(communicator: &mut dyn Communicator, bytes: &mut [u8]) -> Result<()
 }
 
 /// A checkpoint is of these devices, and its parameters are those that were saved.
-fn check(manifest: &Manifest, attempt: &Attempt, hash: u64) -> Result<(), Failure> {
+fn check(manifest: &Manifest, attempt: &Attempt, learner: &Learner<f32>) -> Result<(), Failure> {
     let name = manifest.name();
-    let hash = hash_text(hash);
-    if hash != manifest.parameter_hash {
+    let hash = hash_text(learner.parameter_hash()?);
+    let statistics_hash = learner.statistics_hash()?.map(hash_text);
+    if (&hash, &statistics_hash) != (&manifest.parameter_hash, &manifest.statistics_hash) {
+        let text = |hash: &str, statistics: &Option<String>| match statistics {
+            None => hash.to_owned(),
+            Some(statistics) => format!("{hash} and running statistics of hash {statistics}"),
+        };
         let message = format!(
-            "checkpoint {name} holds parameters of hash {hash}, its manifest says {}",
-            manifest.parameter_hash
+            "checkpoint {name} holds parameters of hash {}, its manifest says {}",
+            text(&hash, &statistics_hash),
+            text(&manifest.parameter_hash, &manifest.statistics_hash)
         );
         return Err(Failure::new(ExitCode::Configuration, message)
             .with_remedy("the checkpoint is damaged: resume from another one"));

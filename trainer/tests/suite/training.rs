@@ -2,7 +2,7 @@
 
 use scadles_api::worker::{ModelConfig, ModelName};
 use scadles_trainer::engine::{Communicator, SumOrder};
-use scadles_trainer::learner::{Draw, Learner, Network, ParameterSet, set_up_torch};
+use scadles_trainer::learner::{Draw, Learner, Network, NormBy, ParameterSet, set_up_torch};
 use scadles_trainer::numeric::Real;
 use tch::{TchError, Tensor};
 
@@ -30,7 +30,7 @@ impl WithUnusedParameter {
 }
 
 impl Network for WithUnusedParameter {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, pictures: &Tensor, _norm_by: NormBy) -> Result<Tensor, TchError> {
         pictures.f_flatten(1, -1)?.f_linear(&self.weight, Some(&self.bias))
     }
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "crd")]
 use super::rules;
 
-/// Networks: built-in ones, and your own. Those of convolutions have torchvision's parameters, GroupNorm in BatchNorm's place;
-/// numbers of parameters are those for 3 channels and 10 labels.
+/// Networks: built-in ones, and your own. Those of convolutions have torchvision's parameters, with GroupNorm in BatchNorm's
+/// place unless `normalization` says otherwise; numbers of parameters are those for 3 channels and 10 labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum ModelName {
@@ -59,18 +59,31 @@ impl Stem {
     }
 }
 
-/// Normalisation between layers. Batch statistics are not offered before they can be agreed between ranks.
+/// Normalisation between layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
 pub enum Normalization {
     /// GroupNorm: no statistics shared between samples or ranks.
     Group,
+    /// BatchNorm, as in torchvision: training normalises by the statistics of the device's own batch, evaluation by running
+    /// statistics, which `statistics` is about. Batches have 2 samples or more.
+    Batch,
+}
+
+/// Whose running statistics of BatchNorm an evaluation, a checkpoint and the results have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+pub enum NormStatistics {
+    /// Those of all devices' samples together: means weighted by samples, and the variance within and between devices.
+    Agreed,
+    /// Those of rank 0, as where nothing is agreed: wrong where devices see different labels; for comparisons.
+    Local,
 }
 
 /// The network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "crd", derive(kube::KubeSchema))]
-#[cfg_attr(feature = "crd", x_kube(validation = rules::FILE_OF_TORCH_SCRIPT, validation = rules::STEM_OF_RESNETS, validation = rules::NORMALIZATION_OF_BUILT_IN))]
+#[cfg_attr(feature = "crd", x_kube(validation = rules::FILE_OF_TORCH_SCRIPT, validation = rules::STEM_OF_RESNETS, validation = rules::NORMALIZATION_OF_BUILT_IN, validation = rules::BATCH_NORM_OF_CONVOLUTIONS, validation = rules::STATISTICS_OF_BATCH_NORM))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// Which network.
@@ -78,6 +91,9 @@ pub struct ModelSpec {
     /// Built-in networks only. Default `Group`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalization: Option<Normalization>,
+    /// `normalization: Batch` only. Default `Agreed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<NormStatistics>,
     /// Number of labels. Default 10; 100 with the format or the producer's data set `Cifar100`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_classes: Option<u32>,

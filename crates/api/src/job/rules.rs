@@ -33,6 +33,14 @@ pub(super) const NORMALIZATION_OF_BUILT_IN: RuleText = (
     "!has(self.normalization) || self.name != 'TorchScript'",
     "spec.model.normalization belongs to the built-in models",
 );
+pub(super) const BATCH_NORM_OF_CONVOLUTIONS: RuleText = (
+    "!has(self.normalization) || self.normalization != 'Batch' || self.name != 'Mlp'",
+    "spec.model.normalization Batch belongs to networks of convolutions",
+);
+pub(super) const STATISTICS_OF_BATCH_NORM: RuleText = (
+    "!has(self.statistics) || (has(self.normalization) && self.normalization == 'Batch')",
+    "spec.model.statistics belongs to normalization Batch",
+);
 pub(super) const STREAM_END_AND_END: RuleText = (
     "has(self.completion.streamEnd) == \
      (has(self.stream) && has(self.stream.end) && self.stream.end.rule != 'Never')",

@@ -86,6 +86,7 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
         model: ModelConfig {
             name: ModelName::Cnn,
             normalization: scadles_api::worker::Normalization::Group,
+            statistics: None,
             num_classes: 10,
             input_shape: [3, 32, 32],
             stem: None,
@@ -241,6 +242,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "name: TorchScript, torchScript: {path: own.pt}, normalization: Group",
         "spec.model.normalization",
     ),
+    ("name: Cnn", "name: Mlp, normalization: Batch", "spec.model.normalization"),
+    ("name: Cnn", "name: Cnn, statistics: Agreed", "spec.model.statistics"),
     ("seed: 7", "microBatch: 0", "spec.training.microBatch"),
     ("seed: 7", "baseBatchSize: 0", "spec.training.baseBatchSize"),
     ("seed: 7", "epochSamples: 0", "spec.training.epochSamples"),
@@ -380,6 +383,23 @@ const MISTAKES: &[(&str, &str, &str)] = &[
 fn every_mistake_of_meaning_is_told_at_its_field() {
     for (from, to, path) in MISTAKES {
         assert_eq!(mistake(from, to).0, *path, "{to}");
+    }
+}
+
+#[test]
+fn batch_norm_needs_batches_and_micro_batches_without_a_lone_sample() {
+    let batch_norm = ("name: Cnn", "name: Cnn, normalization: Batch");
+    let job = changed(&[batch_norm]).unwrap();
+    assert_eq!(job.model.statistics, Some(scadles_api::worker::NormStatistics::Agreed));
+    for (from, to, path) in [
+        ("rule: LineRate", "rule: LineRate, min: 1", "spec.stream.batch.min"),
+        ("rule: LineRate", "rule: StreamRate, min: 1", "spec.stream.batch.min"),
+        ("rule: LineRate", "rule: Fixed, fixed: {size: 1}", "spec.stream.batch.fixed.size"),
+        ("seed: 7", "microBatch: 2", "spec.training.microBatch"),
+    ] {
+        let found = changed(&[batch_norm, (from, to)]).expect_err(to);
+        assert_eq!(found.iter().map(|it| it.path.as_str()).collect::<Vec<_>>(), [path], "{found}");
+        assert!(changed(&[(from, to)]).is_ok(), "{to} is right with GroupNorm");
     }
 }
 

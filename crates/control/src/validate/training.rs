@@ -46,13 +46,11 @@ pub(super) fn model(found: &mut Findings, spec: &ScadlesJobSpec, format: RecordF
             "give the number of labels of the data set, for instance 10",
         );
     }
-    if given.normalization.is_some() && given.name == ModelName::TorchScript {
-        let problem = "belongs to the built-in models; the file of a TorchScript model has its own norms";
-        found.add("spec.model.normalization", "Group", problem, "remove it");
-    }
+    let (normalization, statistics) = super::batch_norm::norms(found, given);
     let default = ModelConfig::built_in(given.name, input_shape, num_classes);
     ModelConfig {
-        normalization: given.normalization.unwrap_or(default.normalization),
+        normalization,
+        statistics,
         stem: stem(found, given, default.stem),
         torch_script: torch_script(found, given),
         ..default

@@ -171,6 +171,18 @@ fn model() -> Vec<Case> {
             json!({"normalization": "Group"}),
             json!({"name": "TorchScript", "torchScript": {"path": "own.pt"}, "normalization": "Group"}),
         ),
+        case(
+            "spec.model.normalization",
+            "spec.model.normalization Batch belongs to networks of convolutions",
+            json!({"name": "ResNet152", "normalization": "Batch", "statistics": "Local"}),
+            json!({"name": "Mlp", "normalization": "Batch"}),
+        ),
+        case(
+            "spec.model.statistics",
+            "spec.model.statistics belongs to normalization Batch",
+            json!({"normalization": "Batch", "statistics": "Agreed"}),
+            json!({"statistics": "Agreed"}),
+        ),
     ]
 }
 

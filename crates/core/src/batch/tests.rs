@@ -196,7 +196,53 @@ fn a_load_that_doubled_is_known_within_a_few_steps_however_long_the_old_one_last
     assert!((after(0.6, 3) - 0.6).abs() < 0.03);
 }
 
+#[test]
+fn micro_batches_are_full_with_a_rest_or_even_without_one() {
+    for (samples, micro_batch, full, even) in [
+        (9, 8, vec![8, 1], vec![5, 4]),
+        (7, 3, vec![3, 3, 1], vec![3, 2, 2]),
+        (8, 8, vec![8], vec![8]),
+        (2, 100, vec![2], vec![2]),
+        (0, 8, vec![], vec![]),
+        (2, 0, vec![1, 1], vec![1, 1]),
+    ] {
+        assert_eq!(micro_batches(samples, micro_batch, Split::Full), full, "{samples} by {micro_batch}");
+        assert_eq!(micro_batches(samples, micro_batch, Split::Even), even, "{samples} by {micro_batch}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn an_even_split_leaves_no_lone_sample_of_two_or_more(
+        samples in 2_usize..5_000,
+        micro_batch in LEAST_EVEN_MICRO_BATCH..600,
+    ) {
+        let parts = micro_batches(samples, micro_batch, Split::Even);
+        prop_assert_eq!(parts.iter().sum::<usize>(), samples);
+        prop_assert!(parts.iter().all(|part| (2..=micro_batch).contains(part)), "{parts:?}");
+        prop_assert_eq!(parts.len(), micro_batches(samples, micro_batch, Split::Full).len());
+    }
+
+    #[test]
+    fn a_rule_whose_least_batch_is_two_never_trains_a_lone_sample_of_a_stream_that_goes_on(
+        stream_rate_rule in any::<bool>(),
+        rounds in prop::collection::vec((0.2_f64..1.9, 0_u64..4), 1..60),
+    ) {
+        let rule = if stream_rate_rule { BatchRule::StreamRate { window_seconds: 1.0 } } else { BatchRule::LineRate };
+        let mut clock = BatchClock::new(rule, BatchBounds { min: 2, max: 8, max_skip: 1 });
+        let (mut now, mut arrived_total, mut trained) = (0.0, 0, 0);
+        for (seconds, arrived) in rounds {
+            now += seconds;
+            arrived_total += arrived;
+            let left = arrived_total - trained;
+            if let Readiness::Ready { local_batch } = clock.poll(now, &view(left, arrived_total, 1.5)) {
+                prop_assert_ne!(local_batch, 1);
+                trained += local_batch;
+                clock.agreed(&step(1.0));
+            }
+        }
+    }
+
     #[test]
     fn a_batch_is_never_more_than_is_there_nor_than_the_maximum(
         rule in prop_oneof![

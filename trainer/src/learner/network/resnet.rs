@@ -1,25 +1,25 @@
-//! ResNets (He et al. 2016): torchvision's layers, parameter names and start values, with GroupNorm in BatchNorm's place.
-//! No I/O.
+//! ResNets (He et al. 2016): torchvision's layers, parameter names and start values, with either norm. No I/O.
 
 use scadles_api::worker::{ModelConfig, Stem};
 use tch::{TchError, Tensor};
 
-use super::{Convolution, GROUPS, GroupNorm, Linear, Network, ParameterSet, relu};
+use super::{Convolution, GROUPS, Linear, Network, Norm, NormBy, Norms, ParameterSet, relu};
 
-type Normed = (Convolution, GroupNorm);
+type Normed = (Convolution, Norm);
 
 /// `shape`: channels in and out, side of the kernel, stride.
 fn normed(
     set: &mut ParameterSet,
+    norms: Norms,
     [convolution, norm]: [&str; 2],
     shape: [i64; 4],
 ) -> Result<Normed, TchError> {
     let convolution = Convolution::new(set, convolution, shape)?;
-    Ok((convolution, GroupNorm::new(set, norm, GROUPS, shape[1])?))
+    Ok((convolution, norms.new(set, norm, shape[1])?))
 }
 
-fn forward((convolution, norm): &Normed, input: &Tensor) -> Result<Tensor, TchError> {
-    norm.forward(&convolution.forward(input)?)
+fn forward((convolution, norm): &Normed, input: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {
+    norm.forward(&convolution.forward(input)?, norm_by)
 }
 
 /// Convolutions around a shortcut.
@@ -31,34 +31,34 @@ struct Block {
 
 impl Block {
     /// `shapes`: those of the path's convolutions, as [`normed`] takes them.
-    fn new(set: &mut ParameterSet, name: &str, shapes: &[[i64; 4]]) -> Result<Self, TchError> {
+    fn new(set: &mut ParameterSet, norms: Norms, name: &str, shapes: &[[i64; 4]]) -> Result<Self, TchError> {
         let mut path = Vec::new();
         for (i, shape) in shapes.iter().enumerate() {
             let names = [format!("{name}.conv{}", i + 1), format!("{name}.bn{}", i + 1)];
-            path.push(normed(set, names.each_ref().map(String::as_str), *shape)?);
+            path.push(normed(set, norms, names.each_ref().map(String::as_str), *shape)?);
         }
         let inputs = shapes.first().map_or(0, |first| first[0]);
         let outputs = shapes.last().map_or(0, |last| last[1]);
         let stride = shapes.iter().map(|shape| shape[3]).product();
         let shortcut = if stride != 1 || inputs != outputs {
             let names = [format!("{name}.downsample.0"), format!("{name}.downsample.1")];
-            Some(normed(set, names.each_ref().map(String::as_str), [inputs, outputs, 1, stride])?)
+            Some(normed(set, norms, names.each_ref().map(String::as_str), [inputs, outputs, 1, stride])?)
         } else {
             None
         };
         Ok(Self { path, shortcut })
     }
 
-    fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, input: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {
         let mut hidden = input.shallow_clone();
         for (i, layer) in self.path.iter().enumerate() {
             if i > 0 {
                 hidden = relu(hidden)?;
             }
-            hidden = forward(layer, &hidden)?;
+            hidden = forward(layer, &hidden, norm_by)?;
         }
         let shortcut = match &self.shortcut {
-            Some(layer) => forward(layer, input)?,
+            Some(layer) => forward(layer, input, norm_by)?,
             None => input.shallow_clone(),
         };
         relu(hidden.f_add_(&shortcut)?)
@@ -107,14 +107,15 @@ impl ResNet {
         let pools = config.stem == Some(Stem::Imagenet);
         let [side, stride] = if pools { [7, 2] } else { [3, 1] };
         let channels = i64::from(config.input_shape[0]);
-        let stem = normed(set, ["conv1", "bn1"], [channels, 64, side, stride])?;
+        let norms = Norms { normalization: config.normalization, groups: GROUPS };
+        let stem = normed(set, norms, ["conv1", "bn1"], [channels, 64, side, stride])?;
         let mut blocks = Vec::new();
         let mut inputs = 64;
         for (stage, count) in stages.into_iter().enumerate() {
             for block in 0..count {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
                 let shapes = shapes(inputs, 64 << stage, stride);
-                blocks.push(Block::new(set, &format!("layer{}.{block}", stage + 1), &shapes)?);
+                blocks.push(Block::new(set, norms, &format!("layer{}.{block}", stage + 1), &shapes)?);
                 inputs = shapes.last().map_or(inputs, |last| last[1]);
             }
         }
@@ -124,13 +125,13 @@ impl ResNet {
 }
 
 impl Network for ResNet {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
-        let mut hidden = relu(forward(&self.stem, pictures)?)?;
+    fn forward(&self, pictures: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {
+        let mut hidden = relu(forward(&self.stem, pictures, norm_by)?)?;
         if self.pools {
             hidden = hidden.f_max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)?;
         }
         for block in &self.blocks {
-            hidden = block.forward(&hidden)?;
+            hidden = block.forward(&hidden, norm_by)?;
         }
         let pooled = hidden.f_adaptive_avg_pool2d([1, 1])?;
         self.head.forward(&pooled.f_flatten(1, -1)?)

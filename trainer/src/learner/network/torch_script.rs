@@ -12,7 +12,7 @@ use scadles_api::worker::ModelConfig;
 use tch::{CModule, Device, Kind, TchError, Tensor, jit};
 use torch_ext::{ScriptFinding, inspect_script};
 
-use super::{Network, ParameterSet};
+use super::{Network, NormBy, ParameterSet};
 use crate::results::sha256;
 
 /// Batches that a module is tried with: one sample, as the last of a micro-batch may be, and different sizes.
@@ -146,7 +146,7 @@ impl TorchScript {
         for batch in TRIED_BATCHES {
             let (shape, expected) = ([batch, channels, height, width], [batch, classes]);
             let pictures = Tensor::zeros(shape, (kind, Device::Cpu));
-            let scores = self.forward(&pictures).map_err(|error| reason(&error));
+            let scores = self.forward(&pictures, NormBy::Batch).map_err(|error| reason(&error));
             let problem = match (scores, taken) {
                 (Err(reason), None) => Problem::Input { shape, reason },
                 (Err(reason), Some(taken)) => Problem::BatchSize { taken, refused: batch, reason },
@@ -170,7 +170,7 @@ impl TorchScript {
 }
 
 impl Network for TorchScript {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, pictures: &Tensor, _norm_by: NormBy) -> Result<Tensor, TchError> {
         // A setting of the calling thread, whichever that is.
         jit::f_set_graph_executor_optimize(false)?;
         self.module.forward_ts(&[pictures])

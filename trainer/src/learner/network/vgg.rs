@@ -1,5 +1,5 @@
 //! VGGs (Simonyan, Zisserman 2015) with a norm after every convolution: the layers, parameter names and start values of
-//! torchvision's `vgg*_bn`, with GroupNorm in BatchNorm's place and without dropout. No I/O.
+//! torchvision's `vgg*_bn`, without dropout. No I/O.
 //!
 //! Dropout's draws would have to follow from seed, step, device and sample, so that ranks, restarts and replays agree; a
 //! forward pass knows none of them. On a stream, whose samples are seen once or a few times, it has little to prevent.
@@ -7,7 +7,7 @@
 use scadles_api::worker::ModelConfig;
 use tch::{TchError, Tensor};
 
-use super::{Convolution, GROUPS, GroupNorm, Linear, Network, ParameterSet, forward_all, relu};
+use super::{Convolution, GROUPS, Linear, Network, Norm, NormBy, Norms, ParameterSet, forward_all, relu};
 
 /// Channels of the five stages, each of which ends with a 2×2 max-pool.
 const CHANNELS: [i64; 5] = [64, 128, 256, 512, 512];
@@ -19,7 +19,7 @@ const HEAD_DEVIATION: f64 = 0.01;
 
 /// A VGG of five stages.
 pub(super) struct Vgg {
-    stages: Vec<Vec<(Convolution, GroupNorm)>>,
+    stages: Vec<Vec<(Convolution, Norm)>>,
     head: Vec<Linear>,
 }
 
@@ -30,6 +30,7 @@ impl Vgg {
         config: &ModelConfig,
         set: &mut ParameterSet,
     ) -> Result<Self, TchError> {
+        let norms = Norms { normalization: config.normalization, groups: GROUPS };
         let mut stages = Vec::new();
         // torchvision's places in one list: convolution, norm, activation, …, pooling.
         let (mut place, mut inputs) = (0, i64::from(config.input_shape[0]));
@@ -38,7 +39,7 @@ impl Vgg {
             for _ in 0..count {
                 let shape = [inputs, outputs, 3, 1];
                 let convolution = Convolution::with_bias(set, &format!("features.{place}"), shape)?;
-                let norm = GroupNorm::new(set, &format!("features.{}", place + 1), GROUPS, outputs)?;
+                let norm = norms.new(set, &format!("features.{}", place + 1), outputs)?;
                 stage.push((convolution, norm));
                 place += 3;
                 inputs = outputs;
@@ -56,11 +57,11 @@ impl Vgg {
 }
 
 impl Network for Vgg {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, pictures: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {
         let mut hidden = pictures.shallow_clone();
         for stage in &self.stages {
             for (convolution, norm) in stage {
-                hidden = relu(norm.forward(&convolution.forward(&hidden)?)?)?;
+                hidden = relu(norm.forward(&convolution.forward(&hidden)?, norm_by)?)?;
             }
             hidden = hidden.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?;
         }
