@@ -350,14 +350,18 @@ fn a_replay_has_the_running_statistics_of_every_rank_wherever_they_were_agreed_o
         assert!(result.statistics_hash.is_some());
         found.push((result.parameter_hash, result.statistics_hash));
 
+        if rule == NormStatistics::Local {
+            // No agreement changes what rank 0 has seen.
+            continue;
+        }
         // A journal that does not tell of an agreement leads elsewhere.
         let path = folder.path().join("journal/0002-00000008.jsonl");
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.matches(r#","statisticsAgreed":true"#).count(), 1, "{text}");
         std::fs::write(&path, text.replace(r#","statisticsAgreed":true"#, "")).unwrap();
         let result = replay(folder.path(), &ReplayOptions::default()).unwrap();
-        assert_ne!(result.statistics_hash, result.expected_statistics, "{rule:?}");
-        assert!(!result.equal, "{rule:?}");
+        assert_ne!(result.statistics_hash, result.expected_statistics);
+        assert!(!result.equal);
     }
     assert_ne!(found[0], found[1]);
 }
