@@ -10,7 +10,7 @@ use common::{Overlapped, Rank, model, processes, threads, uneven};
 use scadles_api::worker::{ModelConfig, ModelName};
 use scadles_trainer::engine::{Communicator, EngineError};
 use scadles_trainer::exchange::{DenseExchange, Exchanged};
-use scadles_trainer::learner::{Draw, Learner, Network, ParameterSet, set_up_torch};
+use scadles_trainer::learner::{Draw, Learner, Network, NormBy, ParameterSet, set_up_torch};
 use tch::{TchError, Tensor};
 
 const RANKS: usize = 4;
@@ -42,7 +42,7 @@ impl Layers {
 }
 
 impl Network for Layers {
-    fn forward(&self, pictures: &Tensor) -> Result<Tensor, TchError> {
+    fn forward(&self, pictures: &Tensor, _norm_by: NormBy) -> Result<Tensor, TchError> {
         let mut values = pictures.f_flatten(1, -1)?;
         for (number, weight) in self.weights.iter().enumerate() {
             let input = if number == 0 { values } else { values.f_relu()? };

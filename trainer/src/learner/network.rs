@@ -140,7 +140,7 @@ enum Groups {
 }
 
 impl Norms {
-    fn new(&self, set: &mut ParameterSet, name: &str, channels: i64) -> Result<Norm, TchError> {
+    fn norm(&self, set: &mut ParameterSet, name: &str, channels: i64) -> Result<Norm, TchError> {
         let weight = set.add(&format!("{name}.weight"), &[channels], |_| 1.0)?;
         let bias = set.add(&format!("{name}.bias"), &[channels], |_| 0.0)?;
         let over = match (self.normalization, self.groups) {
@@ -234,7 +234,7 @@ impl Cnn {
         let mut blocks = Vec::new();
         for (i, outputs) in CNN_CHANNELS.into_iter().enumerate() {
             let convolution = Convolution::new(set, &format!("blocks.{i}.conv"), [inputs, outputs, 3, 1])?;
-            blocks.push((convolution, norms.new(set, &format!("blocks.{i}.norm"), outputs)?));
+            blocks.push((convolution, norms.norm(set, &format!("blocks.{i}.norm"), outputs)?));
             inputs = outputs;
         }
         let head =

@@ -15,7 +15,7 @@ fn normed(
     shape: [i64; 4],
 ) -> Result<Normed, TchError> {
     let convolution = Convolution::new(set, convolution, shape)?;
-    Ok((convolution, norms.new(set, norm, shape[1])?))
+    Ok((convolution, norms.norm(set, norm, shape[1])?))
 }
 
 fn forward((convolution, norm): &Normed, input: &Tensor, norm_by: NormBy) -> Result<Tensor, TchError> {

@@ -39,7 +39,7 @@ impl Vgg {
             for _ in 0..count {
                 let shape = [inputs, outputs, 3, 1];
                 let convolution = Convolution::with_bias(set, &format!("features.{place}"), shape)?;
-                let norm = norms.new(set, &format!("features.{}", place + 1), outputs)?;
+                let norm = norms.norm(set, &format!("features.{}", place + 1), outputs)?;
                 stage.push((convolution, norm));
                 place += 3;
                 inputs = outputs;
