@@ -28,7 +28,7 @@ apiVersion: scadles.io/v1alpha1
 kind: ScadlesJob
 metadata: {{name: {name}}}
 spec:
-  model: {{name: Cnn, numClasses: 10, inputShape: [3, 32, 32]}}
+  model: {{name: Cnn, numClasses: 10, inputShape: [3, 32, 32]{norms}}}
   training:
     optimizer: {{learningRate: 0.03, momentum: 0.9, weightDecay: 0.0001}}
     seed: {seed}
@@ -43,26 +43,32 @@ spec:
   completion: {{maxSamples: {samples}}}
 """
 
+# A row: what the network's description has besides, and the job.
 COMPRESSION = {
-    "dense": "",
-    "Static, CR 0.1": "compression: {mode: Static, ratio: 0.1}",
-    "Static, CR 0.01": "compression: {mode: Static, ratio: 0.01}",
-    "Adaptive, CR 0.1, δ 0.3": "compression: {mode: Adaptive, ratio: 0.1, delta: 0.3}",
-    "Auto, CR ≥ 0.01": "compression: {mode: Auto, ratio: 0.01}",
+    "dense": ("", ""),
+    "Static, CR 0.1": ("", "compression: {mode: Static, ratio: 0.1}"),
+    "Static, CR 0.01": ("", "compression: {mode: Static, ratio: 0.01}"),
+    "Adaptive, CR 0.1, δ 0.3": ("", "compression: {mode: Adaptive, ratio: 0.1, delta: 0.3}"),
+    "Auto, CR ≥ 0.01": ("", "compression: {mode: Auto, ratio: 0.01}"),
 }
 # Points of Top-1 that a row may lose against dense, at the upper end of the interval.
 MOST_LOST = {"Static, CR 0.1": 1.0, "Static, CR 0.01": 1.5}
 
 FRACTIONS = (0.5, 0.25, 0.1, 0.05)
+AGREED = ", normalization: Batch, statistics: Agreed"
 
 
 def skew_rows():
-    rows = {"no sharing": ""}
+    """Norms without sharing, and what sharing does where norms look at batches: to GroupNorm it does nothing."""
+    rows = {
+        "GroupNorm": ("", ""),
+        "BatchNorm, rank 0's statistics": (", normalization: Batch, statistics: Local", ""),
+        "BatchNorm, agreed": (AGREED, ""),
+    }
     for mode in ("Move", "Replicate"):
         for share in FRACTIONS:
-            rows[f"{mode} ({share}, {share})"] = (
-                f"injection: {{mode: {mode}, donorFraction: {share}, sharedFraction: {share}, optIn: All}}"
-            )
+            injection = f"injection: {{mode: {mode}, donorFraction: {share}, sharedFraction: {share}, optIn: All}}"
+            rows[f"BatchNorm, agreed, {mode} ({share}, {share})"] = (AGREED, injection)
     return rows
 
 
@@ -111,12 +117,11 @@ def megabytes(report, what):
 def table(name, scadles, out, pool):
     rows, rates, partition = TABLES[name]
     runs = {}
-    for row, (label, extra) in enumerate(rows.items()):
+    for row, (label, (norms, extra)) in enumerate(rows.items()):
         for seed in SEEDS:
             job = f"{name}-{row}-{seed}"
-            text = JOB.format(
-                name=job, seed=seed, devices=len(rates), rates=rates, partition=partition, extra=extra, samples=SAMPLES
-            )
+            values = {"name": job, "seed": seed, "norms": norms, "extra": extra, "samples": SAMPLES}
+            text = JOB.format(devices=len(rates), rates=rates, partition=partition, **values)
             runs[label, seed] = pool.submit(train, scadles, out / name / job, text)
     first = next(iter(rows))
     print(f"\n{name}: {len(SEEDS)} seeds, {SAMPLES:,} samples each, Top-1 and Top-5 in %, mean ± 95 %\n")
