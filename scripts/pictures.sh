@@ -47,6 +47,15 @@ picture compressed bytes.svg
 "$scadles" run manifests/examples/injection.yaml --out "$work/injection" >&2
 picture injection received.svg=injection-received.svg batch.svg=injection-batch.svg
 
+# The job of the page on BatchNorm, with the statistics of all devices and with rank 0's.
+sed -n '/^```yaml,file=batch-norm.yaml$/,/^```$/{/^```/d;p}' docs/concepts/batch-norm.md >"$work/agreed.yaml"
+sed 's/normalization: Batch/&, statistics: Local/; s/name: batch-norm/name: local/' "$work/agreed.yaml" >"$work/local.yaml"
+for statistics in agreed local; do
+    "$scadles" run "$work/$statistics.yaml" --out "$work/$statistics" >&2
+done
+"$scadles" compare "$work/agreed" "$work/local" --plots "$work/plots/norms" >&2
+keep "$work/plots/norms" accuracy.svg=batch-norm-accuracy.svg
+
 run_with_a_killed_worker
 picture killed buffer.svg=restart-buffer.svg samples.svg=restart-samples.svg
 

@@ -41,7 +41,7 @@ fn a_newcomer_gets_through_the_first_run_and_what_the_concepts_let_them_try() {
         let svg = std::fs::read_to_string(scratch.path().join(format!("plots/{curve}.svg"))).unwrap();
         assert!(svg.contains("<path") || svg.contains("<polyline"), "{curve} shows nothing:\n{svg}");
     }
-    for concept in ["batches", "compression", "injection", "failures", "virtual-clock"] {
+    for concept in ["batches", "compression", "injection", "batch-norm", "failures", "virtual-clock"] {
         reader.follow(&format!("docs/concepts/{concept}.md"));
     }
 }
