@@ -47,13 +47,15 @@ picture compressed bytes.svg
 "$scadles" run manifests/examples/injection.yaml --out "$work/injection" >&2
 picture injection received.svg=injection-received.svg batch.svg=injection-batch.svg
 
-# The job of the page on BatchNorm, with the statistics of all devices and with rank 0's.
-sed -n '/^```yaml,file=batch-norm.yaml$/,/^```$/{/^```/d;p}' docs/concepts/batch-norm.md >"$work/agreed.yaml"
-sed 's/normalization: Batch/&, statistics: Local/; s/name: batch-norm/name: local/' "$work/agreed.yaml" >"$work/local.yaml"
-for statistics in agreed local; do
-    "$scadles" run "$work/$statistics.yaml" --out "$work/$statistics" >&2
+# The job of the page on BatchNorm, longer, with the statistics of all devices, with rank 0's, and with GroupNorm.
+sed -n '/^```yaml,file=batch-norm.yaml$/,/^```$/{/^```/d;p}' docs/concepts/batch-norm.md |
+    sed 's/maxSamples: 4000/maxSamples: 30000/; s/samples: 1000/samples: 5000/' >"$work/agreed.yaml"
+sed 's/normalization: Batch/&, statistics: Local/' "$work/agreed.yaml" >"$work/rank-0.yaml"
+sed 's/normalization: Batch, //' "$work/agreed.yaml" >"$work/group-norm.yaml"
+for norms in agreed rank-0 group-norm; do
+    "$scadles" simulate "$work/$norms.yaml" --train --out "$work/$norms" >&2
 done
-"$scadles" compare "$work/agreed" "$work/local" --plots "$work/plots/norms" >&2
+"$scadles" compare "$work/agreed" "$work/rank-0" "$work/group-norm" --plots "$work/plots/norms" >&2
 keep "$work/plots/norms" accuracy.svg=batch-norm-accuracy.svg
 
 run_with_a_killed_worker
