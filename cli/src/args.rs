@@ -176,7 +176,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub tensorboard: Option<PathBuf>,
     /// Write what all workers' threads did in their newest 200 steps to trace.json in the run folder, for
-    /// https://ui.perfetto.dev
+    /// ui.perfetto.dev
     #[arg(long)]
     pub trace: bool,
     /// Compute threads per worker
