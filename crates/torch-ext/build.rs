@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), String> {
-    for name in ["build.rs", "cpp/torch_ext.cpp", "cpp/torch_ext.h"] {
+    for name in ["build.rs", "cpp/guarded.h", "cpp/script.cpp", "cpp/torch_ext.cpp", "cpp/torch_ext.h"] {
         println!("cargo:rerun-if-changed={name}");
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
@@ -35,6 +35,7 @@ fn main() -> Result<(), String> {
         .cpp(true)
         .std("c++17")
         .file("cpp/torch_ext.cpp")
+        .file("cpp/script.cpp")
         .define("USE_C10D_GLOO", None)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         // System includes, so that the warnings of others do not hide ours.

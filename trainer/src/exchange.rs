@@ -151,12 +151,6 @@ impl DenseExchange {
         Self { overlaps: false, ..self }
     }
 
-    /// The same exchange with another order of addition: for measurements.
-    #[must_use]
-    pub fn with_order(self, order: SumOrder) -> Self {
-        Self { order, ..self }
-    }
-
     /// Replaces `gradients` by their sum over the ranks of `comm`. All buckets are exchanged, in order, whether this
     /// rank contributed to them or not. With one rank nothing happens. After an error `gradients` hold no sum.
     pub fn combine<T: Real>(

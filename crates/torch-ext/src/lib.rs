@@ -2,7 +2,7 @@
 //! gradients in one flat buffer each, gradients that are handed on while backward computes, a look into scripted modules,
 //! and a few process-wide switches.
 //!
-//! Role: a narrow safe face over one C++ file. Gloo and the store talk to the network; the rest does no I/O.
+//! Role: a narrow safe face over two C++ files. Gloo and the store talk to the network; the rest does no I/O.
 //! Arguments are checked before they cross, C++ exceptions come back as [`Error`].
 #![allow(unsafe_code)] // This crate is the border to C++; each block says why it holds.
 #![allow(clippy::cast_possible_wrap)] // Element counts: a tensor of 2^63 elements does not exist.
