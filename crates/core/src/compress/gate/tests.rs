@@ -168,3 +168,19 @@ fn a_free_job_has_coarser_ratios_before_its_own() {
     let fine = ratios(0.001, true);
     assert!(fine.len() == MOST_LEVELS && (fine[1] - 0.01).abs() < 1e-15, "{fine:?}");
 }
+
+#[test]
+fn another_ratio_forgets_what_the_earlier_one_lost_and_keeps_what_was_sent() {
+    let before = rule(Some(0.3));
+    let (_, state) = decide(CompressionState::default(), &before);
+    let (decision, state) = decide(state.observed(&[Some(found(0.1))]), &before);
+    assert_eq!((decision, state.all_sparse_steps()), (LEAST, 1));
+    let finer = CompressionRule { ratios: vec![0.01], ..before };
+    // A tenth loses little; what a hundredth loses nobody knows yet, and the gate is shut until a dense step has looked.
+    let (decision, state) = decide(state, &finer);
+    assert_eq!(decision, CompressionDecision::Dense);
+    assert_eq!((state.all_sparse_steps(), state.mean_ratio()), (1, Some(0.1)), "the step stays what it was");
+    let (decision, state) = decide(state.observed(&[Some(found(0.1))]), &finer);
+    assert_eq!((decision, state.all_sparse_steps()), (LEAST, 2));
+    assert!((state.mean_ratio().unwrap() - 0.055).abs() < 1e-12, "{:?}", state.mean_ratio());
+}
