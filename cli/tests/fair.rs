@@ -36,7 +36,7 @@ fn the_fair_comparison_in_small_has_all_its_tables_and_goes_on_where_it_was() {
             "batch = min S",
             "ours: LineRate, Auto, GroupNorm",
             "StreamRate, AdaScale",
-            "labels differ, nothing is shared",
+            "BatchNorm, agreed statistics",
             "by waiting",
             "3 seeds",
             " ± ",

@@ -18,7 +18,7 @@ const FAIR: &str = "fair";
 /// Computes all tables and figures, or one, and prints them.
 pub fn run(args: &ReproduceArgs) -> Result<ExitCode> {
     if args.what.as_deref() == Some(FAIR) {
-        return fair::run(&args.fair, args.plots.as_deref());
+        return fair::run(&args.fair, args.markdown, args.plots.as_deref());
     }
     if args.fair.is_given() {
         return Err(Failure::configuration(

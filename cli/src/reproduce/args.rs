@@ -10,7 +10,7 @@ Examples:
   scadles reproduce                    every table and figure that needs no training
   scadles reproduce table2             one of them
   scadles reproduce --list             their names
-  scadles reproduce fair               ours, ScaDLES and baselines that the paper does not show, trained: an hour and a half on two cores
+  scadles reproduce fair               ours, ScaDLES and baselines that the paper does not show, trained: about an hour on two cores
   scadles reproduce fair --quick       the same in small, to see that it works
   scadles reproduce --markdown --plots docs/reproduction > docs/reproduction.md
 
@@ -26,7 +26,7 @@ pub struct ReproduceArgs {
     /// List the tables and figures
     #[arg(long)]
     pub list: bool,
-    /// Print Markdown: the text of docs/reproduction.md
+    /// Print Markdown: the text of docs/reproduction.md, of `fair` its last section
     #[arg(long)]
     pub markdown: bool,
     /// Write the plots to this folder, as SVG

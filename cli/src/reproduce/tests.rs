@@ -23,11 +23,29 @@ pub(super) fn assert_stored(path: &Path, text: &str) {
 #[test]
 fn the_document_and_its_plots_are_what_the_command_writes() {
     let sections = all();
-    assert_stored(&docs().join("reproduction.md"), &text::markdown(&sections));
+    let page = docs().join("reproduction.md");
+    let stored = std::fs::read_to_string(&page).unwrap();
+    let trained = stored.find(fair::text::HEADING).map_or("", |place| &stored[place..]);
+    assert_stored(&page, &format!("{}\n{trained}", text::markdown(&sections)));
     let plots: Vec<_> = sections.iter().filter_map(Section::plot).collect();
     assert!(plots.len() >= 5);
     for plot in plots {
         assert_stored(&docs().join("reproduction").join(plot.file), &plot.figure.document());
+    }
+}
+
+/// The numbers take hours: what can be told is whether they are those of today's comparison.
+#[test]
+fn the_document_ends_with_the_comparison_that_is_trained() {
+    let page = std::fs::read_to_string(docs().join("reproduction.md")).unwrap();
+    let trained = page.split_once(fair::text::HEADING).unwrap().1;
+    for case in fair::cases(&fair::Scale::LONG) {
+        assert!(trained.contains(&format!("| {} |", case.method)), "{}", case.draft.name);
+    }
+    let plots: Vec<&str> = trained.split("(reproduction/").skip(1).filter_map(|it| it.split(')').next()).collect();
+    assert!(plots.len() >= 7, "{plots:?}");
+    for plot in plots {
+        assert!(docs().join("reproduction").join(plot).is_file(), "{plot}");
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use scadles_api::{
-    job::{DatasetName, LearningRateScalingName, ModelName},
+    job::{DatasetName, LearningRateScalingName, ModelName, NormStatistics},
     worker::{Aggregation, BatchBounds, BatchRule, StreamPolicy},
 };
 
@@ -40,6 +40,8 @@ pub struct Draft {
     pub name: String,
     /// Network.
     pub model: ModelName,
+    /// BatchNorm with these running statistics; `None`: GroupNorm.
+    pub batch_norm: Option<NormStatistics>,
     /// What is sent and evaluated.
     pub dataset: DatasetName,
     /// Samples per second by device.
@@ -86,10 +88,11 @@ impl Draft {
         let _ = write!(
             text,
             "apiVersion: scadles.io/v1alpha1\nkind: ScadlesJob\nmetadata: {{name: {name}}}\nspec:\n  \
-             model: {{name: {model:?}}}\n  training:\n    baseBatchSize: 64 # per device\n    \
+             model: {{name: {model:?}{}}}\n  training:\n    baseBatchSize: 64 # per device\n    \
              learningRateScaling: {:?}\n    aggregation: {:?}\n    optimizer: {}\n    seed: {seed}\n  \
              stream:\n    policy: {policy:?}\n    batch: {}\n    \
              transform: {{randomCropPadding: 4, horizontalFlip: true}}\n",
+            self.norms(),
             self.scaling,
             self.aggregation,
             self.optimizer(),
@@ -117,6 +120,12 @@ impl Draft {
              checkpoint: {{everySteps: 100}}\n  completion: {{{end}}}\n"
         );
         text
+    }
+
+    fn norms(&self) -> String {
+        self.batch_norm.map_or_else(String::new, |statistics| {
+            format!(", normalization: Batch, statistics: {statistics:?}")
+        })
     }
 
     fn optimizer(&self) -> String {

@@ -83,6 +83,7 @@ pub fn draft(preset: &Preset, size: &Size, has_cifar_100: bool) -> Result<Draft>
         about: Vec::new(),
         name: preset.name.replace('/', "-"),
         model,
+        batch_norm: None,
         dataset,
         rates,
         labels_per_device,

@@ -32,7 +32,7 @@ use crate::{
             text,
         },
     },
-    screen::{say, span},
+    screen::{say, span, warn},
     simulate::args::Changes,
     surroundings,
 };
@@ -54,7 +54,7 @@ struct Job {
 }
 
 /// Trains what is missing, and prints tables and writes plots of all.
-pub(super) fn run(args: &FairArgs, plots: Option<&Path>) -> Result<ExitCode> {
+pub(super) fn run(args: &FairArgs, markdown: bool, plots: Option<&Path>) -> Result<ExitCode> {
     let began = Instant::now();
     let scale = scale(args);
     let cases = cases(&scale);
@@ -69,16 +69,16 @@ pub(super) fn run(args: &FairArgs, plots: Option<&Path>) -> Result<ExitCode> {
     // All runs have the same data set.
     check(&asked(first, data))?;
     let at_once = args.at_once.unwrap_or_else(surroundings::cores).max(1);
-    say(format!("{} runs in {}, {at_once} at a time", jobs.len(), out.display()));
+    warn(format!("{} runs in {}, {at_once} at a time", jobs.len(), out.display()));
     train_all(&jobs, data, at_once as usize)?;
     let outcomes = outcomes(&cases, &jobs)?;
-    let tables = text::tables(&outcomes);
-    say(format!("\n{}", tables.trim_end()));
+    let tables = text::plain(&scale, &outcomes);
+    say(if markdown { text::markdown(&scale, &outcomes) } else { format!("\n{tables}") }.trim_end());
     let written = out.join(TABLES);
     fs::write(&written, &tables).map_err(|error| Failure::write(&written, &error))?;
     let folder = plots.map_or_else(|| out.join(PLOTS), Path::to_path_buf);
     write_plots(&folder, &text::plots(&outcomes))?;
-    say(format!(
+    warn(format!(
         "{}: {TABLES}, a folder per run; plots in {}; {}",
         out.display(),
         folder.display(),
@@ -125,7 +125,7 @@ fn train_all(jobs: &[Job], data: Option<&Path>, at_once: usize) -> Result<()> {
                     let how =
                         if there { "there already".to_owned() } else { span(began.elapsed().as_secs_f64()) };
                     let name = crate::report::run::name(&job.folder);
-                    say(format!("{done} of {}: {name}, {how}", jobs.len()));
+                    warn(format!("{done} of {}: {name}, {how}", jobs.len()));
                 }
             }
         }

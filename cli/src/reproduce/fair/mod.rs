@@ -8,7 +8,7 @@ pub mod course;
 pub mod text;
 
 use scadles_api::{
-    job::{DatasetName, LearningRateScalingName, ModelName},
+    job::{DatasetName, LearningRateScalingName, ModelName, NormStatistics},
     worker::{Aggregation, BatchBounds, BatchRule, StreamPolicy},
 };
 use scadles_control::cost::{StepCost, bytes_sent_per_step, parameter_count, settle};
@@ -65,11 +65,11 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Twelve epochs arrive: about three hours of one core, for all runs together.
+    /// Six epochs arrive.
     pub const LONG: Self = Self {
         model: ModelName::Cnn,
         devices: 8,
-        arriving_samples: 600_000.0,
+        arriving_samples: 300_000.0,
         seeds: (LEAST_SEEDS, LEAST_SEEDS),
         evaluations: (12, 2000),
         // The uplink of a house: 0.2 s for a dense step of this network.
@@ -189,6 +189,22 @@ fn skewed(draft: &mut Draft) {
     draft.labels_per_device = Some(10_u32.div_ceil(draft.rates.len() as u32));
 }
 
+/// The small network of the quick comparison has no layers that a norm follows.
+fn skewed_batch_norm(draft: &mut Draft, statistics: NormStatistics) {
+    skewed(draft);
+    draft.model = ModelName::Cnn;
+    draft.bounds.min = draft.bounds.min.max(2);
+    draft.batch_norm = Some(statistics);
+}
+
+fn skewed_local(draft: &mut Draft) {
+    skewed_batch_norm(draft, NormStatistics::Local);
+}
+
+fn skewed_agreed(draft: &mut Draft) {
+    skewed_batch_norm(draft, NormStatistics::Agreed);
+}
+
 fn skewed_and_shared(draft: &mut Draft) {
     skewed(draft);
     draft.injection = Some(0.5);
@@ -214,10 +230,12 @@ const SCALING: [(&str, &str, Method); 3] = [
 ];
 const CHANGING: [(&str, &str, Method); 2] =
     [("streamrate", "StreamRate", stream_rate), ("linerate", "LineRate", line_rate)];
-const SKEW: [(&str, &str, Method); 3] = [
-    ("iid", "every device has all labels", line_rate),
-    ("skew", "labels differ, nothing is shared", skewed),
-    ("skew-shared", "labels differ, α = β = 0.5 copied", skewed_and_shared),
+const SKEW: [(&str, &str, Method); 5] = [
+    ("iid", "all labels everywhere", line_rate),
+    ("skew-local", "BatchNorm, rank 0's statistics", skewed_local),
+    ("skew-agreed", "BatchNorm, agreed statistics", skewed_agreed),
+    ("skew", "GroupNorm", skewed),
+    ("skew-shared", "GroupNorm, α = β = 0.5 copied", skewed_and_shared),
 ];
 
 /// All that is trained.
@@ -279,6 +297,7 @@ fn common(scale: &Scale, rates: Vec<f64>) -> Draft {
         about: Vec::new(),
         name: String::new(),
         model: scale.model,
+        batch_norm: None,
         dataset: DatasetName::Cifar10,
         rates,
         labels_per_device: None,

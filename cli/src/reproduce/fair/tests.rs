@@ -18,7 +18,7 @@ fn every_run_is_a_job_without_mistakes_under_a_name_of_its_own() {
     for scale in [Scale::LONG, Scale::QUICK] {
         names.clear();
         let cases = cases(&scale);
-        assert_eq!(cases.len(), 6 + 2 * 3 + 2 + 3);
+        assert_eq!(cases.len(), 6 + 2 * 3 + 2 + 5);
         for case in &cases {
             for seed in 0..case.seeds {
                 let (name, draft) = case.run(seed);
@@ -44,10 +44,10 @@ fn baselines_are_what_they_are_called() {
     assert_eq!(rule("s1-least"), BatchRule::Fixed { size: 12 });
     assert_eq!(rule("s1-split"), BatchRule::StreamRate { window_seconds: 1.6787 });
     assert_eq!(rule("s1-accumulate"), BatchRule::StreamRate { window_seconds: 5.3333 });
-    // 600,000 samples arrive in every run.
+    // 300,000 samples arrive in every run.
     for case in &cases {
         let arriving = case.draft.rates.iter().sum::<f64>() * mean_factor(case.shape) * case.seconds;
-        assert!((arriving / 600_000.0 - 1.0).abs() < 0.01, "{}: {arriving}", case.draft.name);
+        assert!((arriving / 300_000.0 - 1.0).abs() < 0.01, "{}: {arriving}", case.draft.name);
     }
 }
 
@@ -136,7 +136,7 @@ fn runs_that_diverged_are_counted_and_left_out_of_the_mean() {
     let of = outcome("method", vec![sound.clone(), lost.clone(), course(10.0, 1.0, |_| 0.8)]);
     let spread = of.spread(|course| course.last().top_5);
     assert!((spread.mean - 0.7).abs() < 1e-12 && (spread.deviation.unwrap() - 0.02_f64.sqrt()).abs() < 1e-12);
-    let table = text::tables(&[(Table::Fair, of), (Table::Fair, outcome("all lost", vec![lost]))]);
+    let table = text::plain(&Scale::QUICK, &[(Table::Fair, of), (Table::Fair, outcome("all lost", vec![lost]))]);
     assert!(table.contains("method (1 of 3 diverged)") && table.contains("70.0 ± 14.1"), "{table}");
     assert!(table.contains("all lost (1 of 1 diverged)"), "{table}");
     assert_eq!(Spread::of(&[2.0]).deviation, None);
@@ -156,9 +156,9 @@ fn each_set_of_streams_has_its_picture() {
     assert_eq!(
         files,
         [
+            "fair-time.svg",
             "fair-samples.svg",
             "fair-bytes.svg",
-            "fair-time.svg",
             "scaling-s2.svg",
             "scaling-s2-normal.svg",
             "changing.svg",
@@ -166,4 +166,8 @@ fn each_set_of_streams_has_its_picture() {
         ]
     );
     assert!(plots[0].figure.document().contains("conventional DDL"));
+    let page = text::markdown(&Scale::QUICK, &outcomes);
+    for file in files {
+        assert_eq!(page.matches(&format!("(reproduction/{file})")).count(), 1, "{file}:\n{page}");
+    }
 }

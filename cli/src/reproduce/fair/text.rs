@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use scadles_control::estimate::columns;
 
 use super::{
-    Table,
-    course::{Common, Outcome, Point, Spread, speed_up},
+    SECONDS_PER_SAMPLE, Table,
+    Scale as Size, course::{Common, Outcome, Point, Spread, speed_up},
 };
 use crate::{
+    report::html::counted,
     plot::{Colour, Curve, Figure, Scale, Stroke},
+    screen::grouped,
     simulate::plots::Plot,
 };
 
@@ -27,7 +29,7 @@ fn title(table: Table) -> &'static str {
         Table::Fair => "Baselines, ScaDLES, ours",
         Table::Scaling => "Large batches: how the learning rate follows them",
         Table::Changing => "Streams whose rates change: four times the rate for 5 of every 30 s",
-        Table::Skew => "Streams that differ in their labels, LineRate and GroupNorm on all",
+        Table::Skew => "Streams that differ in their labels (but for the first row), LineRate on all",
     }
 }
 
@@ -49,27 +51,67 @@ const LEGEND: &str = "\
 Top-1 and Top-5: at the end, which is the same virtual time for all methods of a set; equally many samples have arrived by then.
 at = samples, at = bytes: Top-5 where each has trained, or sent, as much as the one that trained or sent least.
 trained: share of what arrived; waiting: share of the devices' time; sent: by all devices.
-speed-up: virtual time to the Top-5 that every run comes to, against the set's first method; it is the product of its two parts: by waiting
-(samples trained per second) and by algorithm (samples that are needed).";
+speed-up: virtual time to the Top-5 that every run comes to, against the set's first method.
+by waiting, by algorithm: its two factors: samples trained per second, and how many samples are needed.";
 
-/// All tables.
-pub fn tables(outcomes: &[(Table, Outcome)]) -> String {
-    let mut out = String::new();
+/// Heading of the comparison in `docs/reproduction.md`: what comes before it needs no training.
+pub const HEADING: &str = "## Trained: ours and ScaDLES beside baselines that the paper does not show";
+
+fn about(scale: &Size) -> String {
+    format!(
+        "{:?} on CIFAR-10 with real gradients on the virtual clock: {} devices of {} ms a sample behind {} Mbit/s, on which about {} \
+         samples arrive.",
+        scale.model,
+        scale.devices,
+        SECONDS_PER_SAMPLE * 1e3,
+        scale.bandwidth_gbit * 1e3,
+        grouped(scale.arriving_samples as u64),
+    )
+}
+
+/// "S1, 3 seeds".
+fn caption(set: &[&Outcome]) -> String {
+    let seeds = set.iter().map(|outcome| outcome.courses.len()).max().unwrap_or(0);
+    format!("{}, {}", set[0].set, counted(seeds as u64, "seed", "seeds"))
+}
+
+/// All tables, for the terminal.
+pub fn plain(scale: &Size, outcomes: &[(Table, Outcome)]) -> String {
+    let mut out = format!("{}\n\n", about(scale));
     // Writing to a string cannot fail.
     let mut last = None;
     for (table, set) in sets(outcomes) {
-        if last != Some(table) {
+        if last.replace(table) != Some(table) {
             let _ = writeln!(out, "{}\n", title(table));
-            last = Some(table);
         }
-        let seeds = set.iter().map(|outcome| outcome.courses.len()).max().unwrap_or(0);
-        let _ = writeln!(out, "{}, {seeds} {}", set[0].set, if seeds == 1 { "seed" } else { "seeds" });
+        let _ = writeln!(out, "{}", caption(&set));
         let mut rows = vec![HEADS.map(str::to_owned).to_vec()];
         rows.extend(set.iter().map(|outcome| row(outcome, &set)));
         columns(&mut out, &rows, 1);
         out.push('\n');
     }
     let _ = writeln!(out, "{LEGEND}");
+    out
+}
+
+/// All tables and plots, as the end of `docs/reproduction.md`.
+pub fn markdown(scale: &Size, outcomes: &[(Table, Outcome)]) -> String {
+    let mut out = format!("\n{HEADING}\n\n`scadles reproduce fair`. {}\n", about(scale));
+    let mut last = None;
+    for (table, set) in sets(outcomes) {
+        if last.replace(table) != Some(table) {
+            let _ = writeln!(out, "\n### {}", title(table));
+        }
+        let _ = writeln!(out, "\n{}\n", caption(&set));
+        for plot in plots_of(table, &set) {
+            let _ = writeln!(out, "![{}](reproduction/{})\n", plot.figure.title, plot.file);
+        }
+        let _ = writeln!(out, "| {} |\n|---|{}", HEADS.join(" | "), "---:|".repeat(HEADS.len() - 1));
+        for outcome in &set {
+            let _ = writeln!(out, "| {} |", row(outcome, &set).join(" | "));
+        }
+    }
+    let _ = writeln!(out, "\n- {}", LEGEND.replace('\n', "\n- "));
     out
 }
 
@@ -111,25 +153,26 @@ fn row(outcome: &Outcome, set: &[&Outcome]) -> Vec<String> {
     cells
 }
 
-/// Top-5 over time, samples and bytes for the baselines; over time for each further set.
+/// The plots of all sets of streams.
 pub fn plots(outcomes: &[(Table, Outcome)]) -> Vec<Plot> {
-    let mut plots = Vec::new();
-    for (table, set) in sets(outcomes) {
-        let file = match (table, set[0].set) {
-            (Table::Fair, _) => {
-                let samples = ("samples trained", Scale::Number);
-                plots.push(plot("fair-samples.svg", &set, samples, |point| point.samples));
-                plots.push(plot("fair-bytes.svg", &set, ("sent by all devices", Scale::Bytes), |point| {
-                    point.bytes
-                }));
-                "fair-time.svg"
-            }
-            (Table::Scaling, "S2") => "scaling-s2.svg",
-            (Table::Scaling, _) => "scaling-s2-normal.svg",
-            (Table::Changing, _) => "changing.svg",
-            (Table::Skew, _) => "labels.svg",
-        };
-        plots.push(plot(file, &set, ("virtual time", Scale::Seconds), |point| point.seconds));
+    sets(outcomes).iter().flat_map(|(table, set)| plots_of(*table, set)).collect()
+}
+
+/// Top-5 over time; for the baselines over samples and bytes too.
+fn plots_of(table: Table, set: &[&Outcome]) -> Vec<Plot> {
+    let file = match (table, set[0].set) {
+        (Table::Fair, _) => "fair-time.svg",
+        (Table::Scaling, "S2") => "scaling-s2.svg",
+        (Table::Scaling, _) => "scaling-s2-normal.svg",
+        (Table::Changing, _) => "changing.svg",
+        (Table::Skew, _) => "labels.svg",
+    };
+    let mut plots = vec![plot(file, set, ("virtual time", Scale::Seconds), |point| point.seconds)];
+    if table == Table::Fair {
+        let samples = ("samples trained", Scale::Number);
+        plots.push(plot("fair-samples.svg", set, samples, |point| point.samples));
+        let bytes = ("sent by all devices", Scale::Bytes);
+        plots.push(plot("fair-bytes.svg", set, bytes, |point| point.bytes));
     }
     plots
 }
