@@ -277,13 +277,6 @@ pub enum Error {
     },
 }
 
-/// Whether the hub has something to send: all ranks are ready, or [`agree`] stops. A `Wait` that comes of a rank not being
-/// ready yet is not for sending.
-pub fn is_due(settings: &AgreeSettings, state: &GlobalState, reports: &[StepReport]) -> Result<bool, Error> {
-    let all_ready = reports.len() == settings.world_size && reports.iter().all(|report| report.ready);
-    Ok(all_ready || matches!(agree(settings, state, reports)?.action, Action::Stop { .. }))
-}
-
 /// Decides the round from the newest report of each rank. With a rank missing or not ready the answer is `Wait`, unless
 /// the group stops: at once for a fault or a divergence; for a request or completion as soon as every rank has
 /// reported this step, ready or not, so that the checkpoint knows all streams. Ranks therefore report after every step

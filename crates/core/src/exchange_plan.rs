@@ -30,11 +30,6 @@ impl Bucket {
         let cut = |rank: usize| (self.range.start + rank * self.owned_elements).min(self.range.end);
         cut(rank)..cut(rank + 1)
     }
-
-    /// Elements of the bucket with padding: `owned_elements` times the ranks.
-    pub fn padded_elements(&self, world_size: usize) -> usize {
-        self.owned_elements * world_size
-    }
 }
 
 /// Cuts a flat buffer of `total_elements` elements of `element_bytes` bytes into buckets, in the order of exchange:

@@ -90,11 +90,6 @@ impl SampleSchedule {
             }
         }
     }
-
-    /// The element behind the record at `offset` of `partition` of `partitions`.
-    pub fn sample_at(&self, device: usize, partition: u32, partitions: u32, offset: u64) -> u64 {
-        self.sample_index(device, offset * u64::from(partitions) + u64::from(partition))
-    }
 }
 
 fn split_by_label(labels: &[u32], labels_per_device: u32, devices: usize) -> Result<Vec<Vec<u32>>, Error> {

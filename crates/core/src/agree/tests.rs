@@ -363,19 +363,17 @@ fn a_stop_is_agreed_at_once_and_the_gravest_reason_wins() {
 
 #[test]
 fn a_request_waits_for_every_report_of_the_step_but_a_fault_does_not() {
-    let decide = |reports: &[StepReport]| {
-        let due = is_due(&settings(2), &GlobalState::default(), reports).unwrap();
-        (due, agree(&settings(2), &GlobalState::default(), reports).unwrap().action)
-    };
+    let decide =
+        |reports: &[StepReport]| agree(&settings(2), &GlobalState::default(), reports).unwrap().action;
     let asking = |reason| StepReport { stop_requested: Some(reason), ..report(0, 8) };
     let unready = StepReport { ready: false, ..report(1, 0) };
-    assert_eq!(decide(&[asking(StopReason::Requested)]), (false, Action::Wait));
-    let stop = |reason, checkpoint| (true, Action::Stop { reason, checkpoint });
+    assert_eq!(decide(&[asking(StopReason::Requested)]), Action::Wait);
+    let stop = |reason, checkpoint| Action::Stop { reason, checkpoint };
     assert_eq!(decide(&[asking(StopReason::Requested), unready.clone()]), stop(StopReason::Requested, true));
     let fault = StopReason::Fault(ExitCode::TopicLost);
     assert_eq!(decide(&[asking(fault)]), stop(fault, false));
-    assert_eq!(decide(&[report(0, 8), unready]), (false, Action::Wait));
-    assert_eq!(decide(&[report(0, 0), report(1, 0)]), (true, Action::Wait));
+    assert_eq!(decide(&[report(0, 8), unready]), Action::Wait);
+    assert_eq!(decide(&[report(0, 0), report(1, 0)]), Action::Wait);
 }
 
 #[test]
@@ -395,8 +393,10 @@ fn a_stop_without_a_checkpoint_has_one_if_anybody_asks_for_it() {
 fn completion_does_not_wait_for_samples() {
     let state = GlobalState { samples: 1_000, ..GlobalState::default() };
     let unready = |rank| StepReport { ready: false, ..report(rank, 0) };
-    assert!(is_due(&settings(2), &state, &[unready(0), unready(1)]).unwrap());
-    assert!(!is_due(&settings(2), &state, &[unready(0)]).unwrap());
+    let decide = |reports: &[StepReport]| agree(&settings(2), &state, reports).unwrap().action;
+    let complete = Action::Stop { reason: StopReason::Completed, checkpoint: true };
+    assert_eq!(decide(&[unready(0), unready(1)]), complete);
+    assert_eq!(decide(&[unready(0)]), Action::Wait);
 }
 
 #[test]

@@ -64,7 +64,7 @@ proptest! {
             }
             prop_assert_eq!(owned_end, bucket.range.end);
             prop_assert_eq!(bucket.owned_elements % OWNER_ALIGN_ELEMENTS, 0);
-            prop_assert!(bucket.padded_elements(world_size) >= bucket.range.len());
+            prop_assert!(bucket.owned_elements * world_size >= bucket.range.len());
             end = bucket.range.start;
         }
         prop_assert_eq!(end, 0);

@@ -9,17 +9,6 @@ fn labels(len: u32, num_classes: u32) -> Vec<u32> {
 }
 
 #[test]
-fn a_record_is_the_same_however_it_is_reached() {
-    let schedule = SampleSchedule::new(1, PartitionRule::Iid, &labels(1_000, 10), 4).unwrap();
-    for (partition, offset) in [(0, 0), (2, 17), (1, 900)] {
-        assert_eq!(
-            schedule.sample_at(3, partition, 3, offset),
-            schedule.sample_index(3, offset * 3 + u64::from(partition))
-        );
-    }
-}
-
-#[test]
 fn the_order_is_the_same_for_ever() {
     let schedule = SampleSchedule::new(1234, PartitionRule::Iid, &labels(50_000, 10), 4).unwrap();
     let first: Vec<u64> = (0..6).map(|number| schedule.sample_index(1, number)).collect();
