@@ -481,9 +481,9 @@ fn decide_compression(
     let Some(rule) = &settings.compression else {
         return (CompressionDecision::Dense, state.compression);
     };
-    let known = || reports.iter().filter_map(|report| report.compression);
-    let link = LinkCost::slowest(known().map(|it| it.link));
-    let compute = reports.iter().zip(known()).map(|(report, it)| report.busy_seconds - it.exchange_seconds);
+    let known = || reports.iter().filter_map(|report| Some((report.busy_seconds, report.compression?)));
+    let link = LinkCost::slowest(known().map(|(_, it)| it.link));
+    let compute = known().map(|(busy_seconds, it)| busy_seconds - it.exchange_seconds);
     let times =
         StepTimes { compute: compute.fold(0.0, f64::max), least: least_step_seconds(settings, reports) };
     observed_compression(state, reports).decide(rule, &link, &times)

@@ -148,17 +148,23 @@ fn having_lost(rank: usize, step: u64, lost: f64) -> StepReport {
 
 /// Two ranks whose messages and sums take a second a million bytes, with the rule of a batch.
 fn free(rule: BatchRule, compute_seconds: f64) -> StepPlan {
+    free_of(rule, &[0, 1].map(|rank| measured(rank, compute_seconds)))
+}
+
+/// A rank of them that computes for so long in a step, and exchanges for 4 s.
+fn measured(rank: usize, compute_seconds: f64) -> StepReport {
+    let mut report = having_lost(rank, 0, 0.1);
+    let known = report.compression.as_mut().unwrap();
+    known.link = LinkCost { seconds_per_byte: 1e-6, dense_seconds_per_byte: 1e-6, ..LinkCost::default() };
+    known.exchange_seconds = 4.0;
+    StepReport { busy_seconds: compute_seconds + 4.0, stream_rate: 8.0, ..report }
+}
+
+fn free_of(rule: BatchRule, reports: &[StepReport]) -> StepPlan {
     let layouts = [SparseLayout::new(&[0], 1_000_000, 2, 0.1)];
     let compression = Some(compression_rule(&layouts, ValueFormat::Bf16, Some(0.3), true));
     let settings = AgreeSettings { rule, compression, ..compressing() };
-    let link = LinkCost { seconds_per_byte: 1e-6, dense_seconds_per_byte: 1e-6, ..LinkCost::default() };
-    let reports = [0, 1].map(|rank| {
-        let mut report = having_lost(rank, 0, 0.1);
-        let known = report.compression.as_mut().unwrap();
-        (known.link, known.exchange_seconds) = (link, 4.0);
-        StepReport { busy_seconds: compute_seconds + 4.0, stream_rate: 8.0, ..report }
-    });
-    plan(&agree(&settings, &GlobalState::default(), &reports).unwrap()).clone()
+    plan(&agree(&settings, &GlobalState::default(), reports).unwrap()).clone()
 }
 
 #[test]
@@ -174,6 +180,13 @@ fn a_free_choice_knows_what_a_step_takes_beside_its_exchange() {
     // Eight samples a second: a batch of 64 takes eight seconds to come.
     assert_eq!(free(BatchRule::Fixed { size: 64 }, 1.0).compression, CompressionDecision::Dense);
     assert!(matches!(free(BatchRule::Fixed { size: 8 }, 1.0).compression, CompressionDecision::Sparse(_)));
+}
+
+#[test]
+fn a_rank_that_tells_nothing_of_its_exchange_is_not_taken_for_another() {
+    let silent = StepReport { compression: None, ..measured(0, 300.0) };
+    let plan = free_of(BatchRule::LineRate, &[silent, measured(1, 1.0)]);
+    assert!(matches!(plan.compression, CompressionDecision::Sparse(_)), "{:?}", plan.compression);
 }
 
 #[test]
