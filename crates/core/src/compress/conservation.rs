@@ -114,6 +114,25 @@ fn lost_mass(case: &Case) -> f64 {
     if given_squares == 0.0 { off.sqrt() } else { (off / given_squares).sqrt() }
 }
 
+#[test]
+fn from_2_to_32_ranks_a_sparse_step_is_possible_and_sends_no_more_than_a_dense_one() {
+    let (format, energy_of) = (ValueFormat::Bf16, EnergyOf::Compensated);
+    for (world_size, ratio) in (2..=32).flat_map(|ranks| [(ranks, 0.1), (ranks, 0.01)]) {
+        let case = Case { world_size, elements: 20_000, ratio, format, energy_of, steps: 1, seed: 5 };
+        let layout = &case.layouts()[..1];
+        let (dense, mut sum) = (dense_bytes(&layout[0]), vec![0.0; case.elements]);
+        let mut allowed = allowed_exchanges(layout, format);
+        allowed.retain(|cost| matches!(cost.decision, CompressionDecision::Sparse(_)));
+        assert!(!allowed.is_empty(), "{world_size} ranks at {ratio}");
+        for cost in allowed {
+            let mut gradients: Vec<Vec<f32>> = (0..world_size).map(|rank| case.gradient(rank, 0)).collect();
+            let mut ranks = case.compressors();
+            let done = combine_logical(&mut ranks, &mut gradients, cost.decision, 0.1, &mut sum).unwrap();
+            assert!(done.bytes_sent.iter().all(|bytes| *bytes <= dense), "{cost:?}: {done:?}, dense {dense}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
