@@ -12,9 +12,10 @@ use std::{
 
 use scadles_api::{
     CheckpointRef, ExitCode, Ledger, names,
-    worker::{Completion, JobConfig},
+    worker::{BucketConfig, Completion, JobConfig},
 };
 use scadles_kafka::{Broker, EmbeddedBroker, TopicSpec};
+use scadles_testing::ObjectStoreServer;
 use scadles_trainer::{
     journal::{StepRecord, read_surviving, writer::journal_dir},
     replay::{ReplayOptions, replay},
@@ -429,6 +430,31 @@ fn a_rank_that_computes_longer_than_a_collective_may_take_is_waited_for() {
     assert!(longest_exchange() > 1.5, "no step was held up");
     group.workers[0].signal("TERM");
     assert!(group.end().iter().all(|end| end.words.code == ExitCode::Stopped));
+}
+
+#[test]
+fn a_first_checkpoint_that_takes_longer_than_a_step_may_is_waited_for() {
+    // A step may take five seconds: twenty times the shortest window.
+    const SLOW: Duration = Duration::from_secs(7);
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, mut job) = set_up(folder.path());
+    job.limits.collective_seconds = 1.0;
+    let (buckets, keys) = (folder.path().join("buckets"), folder.path().join("keys"));
+    std::fs::create_dir_all(buckets.join("models")).unwrap();
+    std::fs::create_dir_all(&keys).unwrap();
+    std::fs::write(keys.join("accessKeyId"), "reader").unwrap();
+    std::fs::write(keys.join("secretAccessKey"), "and-writer").unwrap();
+    let server = ObjectStoreServer::start_slow(&buckets, ("reader", "and-writer"), SLOW).unwrap();
+    job.checkpoint.bucket = Some(BucketConfig {
+        name: "models".to_owned(),
+        prefix: String::new(),
+        endpoint: Some(server.endpoint()),
+        region: "us-east-1".to_owned(),
+        credentials: Some(keys),
+    });
+    Group::start(folder.path(), &job, 1, None).complete();
+    let first = buckets.join("models/uid").join(names::checkpoint(1, 0)).join("manifest.json");
+    assert!(first.is_file(), "{}", first.display());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A server that speaks the protocol of Amazon S3, over a folder of this machine.
 
-use std::{io, net::SocketAddr, path::Path, thread::JoinHandle};
+use std::{io, net::SocketAddr, path::Path, thread::JoinHandle, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -22,6 +22,11 @@ pub struct ObjectStoreServer {
 impl ObjectStoreServer {
     /// Serves `folder`, whose folders are the buckets, to who has `keys` (access key, secret key).
     pub fn start(folder: &Path, keys: (&str, &str)) -> Result<Self> {
+        Self::start_slow(folder, keys, Duration::ZERO)
+    }
+
+    /// The same, where every connection is looked at only after `delay`.
+    pub fn start_slow(folder: &Path, keys: (&str, &str), delay: Duration) -> Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| failed("listen", error))?;
         let address = listener.local_addr().map_err(|error| failed("listen", error))?;
         listener.set_nonblocking(true).map_err(|error| failed("listen", error))?;
@@ -34,7 +39,7 @@ impl ObjectStoreServer {
                 let serving = async {
                     let listener =
                         TcpListener::from_std(listener).map_err(|error| failed("listen", error))?;
-                    serve(&folder, (&keys.0, &keys.1), &listener).await
+                    serve(&folder, (&keys.0, &keys.1), &listener, delay).await
                 };
                 tokio::select! {
                     ended = serving => drop(ended),
@@ -59,8 +64,8 @@ impl Drop for ObjectStoreServer {
     }
 }
 
-/// Serves until an error of the listener.
-pub async fn serve(folder: &Path, keys: (&str, &str), listener: &TcpListener) -> Result<()> {
+/// Serves until an error of the listener, every connection after `delay`.
+pub async fn serve(folder: &Path, keys: (&str, &str), listener: &TcpListener, delay: Duration) -> Result<()> {
     let files = FileSystem::new(folder).map_err(|error| failed("open the folder", format!("{error:?}")))?;
     let mut service = S3ServiceBuilder::new(files);
     service.set_auth(SimpleAuth::from_single(keys.0, keys.1));
@@ -69,6 +74,7 @@ pub async fn serve(folder: &Path, keys: (&str, &str), listener: &TcpListener) ->
         let (stream, _) = listener.accept().await.map_err(|error: io::Error| failed("accept", error))?;
         let service = service.clone();
         tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
             // A client that breaks off is its own affair.
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
         });

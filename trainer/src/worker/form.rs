@@ -41,8 +41,8 @@ use crate::{
 const LEAST_TO_CONNECT: Duration = Duration::from_secs(5);
 /// The engine's own limit of a collective is so many times `collectiveSeconds`: a quick rank's first bucket waits while a slow
 /// one computes. How long it may do so the watchdog says, step by step, which knows the window and names the rank that is
-/// stuck; the engine, which does not, must not speak before it.
-const ENGINE_PATIENCE: u32 = 20;
+/// stuck; the engine, which does not, must not speak before it, nor before the deadline of the job's first step.
+const ENGINE_PATIENCE: f64 = 20.0;
 
 /// What rank 0 tells a member once the group is complete.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -292,7 +292,9 @@ fn connect(
     within: Duration,
 ) -> Result<Box<dyn Communicator>, Failure> {
     let world_size = attempt.devices.len();
-    let timeout = Duration::from_secs_f64(context.config.job.limits.collective_seconds) * ENGINE_PATIENCE;
+    let limits = &context.config.job.limits;
+    let seconds = (limits.collective_seconds * ENGINE_PATIENCE).max(limits.start_deadline_seconds);
+    let timeout = Duration::from_secs_f64(seconds);
     if world_size == 1 {
         let alone = InProcess::group(1, timeout).pop();
         return alone

@@ -24,7 +24,7 @@ use super::{
     phase_times::{PhaseTimes, StepPhase},
     round::{LastStep, RankReport, Verdict},
     share::Computed,
-    watchdog::{Watchdog, Watched},
+    watchdog::{Watchdog, Watched, step_patience},
 };
 use crate::{
     channel::Member,
@@ -461,8 +461,7 @@ impl Rank {
 
     /// How long a step may take from the agreement on.
     pub(super) fn patience(&self) -> Duration {
-        let window = Duration::from_secs_f64(20.0 * self.clock.window_seconds());
-        window.max(Duration::from_secs_f64(self.config.job.limits.collective_seconds))
+        step_patience(&self.config.job.limits, self.clock.window_seconds(), self.state.step)
     }
 
     /// How long the slowest rank's evaluation, or the writing of a checkpoint, may take.
@@ -473,8 +472,12 @@ impl Rank {
     /// Watches over work that depends on no other rank. Where others wait for it, it has less time than they: the rank
     /// that is stuck by itself speaks before they give it up, and is the one that is named.
     pub(super) fn watch_own(&self, work: &'static str) {
-        let patience =
-            if self.world_size == 1 { self.long_patience() } else { self.patience().mul_f64(OWN_SHARE) };
+        let patience = self.patience();
+        let patience = if self.world_size == 1 {
+            patience.max(self.long_patience())
+        } else {
+            patience.mul_f64(OWN_SHARE)
+        };
         self.watchdog.arm(patience, Watched::Own(work));
     }
 

@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use scadles_api::ExitCode;
+use scadles_api::{ExitCode, worker::Limits};
 
 use super::Failure;
+
+/// A step may take so many windows.
+const WINDOWS_PATIENCE: f64 = 20.0;
 
 /// What the training thread does while it is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,8 @@ impl Watched {
                 let message = format!("this worker is stuck in its own {work}: its deadline has passed");
                 Failure::new(ExitCode::Internal, message).with_remedy(
                     "look into its log; a machine short of memory or CPU, or a disk that hangs, is the usual reason; \
-                     raise spec.runPolicy.collectiveSeconds if it only needs longer",
+                     raise spec.runPolicy.collectiveSeconds if it only needs longer, startDeadlineSeconds if it was \
+                     the job's first step",
                 )
             }
             Self::Exchange => {
@@ -36,6 +40,13 @@ impl Watched {
             }
         }
     }
+}
+
+/// How long a step after `step` others may take, in windows of `window_seconds`. Before the first of the job rank 0 writes
+/// checkpoint 0, on which all wait: on a slow storage it takes its time, for which the supervisor has a limit.
+pub(super) fn step_patience(limits: &Limits, window_seconds: f64, step: u64) -> Duration {
+    let start = if step == 0 { limits.start_deadline_seconds } else { 0.0 };
+    Duration::from_secs_f64(limits.collective_seconds.max(WINDOWS_PATIENCE * window_seconds).max(start))
 }
 
 enum State {
@@ -128,6 +139,22 @@ mod tests {
         assert_eq!(own.code, ExitCode::Internal);
         assert!(own.message.contains("its own compute"), "{own:?}");
         assert_eq!(Watched::Exchange.failure().code, ExitCode::PeerLost);
+    }
+
+    #[test]
+    fn a_step_has_the_longer_of_twenty_windows_and_the_collectives_time_and_the_first_one_time_to_start() {
+        let limits = Limits {
+            max_restarts: 0,
+            start_deadline_seconds: 600.0,
+            active_deadline_seconds: None,
+            stall_seconds: 300.0,
+            collective_seconds: 60.0,
+            stop_grace_seconds: 30.0,
+            orphan_seconds: 60.0,
+        };
+        let patience = |window_seconds, step| step_patience(&limits, window_seconds, step).as_secs();
+        assert_eq!([(0.25, 1), (4.0, 7)].map(|(window, step)| patience(window, step)), [60, 80]);
+        assert_eq!([0.25, 4.0, 40.0].map(|window| patience(window, 0)), [600, 600, 800]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The object store of end-to-end tests: `scadles-object-store FOLDER BUCKET` serves the folder with that bucket on port
 //! 9000 of all addresses, to who has the keys of the variables `ACCESS_KEY_ID` and `SECRET_ACCESS_KEY`.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{env, error::Error, fs, path::PathBuf, time::Duration};
 
 use tokio::net::TcpListener;
 
@@ -15,6 +15,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder.join(bucket))?;
     let keys = (env::var("ACCESS_KEY_ID")?, env::var("SECRET_ACCESS_KEY")?);
     let listener = TcpListener::bind("0.0.0.0:9000").await?;
-    scadles_testing::object_store::serve(&folder, (&keys.0, &keys.1), &listener).await?;
+    scadles_testing::object_store::serve(&folder, (&keys.0, &keys.1), &listener, Duration::ZERO).await?;
     Ok(())
 }
