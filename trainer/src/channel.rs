@@ -15,10 +15,12 @@ use std::{
 
 use futures_util::{Sink, SinkExt, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use subtle::ConstantTimeEq;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
     sync::mpsc,
+    task::JoinSet,
 };
 use tokio_util::{
     bytes::Bytes,
@@ -36,6 +38,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Messages that may wait for a peer before it counts as stuck.
 const QUEUE: usize = 64;
+/// Strangers that are heard at once beside the group's own while it forms; more wait until one of them is refused.
+const STRANGERS: usize = 64;
 
 /// Why the channel could not be built or was lost.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -170,36 +174,56 @@ pub fn serve_hub<R, V>(
     });
 }
 
-/// Waits until every rank has joined; refuses strangers.
-async fn admit_all<V: Serialize>(
+/// Waits until every rank has joined; refuses strangers. All newcomers are heard at once: who says nothing holds up nobody.
+async fn admit_all<V: Serialize + Send + 'static>(
     listener: &TcpListener,
     settings: &HubSettings,
 ) -> Result<Vec<Wire>, String> {
     let mut members: Vec<Option<Wire>> = (0..settings.world_size).map(|_| None).collect();
-    let deadline = tokio::time::Instant::now() + settings.join_within;
+    let mut newcomers = JoinSet::new();
+    let mut refusals = JoinSet::new();
+    let deadline = tokio::time::sleep(settings.join_within);
+    tokio::pin!(deadline);
     while members.iter().any(Option::is_none) {
-        let missing = || {
-            let ranks: Vec<String> = members
-                .iter()
-                .enumerate()
-                .filter(|(_, wire)| wire.is_none())
-                .map(|(rank, _)| rank.to_string())
-                .collect();
-            format!("ranks {} did not join", ranks.join(", "))
-        };
-        let accepted = tokio::time::timeout_at(deadline, listener.accept()).await.map_err(|_| missing())?;
-        let (stream, _) = accepted.map_err(|error| error.to_string())?;
-        let mut wire = frame(stream);
-        let hello = receive::<ToHub<()>>(&mut wire, SILENCE).await;
-        match admission(settings, hello, &members) {
-            Ok(rank) => members[rank] = Some(wire),
-            // The stranger's own socket may be broken already; the group does not depend on it.
-            Err(problem) => {
-                drop(send(&mut wire, encode(&FromHub::<V>::Refused { problem }), TAKING).await);
+        let is_room = newcomers.len() + refusals.len() < settings.world_size + STRANGERS;
+        tokio::select! {
+            () = &mut deadline => return Err(missing(&members)),
+            accepted = listener.accept(), if is_room => {
+                let (stream, _) = accepted.map_err(|error| error.to_string())?;
+                newcomers.spawn(hear(frame(stream)));
             }
+            Some(heard) = newcomers.join_next() => {
+                let (mut wire, hello) = heard.map_err(|error| error.to_string())?;
+                match admission(settings, hello, &members) {
+                    Ok(rank) => members[rank] = Some(wire),
+                    // The stranger's own socket may be broken already; the group does not depend on it.
+                    Err(problem) => drop(refusals.spawn(async move {
+                        drop(send(&mut wire, encode(&FromHub::<V>::Refused { problem }), TAKING).await);
+                    })),
+                }
+            }
+            Some(_) = refusals.join_next() => {}
         }
     }
-    let mut joined: Vec<Wire> = members.into_iter().flatten().collect();
+    // What strangers are told is still told.
+    refusals.detach_all();
+    welcome::<V>(members.into_iter().flatten().collect(), settings).await
+}
+
+/// A newcomer with the first that it says.
+async fn hear(mut wire: Wire) -> (Wire, Result<ToHub<()>, String>) {
+    let hello = receive(&mut wire, SILENCE).await;
+    (wire, hello)
+}
+
+fn missing(members: &[Option<Wire>]) -> String {
+    let is_missing = |(rank, wire): (usize, &Option<Wire>)| wire.is_none().then(|| rank.to_string());
+    let ranks: Vec<String> = members.iter().enumerate().filter_map(is_missing).collect();
+    format!("ranks {} did not join", ranks.join(", "))
+}
+
+/// Greets all ranks, in their order, now that all have joined.
+async fn welcome<V: Serialize>(mut joined: Vec<Wire>, settings: &HubSettings) -> Result<Vec<Wire>, String> {
     for (rank, wire) in joined.iter_mut().enumerate() {
         let greeting = settings.greetings.get(rank).cloned().unwrap_or_default();
         let welcome = FromHub::<V>::Welcome { greeting };
@@ -217,7 +241,8 @@ fn admission(
     members: &[Option<Wire>],
 ) -> Result<usize, String> {
     let ToHub::Hello(hello) = hello? else { return Err("the first message must be a hello".to_owned()) };
-    if hello.token != settings.token {
+    // In constant time: a stranger must not learn how much of a guess was right.
+    if !bool::from(hello.token.as_bytes().ct_eq(settings.token.as_bytes())) {
         return Err("wrong token".to_owned());
     }
     if hello.protocol != scadles_api::PROTOCOL_VERSION {

@@ -23,6 +23,7 @@ use axum::{
 use scadles_api::{
     Attempt, CheckpointRef, PROTOCOL_VERSION, Phase, Progress, Tuning, WorkerConfig, attempt::StopRequest,
 };
+use subtle::ConstantTimeEq;
 use tokio::{net::TcpListener, sync::mpsc};
 
 mod metrics;
@@ -208,8 +209,7 @@ fn router(shared: Arc<Shared>) -> Router {
 async fn require_token(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
     let wanted = format!("Bearer {}", shared.token);
-    let differing = given.iter().zip(wanted.as_bytes()).fold(0, |sum, (left, right)| sum | (left ^ right));
-    if given.len() != wanted.len() || differing != 0 {
+    if !bool::from(given.ct_eq(wanted.as_bytes())) {
         let message = "this worker asks for its job's token: Authorization: Bearer TOKEN\n";
         return (StatusCode::UNAUTHORIZED, message).into_response();
     }

@@ -115,6 +115,26 @@ fn strangers_are_refused_and_the_group_forms_without_them() {
 }
 
 #[test]
+fn strangers_that_say_nothing_hold_up_no_group() {
+    let runtime = runtime();
+    let address = hub(&runtime, 2);
+    // Before any of the group: each is listened to for longer than all of this takes.
+    let strangers: Vec<_> = (0..STRANGERS).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for rank in 0..2 {
+            let handle = runtime.handle();
+            scope.spawn(move || {
+                Member::<u64, u64>::join(handle, address, hello(rank), Duration::from_secs(20), |_| ())
+                    .unwrap()
+            });
+        }
+    });
+    assert!(began.elapsed() < SILENCE, "{:?}", began.elapsed());
+    drop(strangers);
+}
+
+#[test]
 fn a_group_that_does_not_form_is_an_error_within_the_deadline() {
     let runtime = runtime();
     let address = hub(&runtime, 2);
