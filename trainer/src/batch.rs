@@ -1,7 +1,9 @@
 //! Batches: from samples to tensors, in one pass per sample. No I/O.
 //!
 //! A sample is a label and a picture, channel by channel, row by row ([`SampleShape`]). Crop, flip and normalisation happen
-//! while the bytes become numbers, straight into the tensor that the network reads.
+//! while the bytes become numbers, straight into the tensor that the network reads: a value v of channel c becomes
+//! (v/255 − mean_c)/std_c, numbers without the 255. Crops of the padded picture and mirror images are those of He et al.,
+//! "Deep Residual Learning for Image Recognition" (CVPR 2016, §4.2).
 
 use scadles_api::worker::{SampleShape, Transform, ValueType};
 use scadles_core::augment::{Augmentation, SampleIdentity};

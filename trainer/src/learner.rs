@@ -157,8 +157,9 @@ impl<T: Real> Learner<T> {
         })
     }
 
-    /// Lets a sample of class c count `class_weights[c]` times in the loss that is trained; no weights: all count the same.
-    /// What is reported of losses stays unweighted.
+    /// Lets a sample of class c count `class_weights[c]` times in the loss that is trained, Σ weight_c·CE (not divided by
+    /// Σ weight_c as torch's mean is: the loss scale does that over all ranks); no weights: all count the same. What is
+    /// reported of losses stays unweighted.
     pub fn with_class_weights(mut self, class_weights: &[f32]) -> Result<Self, LearnerError> {
         if !class_weights.is_empty() {
             self.class_weights = Some(Tensor::f_from_slice(class_weights)?.f_to_kind(T::KIND)?);
@@ -167,8 +168,9 @@ impl<T: Real> Learner<T> {
     }
 
     /// Replaces the gradients by those of `loss_scale` × Σ class weight × cross-entropy over `batch`, at most `micro_batch`
-    /// samples at a time; a network with running statistics splits evenly, and updates them with every part. With `loss_scale` = w_i / loss mass this is u_i = w_i·g_i: the weight enters here and nowhere else
-    /// (algorithms.md §2). An empty batch leaves zeros.
+    /// samples at a time; a network with running statistics splits evenly, and updates them with every part. With
+    /// `loss_scale` = w_i / loss mass this is u_i = w_i·g_i, rank i's term of the paper's weighted sum (Eqn 4): the weight
+    /// enters here and nowhere else. An empty batch leaves zeros.
     pub fn contribute(
         &mut self,
         batch: &Batch,
