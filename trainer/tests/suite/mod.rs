@@ -10,7 +10,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use nccl::NcclOnHost;
-use scadles_trainer::engine::{Communicator, EngineError, GlooEngine, InProcess, SumOrder};
+use scadles_trainer::engine::{Communicator, EngineError, InProcess, SumOrder};
 use scadles_trainer::learner::set_up_torch;
 use scadles_trainer::numeric::{Real, bytes_of};
 use torch_ext::TcpStore;
@@ -103,10 +103,7 @@ impl Trial {
                 }
                 Engine::Gloo => {
                     let port = store.as_ref().unwrap().port();
-                    Box::new(move || {
-                        let store = TcpStore::connect(HOST, port, world_size, TIMEOUT).unwrap();
-                        Box::new(GlooEngine::connect(&store, rank, world_size, HOST, timeout).unwrap())
-                    })
+                    Box::new(move || Box::new(processes::gloo_rank(port, rank, world_size, timeout)))
                 }
                 Engine::NcclMock => {
                     Box::new(move || Box::new(NcclOnHost::connect(&id, rank, world_size, timeout)))
@@ -146,7 +143,7 @@ impl Trial {
 
     /// A deadline within which this engine sees that a rank is gone: MPI by the deadline alone.
     fn patience(&self) -> Duration {
-        if self.engine == Engine::Mpi { 5 * SHORT } else { TIMEOUT }
+        if self.engine == Engine::Mpi { Duration::from_secs(5) } else { TIMEOUT }
     }
 
     /// Runs `body` as every rank of a group outside of this process: in processes of their own where the engine can, in
@@ -298,7 +295,7 @@ pub fn arguments_that_do_not_fit_together_are_refused_before_anything_is_sent(at
 /// "Within the deadline" on a machine that is busy with other things.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// A deadline that a test waits for.
-const SHORT: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_secs(2);
 
 pub fn sizes_that_do_not_match_are_an_error_for_all_within_the_deadline(at: &Trial) {
     let engine = at.engine;
