@@ -6,12 +6,16 @@
 #   ingest       processor time per sample from Apache Kafka to tensor, against confluent-kafka and numpy
 #   agreement    one round of the control channel between eight processes
 #   sum          the sum in rank order against Gloo's own all-reduce (reported, no bound)
+#   allreduce    sums over Gloo, 1 KB to 575 MB on 2 and 4 ranks, against torch.distributed's (about ten minutes, only if it is
+#                named)
 #   mpi          sums over MPI, 1 KB to 100 MB on two ranks, against a loop of MPI_Allreduce in C (reported, no bound)
 #   ddp          one training step of ResNet-18 on two ranks against PyTorch's DistributedDataParallel: time, memory, start
 #                (SCADLES_BENCH_DDP names another configuration of scripts/bench/ddp.py)
 #   links        the same step with `mode: Auto` over links of 1 and 5 Gbit/s and without a limit, against PyTorch's dense gradients
 #                and its hooks that compress (as root: it makes network namespaces; about half an hour, only if it is named)
 #   overlap      the same step with the exchange during backward and after it, over loopback and, as root, over a slower link
+#   exchange     a compressed exchange alone, on the shapes of ResNet-152, against what is quickly written in PyTorch: time and
+#                bytes (about ten minutes, only if it is named)
 #   select       top-k with error feedback against torch.topk, gather and scatter
 #   jobs         step times, own time per step and trained rates of whole runs
 #   simulate     the virtual clock: 250 epochs on 25 devices, 10,000 devices for 10,000 steps
@@ -107,6 +111,12 @@ sum() {
         done
     done
 }
+allreduce() {
+    needs_torch && "$torch_venv/bin/python" scripts/bench/allreduce.py "$programs/examples/allreduce_bench"
+}
+exchange() {
+    needs_torch && "$torch_venv/bin/python" scripts/bench/exchange.py "$programs/examples/exchange_bench"
+}
 # Both sides take turns; what the ranks say first to keep unlike calls apart costs a microsecond.
 mpi() {
     local compiler
@@ -136,10 +146,12 @@ for part in "${parts[@]}"; do
         ingest) measure 'ingest' ingest ;;
         agreement) measure 'agreement' "$programs/examples/agreement_bench" ;;
         sum) measure 'sum in rank order' sum ;;
+        allreduce) measure 'sums over Gloo against torch.distributed' allreduce ;;
         mpi) measure 'sums over MPI' mpi ;;
         ddp) measure 'training step against PyTorch' ddp ;;
         links) measure 'Auto over limited links' links ;;
         overlap) measure 'exchange during backward' overlap ;;
+        exchange) measure 'compressed exchange against the earlier layout' exchange ;;
         select) measure 'selection with error feedback' "$programs/examples/select_bench" ;;
         simulate) measure 'virtual clock' "$programs/examples/sim_bench" ;;
         jobs) measure 'jobs' jobs_of two-devices rates-linerate rates-streamrate rates-fixed ;;

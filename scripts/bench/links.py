@@ -8,12 +8,13 @@ STEP_BENCH is the example of that name; this Python has torch.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from ranks import Ranks, interval
 
 HERE = Path(__file__).parent
 SPACES = ["scadles-rank-0", "scadles-rank-1"]
@@ -62,58 +63,22 @@ class Network:
                 run(*command, "add", "dev", "link0", "root", "tbf", "rate", link, "burst", "256kb", "latency", "50ms")
 
 
-class Side:
+class Side(Ranks):
     """The two ranks of one way to train."""
 
     def __init__(self, command: list, settings: list, port: int, configuration: str, ratio):
-        self.ranks = []
-        for space, of_rank in zip(SPACES, settings):
-            of_rank = {**of_rank, "hosts": HOSTS, "port": port, "configuration": configuration, "least_ratio": ratio}
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "link0"}
-            self.ranks.append(
-                subprocess.Popen(
-                    ["ip", "netns", "exec", space, *command, json.dumps(of_rank)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env=environment,
-                    text=True,
-                )
-            )
-        self.answers()
-
-    def answers(self) -> list:
-        lines = [rank.stdout.readline() for rank in self.ranks]
-        assert all(lines), "a rank has ended"
-        return [json.loads(line) for line in lines]
-
-    def ask(self, order: dict) -> list:
-        for rank in self.ranks:
-            rank.stdin.write(json.dumps(order) + "\n")
-            rank.stdin.flush()
-        return self.answers()
+        told = {"hosts": HOSTS, "port": port, "configuration": configuration, "least_ratio": ratio}
+        commands = [
+            ["ip", "netns", "exec", space, *command, json.dumps({**of_rank, **told})]
+            for space, of_rank in zip(SPACES, settings)
+        ]
+        super().__init__(commands, {"GLOO_SOCKET_IFNAME": "link0"})
 
     def steps(self, count: int, name: str = "steps") -> tuple:
         """Seconds of a step of the slower rank, and how its gradients travelled."""
         answers = self.ask({name: count})
         slower = max(answers, key=lambda answer: answer["seconds"])
         return slower["seconds"] / count, slower.get("decisions", [count, 0, 0])
-
-    def close(self) -> None:
-        for rank in self.ranks:
-            rank.stdin.close()
-            try:
-                rank.wait(10)
-            except subprocess.TimeoutExpired:
-                rank.kill()
-                rank.wait()
-
-
-def interval(values: list) -> tuple:
-    """95 % of the median, by ranks (the normal approximation of the sign test)."""
-    values = sorted(values)
-    half = 1.96 * len(values) ** 0.5 / 2
-    low, high = int(len(values) / 2 - half), int(len(values) / 2 + half + 0.999)
-    return values[max(low - 1, 0)], values[min(high, len(values) - 1)]
 
 
 def spread(values: list) -> str:

@@ -39,7 +39,7 @@ use scadles_trainer::learner::{Learner, set_up_torch};
 use scadles_trainer::optimizer::{Sgd, SgdState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use support::{Cpu, check, interval, quantile, spread};
+use support::{Cpu, check, interval, quantile, ranks::serve, spread};
 use torch_ext::TcpStore;
 
 const WORLD_SIZE: usize = 2;
@@ -313,14 +313,10 @@ fn peak_mebibytes() -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
-/// Orders on standard input, one answer each on standard output, all in JSON.
-fn serve(settings: &Settings) {
+fn run_rank(settings: &Settings) {
     let mut rank = Rank::form(settings);
     rank.steps(1, true);
-    println!("{}", json!({ "version": torch_ext::torch_version() }));
-    for line in std::io::stdin().lines() {
-        println!("{}", rank.answer(&serde_json::from_str(&line.unwrap()).unwrap()));
-    }
+    serve(&json!({ "version": torch_ext::torch_version() }), |order| rank.answer(order));
 }
 
 // ---- both sides, driven ------------------------------------------------------------------------------------------
@@ -453,7 +449,7 @@ fn prepare(folder: &Path) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args[0].as_str() {
-        "rank" => return serve(&serde_json::from_str(&args[1]).unwrap()),
+        "rank" => return run_rank(&serde_json::from_str(&args[1]).unwrap()),
         "prepare" => return prepare(Path::new(&args[1])),
         _ => {}
     }

@@ -1,5 +1,8 @@
 //! What the measuring programs share: statistics, clocks, and the form in which a number is printed.
 #![allow(dead_code, unreachable_pub, reason = "each program uses a part")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a failure ends the program")]
+
+pub mod ranks;
 
 use rustix::time::{ClockId, clock_gettime};
 
