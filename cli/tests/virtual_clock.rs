@@ -59,6 +59,24 @@ fn with_batches_that_do_not_depend_on_time_the_model_is_the_live_one_bit_for_bit
 }
 
 #[test]
+fn what_batch_norm_has_seen_on_all_devices_is_the_live_runs_bit_for_bit() {
+    let _turn = turn();
+    let scratch = Scratch::new("virtual-norms");
+    let settings = Settings {
+        name: "norms",
+        model: "name: Cnn, normalization: Batch",
+        rule: "{rule: Fixed, fixed: {size: 16}}",
+        steps: 6,
+        ..Settings::default()
+    };
+    let file = job(scratch.path(), &settings);
+    train(LIVE, &file, &scratch.path().join("live"));
+    train(VIRTUAL, &file, &scratch.path().join("virtual"));
+    let model = |run: &str| std::fs::read(scratch.path().join(run).join("model.safetensors")).unwrap();
+    assert!(model("virtual") == model("live"), "parameters or running statistics differ");
+}
+
+#[test]
 fn however_records_travel_the_model_is_the_same_and_class_weights_change_it_alike_live_and_virtual() {
     let _turn = turn();
     let scratch = Scratch::new("formats");

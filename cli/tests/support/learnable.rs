@@ -34,6 +34,8 @@ pub struct Settings {
     /// A rule's name, or the whole member `batch`.
     pub rule: &'static str,
     pub steps: u64,
+    /// Members of `spec.model` beside classes and shape.
+    pub model: &'static str,
     /// Further members of `spec.stream` and `spec.training`, each with a comma behind it.
     pub stream: &'static str,
     pub training: &'static str,
@@ -44,8 +46,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let (stream, training, injection) = ("", "", "");
-        let policy = "Persistence";
-        Self { name: "learnable", policy, rule: "LineRate", steps: 60, stream, training, injection }
+        let (policy, model) = ("Persistence", "name: Mlp");
+        Self { name: "learnable", policy, rule: "LineRate", steps: 60, model, stream, training, injection }
     }
 }
 
@@ -54,7 +56,7 @@ pub fn job(folder: &Path, settings: &Settings) -> PathBuf {
     let data = folder.join("records.bin");
     std::fs::write(&data, records()).unwrap();
     let data = data.display();
-    let Settings { name, policy, rule, steps, stream, training, injection } = settings;
+    let Settings { name, policy, rule, steps, model, stream, training, injection } = settings;
     let injection = if injection.is_empty() { String::new() } else { format!("  injection: {injection}\n") };
     let rule = if rule.starts_with('{') { (*rule).to_owned() } else { format!("{{rule: {rule}}}") };
     let text = format!(
@@ -62,7 +64,7 @@ pub fn job(folder: &Path, settings: &Settings) -> PathBuf {
 kind: ScadlesJob
 metadata: {{name: {name}}}
 spec:
-  model: {{name: Mlp, numClasses: 10, inputShape: [1, 8, 8]}}
+  model: {{{model}, numClasses: 10, inputShape: [1, 8, 8]}}
   training: {{{training}optimizer: {{learningRate: 0.05}}}}
   devices: {{count: 3}}
   stream: {{{stream}policy: {policy}, batch: {rule}, transform: {{mean: [0.5], std: [0.25]}}}}

@@ -2,7 +2,7 @@ use scadles_api::{
     job::{DatasetName, StreamPolicy},
     worker::{
         BatchRule, Completion, CompressionConfig, DatasetConfig, DonorChoice, EvaluationConfig,
-        InjectionConfig, LearningRateScaling,
+        InjectionConfig, LearningRateScaling, NormStatistics, Normalization, PartitionRule,
     },
 };
 use scadles_core::{
@@ -159,13 +159,18 @@ fn sharing(job: &JobConfig, injection: Option<InjectionConfig>) -> (VirtualRun, 
     let mut job = JobConfig { injection, ..job.clone() };
     job.stream.batch = BatchRule::Fixed { size: 8 };
     let run = trained(&job, &clock(&job));
+    (run, model_values(&job, ""))
+}
+
+/// Values of the model's tensors whose names end like this, in the order of names.
+fn model_values(job: &JobConfig, ending: &str) -> Vec<f32> {
     let model = std::fs::read(job.output_dir.join("model.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&model).unwrap();
-    let mut names = tensors.names();
+    let mut names: Vec<_> = tensors.names().into_iter().filter(|name| name.ends_with(ending)).collect();
     names.sort_unstable();
     let values =
         names.iter().flat_map(|name| tensors.tensor(name).unwrap().data().to_vec()).collect::<Vec<u8>>();
-    (run, values.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    values.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
 fn half_of_all(mode: InjectionMode) -> InjectionConfig {
@@ -232,6 +237,42 @@ fn shared_samples_lengthen_the_compute_of_those_that_train_them_and_shrinking_ta
     // 8 / (1 + 2 · 0.5) of each stream; the rest waits.
     assert_eq!((shrunk.progress.samples, named.progress.samples), (3 * 4 * 10, 3 * 4 * 10));
     assert_ne!(words(&shrunk).parameter_hash, words(&named).parameter_hash, "other donors");
+}
+
+/// Pictures that are the brighter the greater their label.
+fn tell_labels_by_brightness(job: &JobConfig) {
+    let path = job.producer.as_ref().unwrap().dataset.path.clone().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    for record in bytes.chunks_mut(job.samples().sample_bytes()) {
+        let (label, picture) = record.split_first_mut().unwrap();
+        for value in picture {
+            *value = *label * 60 + *value % 40;
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn running_statistics_are_of_all_labels_where_devices_agree_on_them_and_else_of_the_first_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, _) = job(folder.path());
+    tell_labels_by_brightness(&job);
+    job.model.normalization = Normalization::Batch;
+    job.producer.as_mut().unwrap().partition = PartitionRule::LabelSkew { labels_per_device: 1 };
+    job.stream.batch = BatchRule::Fixed { size: 8 };
+    let mut trained_with = |rule| {
+        job.model.statistics = Some(rule);
+        let run = trained(&job, &clock(&job));
+        (run, model_values(&job, ".running_mean"))
+    };
+    let agreed = trained_with(NormStatistics::Agreed);
+    assert_eq!(agreed, trained_with(NormStatistics::Agreed));
+    let local = trained_with(NormStatistics::Local);
+    let hash = |run: &VirtualRun| words(run).parameter_hash.clone();
+    assert_eq!(hash(&agreed.0), hash(&local.0), "training goes by its batches");
+    assert!(distance(&agreed.1, &local.1) > 0.1, "{}", distance(&agreed.1, &local.1));
+    let loss = |run: &VirtualRun| run.accuracy.last().unwrap().loss;
+    assert!(loss(&agreed.0) < loss(&local.0), "{} {}", loss(&agreed.0), loss(&local.0));
 }
 
 #[test]
