@@ -32,7 +32,7 @@ fn rank_0_another_rank_the_broker_and_the_runner_are_killed_and_no_sample_is_los
     let _turn = turn();
     let scratch = Scratch::new("faults-everything");
     let folder = scratch.path().join("run");
-    let settings = Settings { name: "everything", steps: 160, ..Settings::default() };
+    let settings = Settings { name: "everything", steps: 100, ..Settings::default() };
     let file = job(scratch.path(), &settings);
     let mut kafka = RealKafka::start().unwrap();
     let first = run(&file, &folder, &kafka, "--out");
@@ -98,7 +98,7 @@ fn foreign_records_are_counted_and_skipped_and_the_run_still_replays() {
     let _turn = turn();
     let scratch = Scratch::new("faults-foreign");
     let folder = scratch.path().join("run");
-    let settings = Settings { name: "foreign", steps: 40, ..Settings::default() };
+    let settings = Settings { name: "foreign", steps: 24, ..Settings::default() };
     let kafka = RealKafka::start().unwrap();
     let changes = [("policy: ", "maxRejectedShare: 0.2, policy: ")];
     let file = topics_with_foreign_records(&kafka, &scratch, &settings, &changes, 30);

@@ -17,6 +17,9 @@ use support::{
     memory, report, scadles, signal, text, trainer, turn, workers,
 };
 
+/// Steps of a run that is broken off after its first checkpoint, of step 10.
+const BROKEN_STEPS: u64 = 30;
+
 fn run(job: &Path, folder: &Path) -> Command {
     let mut command = scadles(&trainer());
     command.arg("run").arg(job).arg("--plain").arg("--out").arg(folder);
@@ -108,7 +111,7 @@ fn a_killed_worker_is_replaced(device: &str) {
     let _turn = turn();
     let scratch = Scratch::new(&format!("run-killed-{device}"));
     let folder = scratch.path().join("run");
-    let settings = Settings::default();
+    let settings = Settings { steps: BROKEN_STEPS, ..Settings::default() };
     let child = run(&job(scratch.path(), &settings), &folder).spawn().unwrap();
     await_checkpoint(&folder);
     kill_worker(&folder, device);
@@ -133,7 +136,7 @@ fn no_worker_outlives_a_killed_runner_and_the_model_goes_on_with_new_streams() {
     let _turn = turn();
     let scratch = Scratch::new("run-orphans");
     let folder = scratch.path().join("run");
-    let settings = Settings::default();
+    let settings = Settings { steps: BROKEN_STEPS, ..Settings::default() };
     let file = job(scratch.path(), &settings);
     let mut child = run(&file, &folder).spawn().unwrap();
     await_checkpoint(&folder);
@@ -150,7 +153,7 @@ fn ctrl_c_saves_everything_and_the_run_goes_on_where_it_stopped() {
     let _turn = turn();
     let scratch = Scratch::new("run-interrupt");
     let folder = scratch.path().join("run");
-    let settings = Settings::default();
+    let settings = Settings { steps: BROKEN_STEPS, ..Settings::default() };
     let file = job(scratch.path(), &settings);
     let child = run(&file, &folder).spawn().unwrap();
     await_checkpoint(&folder);

@@ -64,7 +64,7 @@ fn assert_kept_secret(folder: &Path) {
 fn a_whole_run_with(mechanism: &str, name: &'static str) {
     let _turn = turn();
     let scratch = Scratch::new(name);
-    let settings = Settings { name, ..Settings::default() };
+    let settings = Settings { name, steps: 24, ..Settings::default() };
     let output = run(&scratch, &settings, mechanism, &secrets(&scratch, "ca", PASSWORD)).ends_with(0);
     assert!(!text(&output).contains(PASSWORD));
     let folder = scratch.path().join("run");
