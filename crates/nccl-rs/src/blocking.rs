@@ -152,9 +152,40 @@ impl<S: StreamQuery> Blocking<'_, S> {
             let message = format!("rank {own} sends itself {sent} elements and expects {expected}");
             return Err(Error::argument(OPERATION, message));
         }
-        let sends = send_parts.into_iter().map(|part| send.part(part)).enumerate();
-        let recvs = recv_parts.into_iter().map(|part| recv.part(part)).enumerate();
-        self.run(OPERATION, |comm, stream| {
+        let sends = send_parts.into_iter().map(|part| send.part(part));
+        self.messages(OPERATION, sends, recv_parts.into_iter().map(|part| recv.part(part)))
+    }
+
+    /// Collects `send` of all ranks in rank order into `recv`; rank i gives `recv_counts[i]` elements, which may be none.
+    /// `recv_counts` is the same on all ranks.
+    pub fn all_gather_v<B, R>(&self, send: &B, recv: &mut R, recv_counts: &[usize]) -> Result<(), Error>
+    where
+        B: DeviceBuffer,
+        R: DeviceBufferMut<Element = B::Element>,
+    {
+        const OPERATION: &str = "all_gather_v";
+        let (send, recv) = (send.slice(), recv.slice_mut());
+        send.check(OPERATION, "send")?;
+        recv.as_slice().check(OPERATION, "recv")?;
+        let parts = self.parts(OPERATION, "recv", recv.len(), recv_counts)?;
+        let own = self.comm.rank();
+        if recv_counts[own] != send.len() {
+            let message =
+                format!("rank {own} sends {} elements and expects {}", send.len(), recv_counts[own]);
+            return Err(Error::argument(OPERATION, message));
+        }
+        self.messages(OPERATION, vec![Some(send); parts.len()], parts.into_iter().map(|part| recv.part(part)))
+    }
+
+    /// Sends and receives one part of each rank, those that are there, as one group.
+    fn messages<T: Element>(
+        &self,
+        operation: &'static str,
+        sends: impl IntoIterator<Item = Option<DeviceSlice<T>>>,
+        recvs: impl IntoIterator<Item = Option<DeviceSliceMut<T>>>,
+    ) -> Result<(), Error> {
+        let (sends, recvs) = (sends.into_iter().enumerate(), recvs.into_iter().enumerate());
+        self.run(operation, |comm, stream| {
             comm.library().group(|| {
                 for (peer, part) in sends {
                     // SAFETY: a part of a buffer that is borrowed until the stream is through.

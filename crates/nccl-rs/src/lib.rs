@@ -11,7 +11,7 @@
 //!   are `unsafe`, because they only *enqueue*: what the caller still has to promise is that the memory stays until the
 //!   stream has passed them.
 //! - [`Blocking`]: safe. Its operations return when the device has let go of the memory, with the result or an error,
-//!   for buffers that implement [`DeviceBuffer`] and streams that implement [`StreamQuery`].
+//!   for buffers that implement [`DeviceBuffer`] and streams that implement [`StreamQuery`]. [`cuda`] has some.
 //!
 //! # Guarantees
 //!
@@ -25,7 +25,7 @@
 //! # Assumptions
 //!
 //! - The current CUDA device of the thread that calls [`Communicator::init`] or [`Communicator::split`] is the rank's.
-//!   This crate never calls CUDA itself.
+//!   This crate calls CUDA only for who uses [`cuda`].
 //! - All ranks call the same collectives in the same order with the same lengths, as NCCL demands. This cannot be seen
 //!   from one rank: it ends at the deadline.
 //! - One NCCL of version 2.18 to 2.x. It is never unloaded, because it may have threads of its own.
@@ -67,6 +67,7 @@
 mod blocking;
 mod collectives;
 mod communicator;
+pub mod cuda;
 mod error;
 mod group;
 mod library;

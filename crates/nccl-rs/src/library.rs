@@ -25,7 +25,7 @@ const PLACES: [&str; 4] = [
 ];
 
 /// glibc's `RTLD_NOLOAD`: only what the process has mapped already.
-const RTLD_NOLOAD: c_int = 4;
+pub(crate) const RTLD_NOLOAD: c_int = 4;
 
 /// A version of NCCL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -189,8 +189,8 @@ impl Library {
 }
 
 /// Opens a library by name or path; the error is the loader's text.
-fn open(name: &OsStr, flags: c_int) -> Result<Handle, String> {
-    // SAFETY: what is opened is NCCL by its name or the user's word; its initialisers are as safe as those of any
+pub(crate) fn open(name: &OsStr, flags: c_int) -> Result<Handle, String> {
+    // SAFETY: what is opened is NCCL or CUDA by its name or the user's word; its initialisers are as safe as those of any
     // library that a program links.
     unsafe { Handle::open(Some(name), RTLD_NOW | RTLD_LOCAL | flags) }.map_err(|error| {
         let mut text = error.to_string();

@@ -57,6 +57,25 @@ fn exchange_delivers_odd_and_empty_parts_in_rank_order() {
 }
 
 #[test]
+fn gathers_of_unequal_and_empty_parts_are_in_rank_order() {
+    let counts = [2, 0, 3];
+    let part = |rank: usize| (0..counts[rank]).map(move |i| (rank * 10 + i) as u8);
+    ranks(3, &Config::new(LONG), |comm| {
+        let stream = mock().stream();
+        let (send, mut recv) = (Host(part(comm.rank()).collect()), Host(vec![0; 5]));
+        let blocking = comm.blocking(&stream);
+        blocking.all_gather_v(&send, &mut recv, &counts).unwrap();
+        assert_eq!(recv.0, (0..3).flat_map(part).collect::<Vec<_>>());
+        let refused = |counts: &[usize]| {
+            let outcome = blocking.all_gather_v(&send, &mut Host(vec![0; counts.iter().sum()]), counts);
+            matches!(outcome, Err(Error::Argument { operation: "all_gather_v", .. }))
+        };
+        assert!(refused(&[2, 0]) && refused(&[1, 1, 2]));
+        comm.finalize().unwrap();
+    });
+}
+
+#[test]
 fn a_message_goes_from_one_rank_to_another() {
     let received = ranks(2, &Config::new(LONG), |comm| {
         let stream = mock().stream();

@@ -1,4 +1,4 @@
-//! What the tests share: the mock library, compiled when it is first needed, what it can be told, and ranks as threads.
+//! What the tests share: the mock library of NCCL and CUDA, compiled when it is first needed, what it can be told, and ranks as threads.
 #![allow(dead_code, unreachable_pub, missing_docs, unsafe_code, clippy::unwrap_used, clippy::panic)] // Shared test code.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nccl_rs::cuda::Cuda;
 use nccl_rs::{
     Communicator, Config, DeviceBuffer, DeviceBufferMut, DeviceSlice, DeviceSliceMut, Element, Library,
     Stream, StreamQuery, UniqueId,
@@ -26,7 +27,8 @@ pub fn compile(name: &str, defines: &[&str]) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let unfinished = tempfile::Builder::new().tempdir_in(folder).unwrap();
     let (source, object) = (unfinished.path().join("nccl.c"), unfinished.path().join("mock"));
-    std::fs::write(&source, include_str!("../mock/nccl.c")).unwrap();
+    let text = concat!(include_str!("../mock/nccl.c"), include_str!("../mock/cuda.c"));
+    std::fs::write(&source, text).unwrap();
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let output = Command::new(&compiler)
         .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Wno-unused-function", "-Werror"])
@@ -45,6 +47,7 @@ pub fn compile(name: &str, defines: &[&str]) -> PathBuf {
 
 pub struct Mock {
     pub nccl: Library,
+    pub cuda: Cuda,
     fail: unsafe extern "C" fn(*const c_char, c_int),
     linger: unsafe extern "C" fn(c_int),
     calls: unsafe extern "C" fn() -> *const c_char,
@@ -60,11 +63,13 @@ pub fn mock() -> &'static Mock {
         let program = std::env::current_exe().unwrap();
         let file = compile(&format!("mock-of-{}.so", program.file_name().unwrap().display()), &[]);
         let nccl = Library::open(&file).unwrap();
+        let cuda = Cuda::open(&file).unwrap();
         // SAFETY: the mock, whose functions have the types of `Mock`; it stays loaded, since `nccl` keeps it.
         unsafe {
             let library = libloading::Library::new(&file).unwrap();
             Mock {
                 nccl,
+                cuda,
                 fail: *library.get("mock_fail").unwrap(),
                 linger: *library.get("mock_linger").unwrap(),
                 calls: *library.get("mock_calls").unwrap(),

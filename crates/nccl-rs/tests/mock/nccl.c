@@ -115,17 +115,18 @@ static _Thread_local int group_depth;
 static _Thread_local struct op *group_ops;
 static _Thread_local ncclComm_t group_comms[256];
 static _Thread_local int group_len;
-/* The calls of the thread, a line each. */
+/* The calls of the thread, a line each; those that nobody asks for are forgotten when there is no room for more. */
 static _Thread_local char calls[1 << 16];
 static _Thread_local size_t calls_len;
 
 static void note(const char *format, ...) {
+    enum { LONGEST_LINE = 512 };
+    if (sizeof calls - calls_len < LONGEST_LINE) calls_len = 0;
     va_list arguments;
     va_start(arguments, format);
-    size_t left = sizeof calls - calls_len;
-    int len = vsnprintf(calls + calls_len, left, format, arguments);
+    int len = vsnprintf(calls + calls_len, LONGEST_LINE, format, arguments);
     va_end(arguments);
-    if (len < 0 || (size_t)len + 2 > left) abort();
+    if (len < 0 || len + 2 > LONGEST_LINE) abort();
     calls_len += (size_t)len;
     calls[calls_len++] = '\n';
     calls[calls_len] = 0;
