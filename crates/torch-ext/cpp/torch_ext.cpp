@@ -15,6 +15,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/version.h>
 
+#include <dlfcn.h>
 #include <malloc.h>
 
 #include <algorithm>
@@ -556,6 +557,16 @@ int te_keep_freed_memory() {
 #else
   return 0;
 #endif
+}
+
+char* te_load_cuda() {
+  return guarded([] {
+    // Its symbols are for all: what it registers with libtorch's core is found by name. It is never unloaded.
+    if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      const char* reason = dlerror();
+      throw std::runtime_error(reason == nullptr ? "libtorch_cuda.so cannot be opened" : reason);
+    }
+  });
 }
 
 void te_release_freed_memory() {

@@ -52,6 +52,9 @@ char* te_set_threads(int intra_op);
 char* te_set_interop_threads(int threads);
 int te_set_flush_denormal(int on);
 int te_keep_freed_memory();
+
+// Loads libtorch's part for CUDA into the process, once, so that tensors on GPUs can be made.
+char* te_load_cuda();
 void te_release_freed_memory();
 const char* te_torch_version();
 }

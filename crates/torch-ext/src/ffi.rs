@@ -79,6 +79,7 @@ unsafe extern "C" {
     pub(crate) fn te_set_interop_threads(threads: c_int) -> Outcome;
     pub(crate) fn te_set_flush_denormal(on: c_int) -> c_int;
     pub(crate) fn te_keep_freed_memory() -> c_int;
+    pub(crate) fn te_load_cuda() -> Outcome;
     pub(crate) fn te_release_freed_memory();
     pub(crate) fn te_torch_version() -> *const c_char;
 }

@@ -63,20 +63,25 @@ pub struct FlatParameters {
 }
 
 impl FlatParameters {
-    /// Copies the values of `parameters` (f32 or f64, all of one kind, CPU, leaves) into a flat buffer, in the given
+    /// [`FlatParameters::adopt_on`] the CPU.
+    pub fn adopt(parameters: &[(String, Tensor)]) -> Result<Self, Error> {
+        Self::adopt_on(parameters, Device::Cpu)
+    }
+
+    /// Copies the values of `parameters` (f32 or f64, all of one kind, CPU, leaves) into a flat buffer on `device`, in the given
     /// order, makes each parameter a view of its part, and sets its `.grad` to a zeroed view of the gradient buffer.
     /// Shapes stay; layouts become contiguous. Tensors that share the parameter object (a `VarStore`'s, a module's)
     /// see the change. A failure leaves the parameters before the failing one adopted; the arguments are checked
     /// before the first is touched.
-    pub fn adopt(parameters: &[(String, Tensor)]) -> Result<Self, Error> {
+    pub fn adopt_on(parameters: &[(String, Tensor)], device: Device) -> Result<Self, Error> {
         const OPERATION: &str = "adopt";
         let kind = checked_kind(OPERATION, parameters)?;
         let (layout, len) = lay_out(parameters, kind);
         let torch = |error: tch::TchError| Error::Torch { operation: OPERATION, message: error.to_string() };
         let _no_grad = tch::no_grad_guard();
         let size = [len as i64];
-        let values = Tensor::f_zeros(size, (kind, Device::Cpu)).map_err(torch)?;
-        let gradients = Tensor::f_zeros(size, (kind, Device::Cpu)).map_err(torch)?;
+        let values = Tensor::f_zeros(size, (kind, device)).map_err(torch)?;
+        let gradients = Tensor::f_zeros(size, (kind, device)).map_err(torch)?;
         for buffer in [&values, &gradients] {
             if !(buffer.data_ptr() as usize).is_multiple_of(ALIGNMENT_BYTES) {
                 return Err(Error::Torch {
@@ -97,8 +102,8 @@ impl FlatParameters {
             let mut value = part(&values)?;
             let gradient = part(&gradients)?;
             value.f_copy_(parameter).map_err(torch)?;
-            // SAFETY: three live tensors of one shape, kind and device, as `set_data` and `.grad` require; libtorch
-            // takes references of its own.
+            // SAFETY: three live dense tensors of one shape and kind, the last two of one device, as `set_data` and `.grad`
+            // require; libtorch takes references of its own.
             ffi::check(unsafe {
                 ffi::te_adopt(ffi::tensor(parameter), ffi::tensor(&value), ffi::tensor(&gradient))
             })
@@ -114,6 +119,12 @@ impl FlatParameters {
     /// The tensors' places, in the order they were given, ascending and without overlap.
     pub fn layout(&self) -> &[Slot] {
         &self.layout
+    }
+
+    /// Names and tensors of the parameters, in the order they were given.
+    pub fn named_parameters(&self) -> Vec<(String, Tensor)> {
+        let named = self.layout.iter().zip(&self.parameters);
+        named.map(|(slot, parameter)| (slot.name.clone(), parameter.shallow_clone())).collect()
     }
 
     /// Elements of each buffer, padding included.
@@ -144,9 +155,14 @@ impl FlatParameters {
     /// Sets every gradient to zero, as one run over the buffer.
     ///
     /// # Panics
-    /// From the last backward pass of a loan to the loan's end: parts of the buffer are another thread's then.
+    /// From the last backward pass of a loan to the loan's end: parts of the buffer are another thread's then. When a GPU that
+    /// the buffer is on has failed.
     pub fn zero_gradients(&mut self) {
         assert!(!self.is_handing_on(), "zero_gradients: the gradients are lent to another thread");
+        if self.gradients.device() != Device::Cpu {
+            let _same = self.gradients.zero_();
+            return;
+        }
         let (start, bytes) =
             (self.gradients.data_ptr().cast::<u8>(), self.len() * self.kind.elt_size_in_bytes());
         if bytes > 0 {
@@ -210,6 +226,17 @@ impl FlatParameters {
         self.slices_mut().map(|(_, gradients)| gradients)
     }
 
+    /// Only there memory is Rust's to look at.
+    fn check_on_cpu(operation: &'static str, buffer: &Tensor) -> Result<(), Error> {
+        match buffer.device() {
+            Device::Cpu => Ok(()),
+            other => Err(Error::argument(
+                operation,
+                format!("the buffers are on {other:?}; slices are of the CPU's"),
+            )),
+        }
+    }
+
     fn run<T: Element>(&self, operation: &'static str, buffer: &Tensor) -> Result<(*mut T, usize), Error> {
         if T::KIND != self.kind {
             return Err(Error::argument(
@@ -217,6 +244,7 @@ impl FlatParameters {
                 format!("asked for {:?}, but the buffers hold {:?}", T::KIND, self.kind),
             ));
         }
+        Self::check_on_cpu(operation, buffer)?;
         let len = self.len();
         if len == 0 {
             // libtorch gives an empty buffer no address, and a slice must have one.

@@ -113,6 +113,15 @@ pub fn keep_freed_memory() -> bool {
     unsafe { ffi::te_keep_freed_memory() != 0 }
 }
 
+/// Loads libtorch's part for CUDA, `libtorch_cuda.so` of the same version, so that tensors on GPUs can be made. This crate does
+/// not link it: one program serves machines with and without. To be called before libtorch is first asked about CUDA,
+/// since it remembers that there was none. Calling it again does nothing.
+pub fn load_cuda() -> Result<(), Error> {
+    // SAFETY: runs the library's initialisers, as linking it would.
+    ffi::check(unsafe { ffi::te_load_cuda() })
+        .map_err(|message| Error::Torch { operation: "load libtorch for CUDA", message })
+}
+
 /// Gives memory that was freed so far back to the system, once, where the allocator can: after work that is not done
 /// again, such as drawing start values.
 pub fn release_freed_memory() {

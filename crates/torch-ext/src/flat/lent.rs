@@ -147,6 +147,7 @@ impl FlatParameters {
     pub fn lend_gradients(&mut self, parts: &[Range<usize>]) -> Result<(LentGradients, Loan), Error> {
         const OPERATION: &str = "lend_gradients";
         self.check_not_lent(OPERATION)?;
+        Self::check_on_cpu(OPERATION, &self.gradients)?;
         check_parts(parts, self.len())?;
         let watch = match self.watch.take() {
             Some(watch) if watch.parts == parts => watch,
