@@ -6,7 +6,9 @@ use super::*;
 use crate::batch::{BatchAssembler, SampleRef};
 use scadles_api::worker::ModelName::{self, Cnn, Mlp, ResNet18};
 
+/// Every test begins with it: what a thread computes while another one sets libtorch up is freed by the wrong allocator.
 fn model(name: ModelName, input_shape: [u32; 3], num_classes: u32) -> ModelConfig {
+    set_up_torch(1).unwrap();
     ModelConfig::built_in(name, input_shape, num_classes)
 }
 
@@ -35,7 +37,6 @@ fn assembled<T: Real>(model: &ModelConfig, count: usize) -> BatchAssembler<T> {
 
 #[test]
 fn parameters_count_as_published() {
-    set_up_torch(1).unwrap();
     for (config, expected) in [
         (model(ResNet18, [3, 32, 32], 10), 11_173_962),
         (model(Cnn, [3, 32, 32], 10), 33_946),
