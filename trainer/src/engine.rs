@@ -1,5 +1,5 @@
-//! Collectives: how ranks exchange numbers. One trait, one engine per transport; network I/O in [`GlooEngine`] and in the one
-//! over MPI.
+//! Collectives: how ranks exchange numbers. One trait, one engine per transport; network I/O in [`GlooEngine`], [`NcclEngine`] and
+//! in the one over MPI.
 //!
 //! What every engine must do is a suite of tests, `tests/suite`, run on each of them.
 //!
@@ -11,11 +11,15 @@ mod gloo;
 mod in_process;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod nccl;
+
+use tch::Tensor;
 
 pub use gloo::GlooEngine;
 pub use in_process::InProcess;
 #[cfg(feature = "mpi")]
 pub use mpi::MpiEngine;
+pub use nccl::{NcclEngine, UniqueId};
 
 use crate::numeric::{Real, ValuesMut, bytes_of, bytes_of_mut};
 
@@ -108,6 +112,13 @@ pub trait Communicator: Send {
             ValuesMut::F32(values) => sum_by_ranges(self, values),
             ValuesMut::F64(values) => sum_by_ranges(self, values),
         }
+    }
+
+    /// Replaces `values`, a contiguous tensor of f32 or f64 on the rank's GPU and of one length everywhere, by their sum over
+    /// the ranks, with equal bits on all ranks, in the transport's own order. Engines that know no GPU refuse it.
+    fn all_reduce_on_device(&mut self, _values: &mut Tensor) -> Result<(), EngineError> {
+        let message = "this engine sums numbers in host memory only".to_owned();
+        Err(EngineError::Argument { operation: "all_reduce_on_device", message })
     }
 
     /// Bytes that this rank has handed to the collectives for others, since the group was made.

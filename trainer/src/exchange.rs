@@ -2,7 +2,7 @@
 //!
 //! Floating-point addition depends on its order, so all CPU engines add rank 0, 1, … n−1: in-process, Gloo, logical
 //! devices in one thread and replay then give the same bits for any bucket cut. For up to two ranks the transport's own
-//! sum has these bits too, and is used.
+//! sum has these bits too, and is used. Gradients on GPUs are summed there, in NCCL's own order.
 
 mod compressed;
 mod overlap;
@@ -79,6 +79,7 @@ impl GradientExchange {
 
     /// Runs `compute`, as [`DenseExchange::combine_while`] has it, and combines the gradients of `learner` as
     /// [`GradientExchange::combine`] does: an exchange without compression while backward still computes, any other after it.
+    /// Gradients of a network on a GPU stay there for a sum without compression, which begins after compute.
     /// What a compressed step sends is decided by looking at the whole gradient, and the steps of a job with compression must
     /// compare with each other.
     pub fn compute_and_combine<C, E>(
@@ -92,12 +93,16 @@ impl GradientExchange {
         E: From<EngineError> + From<LearnerError>,
     {
         if let Self::Dense(exchange) = self
+            && !learner.is_on_device()
             && exchange.gains_by_overlap()
         {
             return exchange.combine_while(comm, learner, compute);
         }
         let computed = compute(learner)?;
-        let statistics = self.combine(comm, learner.gradients_mut()?, decision, learning_rate)?;
+        let statistics = match self {
+            Self::Dense(exchange) if learner.is_on_device() => exchange.combine_on_device(comm, learner)?,
+            _ => self.combine(comm, learner.gradients_mut()?, decision, learning_rate)?,
+        };
         Ok((computed, Exchanged { statistics, wire: Vec::new() }))
     }
 
@@ -172,6 +177,27 @@ impl DenseExchange {
         })
     }
 
+    /// [`DenseExchange::combine`] where the gradients of `learner` are, on its GPU, and in the transport's order of addition.
+    fn combine_on_device<T: Real>(
+        &self,
+        comm: &mut dyn Communicator,
+        learner: &mut Learner<T>,
+    ) -> Result<ExchangeStatistics, EngineError> {
+        self.check(comm.world_size(), learner.flat().len())?;
+        let Some(gradients) = learner.gradients_on_device().filter(|_| self.world_size > 1) else {
+            return Ok(ExchangeStatistics::default());
+        };
+        let (start, sent_before) = (Instant::now(), comm.bytes_sent());
+        for Bucket { range, .. } in &self.buckets {
+            let bucket = gradients.f_narrow(0, range.start as i64, range.len() as i64);
+            comm.all_reduce_on_device(&mut bucket.map_err(|error| refused(&error.to_string()))?)?;
+        }
+        Ok(ExchangeStatistics {
+            bytes_sent: comm.bytes_sent() - sent_before,
+            seconds: start.elapsed().as_secs_f64(),
+        })
+    }
+
     /// A single bucket is complete when backward is.
     fn gains_by_overlap(&self) -> bool {
         self.overlaps && self.world_size > 1 && self.buckets.len() > 1
@@ -193,6 +219,10 @@ impl DenseExchange {
         }
         Ok(())
     }
+}
+
+fn refused(message: &str) -> EngineError {
+    EngineError::Argument { operation: "combine", message: message.to_owned() }
 }
 
 /// The sum of logical devices' gradients in rank order into `sum`: the bits that [`DenseExchange::combine`] gives the

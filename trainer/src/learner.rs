@@ -6,6 +6,7 @@
 //! learner at a time and has called [`set_up_torch`].
 
 mod network;
+mod on_device;
 mod parameters;
 mod statistics;
 mod tensors;
@@ -126,6 +127,8 @@ pub struct Learner<T: Real> {
     passes: Vec<Pass>,
     /// Whether no contribution to the step follows the next one.
     last_is_next: bool,
+    /// What the network computes with where that is not in `flat`.
+    on_device: Option<on_device::OnDevice>,
     element: std::marker::PhantomData<T>,
 }
 
@@ -153,6 +156,7 @@ impl<T: Real> Learner<T> {
             class_weights: None,
             passes: Vec::new(),
             last_is_next: false,
+            on_device: None,
             element: std::marker::PhantomData,
         })
     }
@@ -177,7 +181,10 @@ impl<T: Real> Learner<T> {
         loss_scale: f64,
         micro_batch: usize,
     ) -> Result<StepStatistics, LearnerError> {
-        self.flat.zero_gradients();
+        match &mut self.on_device {
+            None => self.flat.zero_gradients(),
+            Some(on_device) => on_device.begin(&self.flat)?,
+        }
         self.passes.clear();
         self.contribute_more(batch, loss_scale, micro_batch)
     }
@@ -194,7 +201,7 @@ impl<T: Real> Learner<T> {
         let split = if self.has_statistics() { Split::Even } else { Split::Full };
         let mut left = batch.len();
         for part in batch.parts(micro_batch, split) {
-            let part = part?;
+            let part = self.placed(part?)?;
             left -= part.len();
             let norm_by = NormBy::in_training(part.len());
             let forward = Instant::now();
@@ -222,6 +229,10 @@ impl<T: Real> Learner<T> {
     /// Lends the gradients to another thread, which gets each of `parts` (elements of the flat buffer) as soon as the step's
     /// last backward pass has completed it: [`FlatParameters::lend_gradients`].
     pub fn lend_gradients(&mut self, parts: &[Range<usize>]) -> Result<(LentGradients, Loan), LearnerError> {
+        if self.is_on_device() {
+            let message = "the network's gradients are not on the host while it computes".to_owned();
+            return Err(torch_ext::Error::Argument { operation: "lend_gradients", message }.into());
+        }
         Ok(self.flat.lend_gradients(parts)?)
     }
 
@@ -238,9 +249,25 @@ impl<T: Real> Learner<T> {
     /// Scores `[b, classes]` and the summed cross-entropy of a batch, without gradients.
     pub(crate) fn score(&self, batch: &Batch) -> Result<(Tensor, f64), LearnerError> {
         let _no_grad = tch::no_grad_guard();
+        if let Some(on_device) = &self.on_device {
+            on_device.bring_parameters(&self.flat)?;
+            return self.scores_of(&on_device.place(batch)?);
+        }
+        self.scores_of(batch)
+    }
+
+    fn scores_of(&self, batch: &Batch) -> Result<(Tensor, f64), LearnerError> {
         let scores = self.network.forward(&batch.pictures, NormBy::Running)?;
         let loss_sum = summed_cross_entropy(&scores, &batch.labels, None)?.f_double_value(&[])?;
         Ok((scores, loss_sum))
+    }
+
+    /// A batch where the network computes.
+    fn placed(&self, batch: Batch) -> Result<Batch, TchError> {
+        match &self.on_device {
+            None => Ok(batch),
+            Some(on_device) => on_device.place(&batch),
+        }
     }
 
     /// SHA-256, in hexadecimal, of the file that the network comes from; `None` for built-in networks.
@@ -265,22 +292,37 @@ impl<T: Real> Learner<T> {
 
     /// All parameters, to be overwritten.
     pub fn parameters_mut(&mut self) -> Result<&mut [T], LearnerError> {
+        self.parameters_change();
         Ok(self.flat.values_slice_mut()?)
     }
 
     /// All gradients: the flat buffer, padding included (zeros).
     pub fn gradients(&self) -> Result<&[T], LearnerError> {
+        self.bring_gradients()?;
         Ok(self.flat.gradients_slice()?)
     }
 
     /// All gradients, to be combined in place.
     pub fn gradients_mut(&mut self) -> Result<&mut [T], LearnerError> {
+        self.bring_gradients()?;
         Ok(self.flat.gradients_slice_mut()?)
     }
 
     /// Parameters and gradients side by side, for the optimizer.
     pub fn parameters_and_gradients_mut(&mut self) -> Result<(&mut [T], &mut [T]), LearnerError> {
+        self.bring_gradients()?;
+        self.parameters_change();
         Ok(self.flat.slices_mut()?)
+    }
+
+    fn bring_gradients(&self) -> Result<(), TchError> {
+        self.on_device.as_ref().map_or(Ok(()), |on_device| on_device.give_gradients(&self.flat))
+    }
+
+    fn parameters_change(&self) {
+        if let Some(on_device) = &self.on_device {
+            on_device.parameters_change();
+        }
     }
 
     /// XXH64 (seed 0) of the parameters' bytes, tensor after tensor in layer order, little-endian, no padding: equal

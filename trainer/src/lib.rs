@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod evaluate;
 pub mod exchange;
+pub mod gpu;
 pub mod held_out;
 pub mod inject;
 pub mod journal;

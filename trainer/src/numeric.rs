@@ -7,6 +7,7 @@
 
 use std::ops::{Add, AddAssign, Mul, Sub};
 
+use nccl_rs::{DeviceBuffer, DeviceBufferMut, DeviceSlice, DeviceSliceMut};
 use tch::{Device, Kind, TchError, Tensor};
 use torch_ext::Element;
 
@@ -138,6 +139,45 @@ pub(crate) fn lend_mut<T: Scalar, R>(
 unsafe fn blob<T: Scalar>(start: *const T, len: usize) -> Result<Tensor, TchError> {
     // SAFETY: the caller's promise.
     unsafe { Tensor::f_from_blob(start.cast(), &[len as i64], &[], T::SCALAR_KIND, Device::Cpu) }
+}
+
+/// The numbers of a tensor, wherever they lie, as the operand of a collective on that device.
+#[derive(Debug)]
+pub(crate) struct TensorValues<'t, T> {
+    tensor: &'t mut Tensor,
+    element: std::marker::PhantomData<T>,
+}
+
+impl<'t, T: Element> TensorValues<'t, T> {
+    /// Errors: what is wrong with `tensor`, which must be contiguous and of `T`.
+    pub(crate) fn of(tensor: &'t mut Tensor) -> Result<Self, String> {
+        if tensor.kind() == T::KIND && tensor.is_contiguous() {
+            return Ok(Self { tensor, element: std::marker::PhantomData });
+        }
+        let contiguous = if tensor.is_contiguous() { "contiguous" } else { "not contiguous" };
+        Err(format!(
+            "the tensor is {contiguous} and of {:?}; it must be contiguous and of {:?}",
+            tensor.kind(),
+            T::KIND
+        ))
+    }
+}
+
+// SAFETY: a tensor's memory: at one place, of `T` and initialised, while it is borrowed.
+unsafe impl<T: Element + nccl_rs::Element> DeviceBuffer for TensorValues<'_, T> {
+    type Element = T;
+
+    fn slice(&self) -> DeviceSlice<T> {
+        DeviceSlice::new(self.tensor.data_ptr().cast_const().cast(), self.tensor.numel())
+    }
+}
+
+// SAFETY: the same place; the tensor is borrowed mutably for as long as this value lives, and its owner computes on it
+// only before and after.
+unsafe impl<T: Element + nccl_rs::Element> DeviceBufferMut for TensorValues<'_, T> {
+    fn slice_mut(&mut self) -> DeviceSliceMut<T> {
+        DeviceSliceMut::new(self.tensor.data_ptr().cast(), self.tensor.numel())
+    }
 }
 
 /// A preallocated contiguous tensor whose memory Rust fills: 64-byte aligned, as libtorch allocates.

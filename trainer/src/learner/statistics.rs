@@ -33,6 +33,15 @@ impl NormBuffers {
         Self { name: self.name.clone(), mean, variance }
     }
 
+    /// Moves both tensors, under all their handles.
+    pub(super) fn move_to(&mut self, device: Device) -> Result<(), TchError> {
+        for tensor in [&mut self.mean, &mut self.variance] {
+            let there = tensor.f_to_device(device)?;
+            tensor.f_set_data(&there)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn mean(&self) -> &Tensor {
         &self.mean
     }

@@ -335,3 +335,59 @@ fn a_model_file_has_the_running_statistics_and_its_parameters_hash_does_not() {
     let without = Learner::<f32>::new(&model(Cnn, [3, 32, 32], 10), 1).unwrap();
     assert_eq!((without.has_statistics(), without.statistics_hash().unwrap()), (false, None));
 }
+
+/// Steps of plain SGD, each of two contributions; what a rank looks at after each.
+fn trained(mut learner: Learner<f32>, config: &ModelConfig) -> Vec<(Vec<f32>, u64, Option<u64>, f64)> {
+    let (first, second) = (assembled::<f32>(config, 9), assembled::<f32>(config, 4));
+    let step = |_| {
+        learner.contribute(first.batch(), 0.1, 4).unwrap();
+        learner.contribute_more(second.batch(), 0.1, 4).unwrap();
+        let seen = learner.gradients().unwrap().to_vec();
+        let (parameters, gradients) = learner.parameters_and_gradients_mut().unwrap();
+        parameters.iter_mut().zip(gradients).for_each(|(value, gradient)| *value -= 0.05 * *gradient);
+        let (_, loss_sum) = learner.score(first.batch()).unwrap();
+        (seen, learner.parameter_hash().unwrap(), learner.statistics_hash().unwrap(), loss_sum)
+    };
+    (0..3).map(step).collect()
+}
+
+#[test]
+fn a_network_that_computes_elsewhere_trains_with_the_bits_of_one_on_the_hosts_buffers() {
+    for config in [model(Cnn, [3, 32, 32], 10), batch_norm(ResNet18, [3, 16, 16])] {
+        let learner = || Learner::<f32>::new(&config, 1).unwrap().with_class_weights(&[2.0; 10]).unwrap();
+        let here = trained(learner(), &config);
+        // Another place on the CPU stands for a GPU, whose own arithmetic has other bits.
+        let elsewhere = learner().on_device(tch::Device::Cpu).unwrap();
+        assert!(elsewhere.is_on_device() && !elsewhere.flat().gradients_are_aliased());
+        assert_eq!(trained(elsewhere, &config), here);
+    }
+}
+
+#[test]
+fn a_network_that_computes_elsewhere_takes_over_a_saved_model_and_what_was_summed_there() {
+    let config = batch_norm(Cnn, [3, 32, 32]);
+    let mut saved = Learner::<f32>::new(&config, 1).unwrap();
+    let batch = assembled::<f32>(&config, 6);
+    saved.contribute(batch.batch(), 0.1, 6).unwrap();
+    let mut elsewhere = Learner::<f32>::new(&config, 2).unwrap().on_device(tch::Device::Cpu).unwrap();
+    elsewhere.set_model(&saved.encode_model().unwrap()).unwrap();
+    let [expected, found] = [&saved, &elsewhere].map(|learner| learner.score(batch.batch()).unwrap());
+    assert_eq!(found, expected);
+
+    elsewhere.contribute(batch.batch(), 0.1, 6).unwrap();
+    let own = elsewhere.gradients().unwrap().to_vec();
+    let mut there = elsewhere.gradients_on_device().unwrap();
+    let _same = there.f_mul_scalar_(2.0).unwrap();
+    assert!(
+        elsewhere
+            .gradients()
+            .unwrap()
+            .iter()
+            .zip(&own)
+            .all(|(sum, own)| sum.to_bits() == (2.0 * own).to_bits())
+    );
+    // What the host has changed since, such as a compressed sum, stays.
+    elsewhere.gradients_mut().unwrap()[0] = 7.0;
+    assert_eq!(elsewhere.gradients().unwrap()[0].to_bits(), 7.0_f32.to_bits());
+    assert!(saved.gradients_on_device().is_none());
+}

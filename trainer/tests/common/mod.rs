@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use scadles_api::worker::{ModelConfig, ModelName, RecordFormat, SampleShape, Transform};
 use scadles_core::augment::{Augmentation, SampleIdentity, augmentation};
+use scadles_core::compress::gate::CompressionDecision;
 use scadles_core::random::RandomStream;
 use scadles_trainer::batch::{BatchAssembler, SampleRef};
 use scadles_trainer::engine::{Communicator, InProcess};
-use scadles_trainer::exchange::{DenseExchange, Exchanged, combine_logical};
+use scadles_trainer::exchange::{DenseExchange, Exchanged, GradientExchange, combine_logical};
 use scadles_trainer::learner::{Learner, StepStatistics, set_up_torch};
 use scadles_trainer::numeric::Real;
 use scadles_trainer::optimizer::{Sgd, SgdState};
@@ -176,6 +177,29 @@ impl<T: Real> Rank<T> {
     pub fn hash(&self) -> u64 {
         assert!(self.learner.flat().gradients_are_aliased());
         self.learner.parameter_hash().unwrap()
+    }
+}
+
+impl Rank<f32> {
+    /// The same step as a worker takes it, by an exchange that sees to the rest.
+    pub fn exchanged_step(
+        &mut self,
+        comm: &mut dyn Communicator,
+        exchange: &mut GradientExchange,
+        step: u64,
+        batches: &[usize],
+    ) {
+        self.assemble(&samples(comm.rank(), step, batches[comm.rank()]));
+        let loss_scale = 1.0 / batches.iter().sum::<usize>() as f64;
+        let (batch, micro_batch) = (self.assembler.batch(), self.micro_batch);
+        let compute = |learner: &mut Learner<f32>| {
+            learner.last_is_next();
+            learner.contribute(batch, loss_scale, micro_batch)?;
+            Ok::<_, Box<dyn Error>>(())
+        };
+        let decision = (CompressionDecision::Dense, self.learning_rate);
+        exchange.compute_and_combine(comm, &mut self.learner, decision, compute).unwrap();
+        self.apply();
     }
 }
 

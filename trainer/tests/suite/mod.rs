@@ -9,7 +9,6 @@ use std::cell::Cell;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use nccl::NcclOnHost;
 use scadles_trainer::engine::{Communicator, EngineError, InProcess, SumOrder};
 use scadles_trainer::learner::set_up_torch;
 use scadles_trainer::numeric::{Real, bytes_of};
@@ -18,6 +17,12 @@ use torch_ext::TcpStore;
 use crate::common::TIMEOUT;
 use crate::common::processes::{self, HOST};
 
+#[allow(unused_imports)] // The tests on MPI have no use for them.
+pub use nccl::{
+    a_group_whose_networks_compute_on_the_device_has_the_bits_of_logical_devices,
+    a_sum_on_the_device_is_that_over_the_ranks_and_nothing_goes_through_the_host,
+    tensors_that_cannot_be_summed_where_they_are_are_refused_and_unlike_ones_end_the_group,
+};
 pub use training::*;
 
 /// What carries the collectives.
@@ -27,7 +32,7 @@ pub enum Engine {
     Gloo,
     /// In processes that `mpiexec` starts.
     Mpi,
-    /// `nccl-rs` on a library that carries collectives out in host memory.
+    /// The engine over NCCL, on libraries that carry out in host memory what a GPU would.
     NcclMock,
 }
 
@@ -94,7 +99,7 @@ impl Trial {
         let store =
             (self.engine == Engine::Gloo).then(|| TcpStore::serve(HOST, 0, world_size, TIMEOUT).unwrap());
         let mut in_process = InProcess::group(world_size, timeout).into_iter();
-        let id = NcclOnHost::unique_id();
+        let id = nccl::gpu(0).unique_id().unwrap();
         let connect = |rank: usize| -> Connect {
             match self.engine {
                 Engine::InProcess => {
@@ -105,9 +110,7 @@ impl Trial {
                     let port = store.as_ref().unwrap().port();
                     Box::new(move || Box::new(processes::gloo_rank(port, rank, world_size, timeout)))
                 }
-                Engine::NcclMock => {
-                    Box::new(move || Box::new(NcclOnHost::connect(&id, rank, world_size, timeout)))
-                }
+                Engine::NcclMock => Box::new(move || Box::new(nccl::connect(&id, rank, world_size, timeout))),
                 Engine::Mpi => panic!("a process is one rank of MPI"),
             }
         };
@@ -325,9 +328,7 @@ const UNLIKE_LENGTHS: [(usize, usize); 4] = [(3000, 3001), (3000, 0), (0, 3000),
 
 /// Whether all ranks end `first`, which they call with lengths of their own, or their next collective, with an error.
 fn lengths_do_not_match(at: &Trial, first: impl Fn(&mut dyn Communicator) -> Result<(), EngineError> + Sync) {
-    // NCCL says nothing of lengths and leaves it to the deadline; the others tell every rank at once.
-    let timeout = if at.engine == Engine::NcclMock { SHORT } else { TIMEOUT };
-    let outcomes = at.apart(3, timeout, |comm| {
+    let outcomes = at.apart(3, TIMEOUT, |comm| {
         let start = Instant::now();
         let outcome = first(comm).and_then(|()| comm.all_gather_equal(&[1], &mut [0; 3]));
         assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
