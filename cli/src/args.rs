@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use scadles_api::{job::CompressionMode, worker::Backend};
+use scadles_api::job::{BackendChoice, CompressionMode};
 use scadles_control::tuning::Changes;
 
 use crate::{
@@ -98,6 +98,7 @@ Examples:
   scadles run job.yaml --tensorboard tb      and scalars for TensorBoard: tensorboard --logdir tb
   scadles run job.yaml --kafka kafka:9092    streams on a real Kafka
   scadles run job.yaml --backend mpi         workers as ranks of Open MPI or MPICH
+  scadles run job.yaml --backend nccl        workers on a GPU each
   scadles run job.yaml --resume              go on with the latest run of this job under runs/
   scadles run job.yaml --resume /tmp/first   go on with that run
   scadles run --preset adapcomp-resnet152    settings of the reference repository, at a laptop's size
@@ -182,26 +183,34 @@ pub struct RunArgs {
     /// Compute threads per worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: u32,
-    /// What carries the workers' sums: mpi needs a scadles-trainer that was built with MPI, and its mpiexec in PATH or named by
-    /// MPIEXEC. The model's bits do not depend on it
-    #[arg(long, value_name = "gloo|mpi", default_value = "gloo")]
-    pub backend: BackendName,
+    /// What carries the workers' sums; overrides spec.backend. mpi needs a scadles-trainer that was built with MPI, and its
+    /// mpiexec in PATH or named by MPIEXEC; the model's bits are those of gloo. With nccl each worker computes on a GPU of its
+    /// own
+    #[arg(long, value_name = "auto|gloo|mpi|nccl")]
+    pub backend: Option<BackendName>,
 }
 
 /// A backend on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendName {
+    /// As the job's `Auto`.
+    Auto,
     /// Gloo.
     Gloo,
-    /// MPI.
+    /// MPI, which no job asks for: it is a way to start workers.
     Mpi,
+    /// NCCL.
+    Nccl,
 }
 
-impl From<BackendName> for Backend {
-    fn from(name: BackendName) -> Self {
-        match name {
-            BackendName::Gloo => Self::Gloo,
-            BackendName::Mpi => Self::Mpi,
+impl BackendName {
+    /// What a job file would say.
+    pub const fn choice(self) -> Option<BackendChoice> {
+        match self {
+            Self::Auto => Some(BackendChoice::Auto),
+            Self::Gloo => Some(BackendChoice::Gloo),
+            Self::Nccl => Some(BackendChoice::Nccl),
+            Self::Mpi => None,
         }
     }
 }

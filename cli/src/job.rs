@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use scadles_api::{ScadlesJob, job::KafkaSpec};
-use scadles_control::{ValidatedJob, parse_job, validate};
+use scadles_api::{
+    ScadlesJob,
+    job::{BackendChoice, KafkaSpec},
+};
+use scadles_control::{Mistakes, ValidatedJob, parse_job, validate};
 
 use crate::failure::{Failure, Result};
 
@@ -35,15 +38,26 @@ pub fn load(path: &Path, kafka: Option<&str>) -> Result<LoadedJob> {
 
 /// The same of a job's text, whose origin is named where it is wrong.
 pub fn load_text(origin: &Path, text: String, kafka: Option<&str>) -> Result<LoadedJob> {
-    let wrong = |mistakes: scadles_control::Mistakes| {
-        Failure::configuration(format!("{}: {mistakes}", origin.display()).trim_end(), "")
-    };
+    let wrong = |mistakes: Mistakes| wrong(origin, &mistakes);
     let mut job = parse_job(&text).map_err(wrong)?;
     if let Some(kafka) = kafka {
         replace_broker(&mut job, kafka);
     }
     let validated = validate(&job).map_err(wrong)?;
     Ok(LoadedJob { origin: origin.to_owned(), text, job, notes: Vec::new(), validated })
+}
+
+impl LoadedJob {
+    /// Puts the backend of the command line in the place of the file's.
+    pub fn choose_backend(&mut self, choice: BackendChoice) -> Result<()> {
+        self.job.spec.backend = Some(choice);
+        self.validated = validate(&self.job).map_err(|mistakes| wrong(&self.origin, &mistakes))?;
+        Ok(())
+    }
+}
+
+fn wrong(origin: &Path, mistakes: &Mistakes) -> Failure {
+    Failure::configuration(format!("{}: {mistakes}", origin.display()).trim_end(), "")
 }
 
 /// Puts the broker of the command line in the place of the file's. Settings of topics, encryption and identity stay

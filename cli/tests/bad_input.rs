@@ -102,6 +102,15 @@ fn impossible_bounds_of_a_batch_are_refused() {
 }
 
 #[test]
+fn a_network_of_torch_script_is_not_sent_to_a_gpu() {
+    let scratch = Scratch::new("torch-script-on-a-gpu");
+    let own = GOOD.replace("{name: Mlp,", "{name: TorchScript, torchScript: {path: own.pt},");
+    let job = write(&scratch, &own);
+    let parts = ["spec.backend", "Nccl", "TorchScript compute on the CPU only", "write backend: Gloo"];
+    expect(run(&job).args(["--backend", "nccl"]), 2, &parts);
+}
+
+#[test]
 fn two_devices_of_one_name_are_refused() {
     let to = "devices: {named: [{name: gate}, {name: gate}]}";
     expect_mistake("bad-names", "devices: {count: 2}", to, &["spec.devices.named", "gate"]);

@@ -70,6 +70,25 @@ fn assert_replays(folder: &Path) {
     assert!(text(&output).contains("equal, bit for bit"), "{}", text(&output));
 }
 
+/// On a machine that has one this would train.
+#[test]
+fn a_run_whose_workers_find_no_gpu_ends_as_a_mistake_of_configuration_and_restarts_nothing() {
+    if Path::new("/dev/nvidiactl").exists() {
+        eprintln!("left out: this machine has a GPU");
+        return;
+    }
+    let _turn = turn();
+    let scratch = Scratch::new("without-a-gpu");
+    let file = job(scratch.path(), &Settings::default());
+    let folder = scratch.path().join("run");
+    let output = finish(run(&file, &folder).args(["--backend", "nccl"]).spawn().unwrap());
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let report = report(&folder);
+    assert_eq!((report.outcome, report.attempts.len()), (ExitCode::Configuration, 1));
+    assert!(text(&output).contains("backend Nccl: this process sees no GPU"), "{}", text(&output));
+    assert_no_worker_left(&folder);
+}
+
 #[test]
 fn a_job_trains_to_its_end_and_its_results_can_be_checked() {
     let _turn = turn();

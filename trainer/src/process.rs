@@ -13,6 +13,7 @@ use std::{
 use scadles_api::{
     Attempt, ExitCode, LastWords, Phase, Progress, WorkerConfig,
     attempt::{Listening, StopRequest},
+    worker::Backend,
 };
 use tokio::{
     net::TcpListener,
@@ -22,6 +23,7 @@ use tokio::{
 
 use crate::{
     endpoint::{self, Shared},
+    gpu::Gpu,
     learner::set_up_torch,
     worker::{Context, Ended, Failure, run_attempt},
 };
@@ -58,7 +60,7 @@ pub fn worker(arguments: &WorkerArguments) -> ExitCode {
             return failure.code;
         }
     };
-    let Opened { runtime, shared, attempts, hub, terminate } = opened;
+    let Opened { runtime, gpu, shared, attempts, hub, terminate } = opened;
     let end = ending(Arc::clone(&shared), Arc::clone(&farewell));
     end_on_panic(Arc::clone(&shared), Arc::clone(&farewell));
     if !arguments.detached {
@@ -68,6 +70,7 @@ pub fn worker(arguments: &WorkerArguments) -> ExitCode {
     watch_supervisor(&runtime, &shared, &config, &end);
     let context = Context {
         config,
+        gpu,
         shared: Arc::clone(&shared),
         runtime: runtime.handle().clone(),
         end: Arc::clone(&end),
@@ -96,6 +99,7 @@ pub fn worker(arguments: &WorkerArguments) -> ExitCode {
 
 struct Opened {
     runtime: Runtime,
+    gpu: Option<Gpu>,
     shared: Arc<Shared>,
     attempts: tokio::sync::mpsc::Receiver<Attempt>,
     hub: TcpListener,
@@ -118,6 +122,8 @@ fn open(config: &WorkerConfig) -> Result<Opened, Failure> {
         let _entered = runtime.enter();
         signal(SignalKind::terminate()).map_err(|error| failed("catch SIGTERM", &error))?
     };
+    // Before anything else asks libtorch about CUDA.
+    let gpu = (config.backend == Backend::Nccl).then(|| Gpu::open(config.device_index)).transpose()?;
     set_up_torch(config.job.threads)?;
     let http = bind(&runtime, &endpoint_host(&config.host), config.port)?;
     let hub = bind(&runtime, &config.host, config.hub_port)?;
@@ -132,7 +138,7 @@ fn open(config: &WorkerConfig) -> Result<Opened, Failure> {
     });
     tracing::info!(endpoint = listening.endpoint, hub = listening.hub, "listening");
     say(&listening);
-    Ok(Opened { runtime, shared, attempts, hub, terminate })
+    Ok(Opened { runtime, gpu, shared, attempts, hub, terminate })
 }
 
 fn bind(runtime: &Runtime, host: &str, port: u16) -> Result<TcpListener, Failure> {

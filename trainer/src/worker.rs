@@ -20,7 +20,7 @@ use scadles_api::{Attempt, LastWords, WorkerConfig};
 use scadles_core::agree::Action;
 use tokio::{net::TcpListener, runtime::Handle};
 
-use crate::endpoint::Shared;
+use crate::{endpoint::Shared, gpu::Gpu};
 
 pub use failure::Failure;
 pub(crate) use form::agree_settings;
@@ -32,6 +32,8 @@ pub(crate) use restore::decode_residuals;
 pub struct Context {
     /// Its configuration file.
     pub config: WorkerConfig,
+    /// Where its network computes, if not on the CPU.
+    pub gpu: Option<Gpu>,
     /// What its endpoint shows and takes in.
     pub shared: Arc<Shared>,
     /// Carries endpoint and control channel.

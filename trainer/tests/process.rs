@@ -106,6 +106,36 @@ fn a_worker_that_was_built_without_mpi_does_not_begin_a_job_over_it() {
     assert!(words.remedy.contains("scadles-trainer/mpi"), "{words:?}");
 }
 
+/// This machine shows no GPU, or libtorch's part for CUDA is not beside the tests' one.
+#[test]
+fn a_worker_that_finds_no_gpu_to_use_does_not_begin_a_job_over_nccl() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = WorkerConfig { backend: Backend::Nccl, ..config(folder.path()) };
+    let (code, words) = ends(folder.path(), &serde_json::to_string(&config).unwrap());
+    assert_eq!((code, words.code), (Some(2), ExitCode::Configuration));
+    assert!(words.message.starts_with("backend Nccl: this "), "{words:?}");
+    if std::path::Path::new("/dev/nvidiactl").exists() {
+        assert!(words.message.contains("libtorch_cuda.so"), "{words:?}");
+        assert!(words.remedy.contains("-cuda"), "{words:?}");
+    } else {
+        assert!(words.message.contains("sees no GPU"), "{words:?}");
+        assert!(
+            words.remedy.contains("nvidia.com/gpu") && words.remedy.contains("spec.backend: Gloo"),
+            "{words:?}"
+        );
+    }
+}
+
+#[test]
+fn a_worker_is_told_its_backend_by_the_command_line_in_a_pod() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mut on_gpus = command(folder, &job(folder), "device-0");
+    on_gpus.args(["--backend", "nccl"]);
+    let message = refused(folder, &output(on_gpus));
+    assert!(message.starts_with("backend Nccl: "), "{message}");
+}
+
 #[test]
 fn a_worker_whose_supervisor_is_gone_ends_as_an_orphan() {
     let folder = tempfile::tempdir().unwrap();
@@ -127,6 +157,8 @@ fn a_command_line_that_does_not_fit_together_is_refused_and_the_flag_is_named() 
         ("worker --config a.json --device device-0", "--device"),
         ("worker --config a.json --port 7", "--port"),
         ("worker --job b.json --hub-port 70000", "--hub-port"),
+        ("worker --job b.json --backend mpi", "--backend"),
+        ("worker --config a.json --backend nccl", "--backend"),
         ("worker --wrong", "--wrong"),
     ] {
         let output =

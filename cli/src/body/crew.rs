@@ -80,7 +80,7 @@ impl Crew {
         slot.worker = None;
         let command = self.command(rank, attempt, folder);
         let worker = match self.backend {
-            Backend::Gloo => Worker::start(&command, attempt, now),
+            Backend::Gloo | Backend::Nccl => Worker::start(&command, attempt, now),
             Backend::Mpi => {
                 Worker::of_rank(self.group(attempt, folder).rank(rank), command.log, attempt, now)
             }

@@ -22,7 +22,7 @@ use scadles_kafka::{
 };
 
 use crate::{
-    args::RunArgs,
+    args::{BackendName, RunArgs},
     body::{
         Clock, Ended, LocalBody, Parts,
         streams::{BrokerAccess, MissingTopics, Producer, StreamsPlan, Topic, Venue},
@@ -84,11 +84,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     for note in loaded.notes.iter().chain(&plan.notes) {
         display.event(note);
     }
+    let backend = backend(args, &plan, &display);
     let memory = match earlier {
         None => Memory::new(uid, venue.name(), Supervision::new(clock.now(), None)),
         Some(earlier) => take_up(earlier, &folder, &config, &venue, &clock, &display)?,
     };
-    write_inputs(&folder, &loaded, &plan, &config, args.backend.into())?;
+    write_inputs(&folder, &loaded, &plan, &config, backend)?;
     if args.trace {
         trace::begin(&folder)?;
     }
@@ -105,7 +106,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         trainer,
         trace: args.trace,
         job: loaded.job.clone(),
-        backend: args.backend.into(),
+        backend,
         config: config.clone(),
         token,
         memory,
@@ -126,14 +127,28 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     code
 }
 
-/// The job that is named: a file, or a preset that this machine has the memory for.
+/// What carries the workers' sums: what the plan says, or the one way to start workers that no job asks for.
+fn backend(args: &RunArgs, plan: &Plan, display: &Display) -> Backend {
+    let backend = if args.backend == Some(BackendName::Mpi) { Backend::Mpi } else { plan.backend.backend };
+    if backend == Backend::Nccl {
+        display.event("the workers compute on GPUs and exchange over NCCL");
+    }
+    backend
+}
+
+/// The job that is named: a file, or a preset that this machine has the memory for; with the command line's backend, if it
+/// names one.
 fn load(args: &RunArgs, data_dir: &Path) -> Result<LoadedJob> {
     let kafka = args.surroundings.kafka.as_deref();
-    match (&args.job, &args.preset.preset) {
+    let mut loaded = match (&args.job, &args.preset.preset) {
         (Some(path), _) => job::load(path, kafka),
         (None, Some(name)) => preset::load(name, &args.preset.size(), data_dir, Place::Processes { kafka }),
         (None, None) => Err(Failure::internal("neither a job nor a preset")),
+    }?;
+    if let Some(choice) = args.backend.and_then(BackendName::choice) {
+        loaded.choose_backend(choice)?;
     }
+    Ok(loaded)
 }
 
 /// What those who look at the run from elsewhere are shown, and where.

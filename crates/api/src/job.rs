@@ -113,6 +113,9 @@ pub struct ScadlesJobSpec {
     /// Simulated streams: sends a real data set at a rate of its own to every device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub producer: Option<ProducerSpec>,
+    /// What carries the workers' sums, and with it where they compute. Default `Auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backend: Option<BackendChoice>,
     /// Compression of gradients. Left out: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<CompressionSpec>,
@@ -142,6 +145,19 @@ pub struct ScadlesJobSpec {
     /// Name of another controller that looks after this object: scadles then leaves it alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub managed_by: Option<String>,
+}
+
+/// What carries the workers' sums, and with it where they compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "crd", derive(schemars::JsonSchema))]
+pub enum BackendChoice {
+    /// `Nccl` in a cluster where `devices.template` asks for GPUs (`nvidia.com/gpu`), `Gloo` otherwise.
+    #[default]
+    Auto,
+    /// Gloo, between workers that compute on the CPU.
+    Gloo,
+    /// NVIDIA's NCCL, between workers that compute on a GPU each.
+    Nccl,
 }
 
 /// How the learning rate follows the global batch Σb (paper §IV).

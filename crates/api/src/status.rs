@@ -247,4 +247,7 @@ pub struct ResolvedStatus {
     pub image: String,
     /// Hash over the fields of the spec whose change asks for a new attempt.
     pub spec_hash: String,
+    /// What carries the workers' sums, and why: `Nccl: spec.devices.template asks for …`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub backend: String,
 }

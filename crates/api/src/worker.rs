@@ -43,7 +43,8 @@ impl WorkerConfig {
     }
 }
 
-/// What carries the collectives of a group. The bits of a model do not depend on it.
+/// What carries the collectives of a group. Between Gloo and MPI the bits of a model do not depend on it; a GPU computes other
+/// ones than a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Backend {
     /// Gloo, between any processes.
@@ -51,6 +52,8 @@ pub enum Backend {
     Gloo,
     /// The system's MPI, between processes that one `mpiexec` has started in the order of ranks.
     Mpi,
+    /// NVIDIA's NCCL, between workers that compute on a GPU each.
+    Nccl,
 }
 
 impl Backend {

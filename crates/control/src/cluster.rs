@@ -5,12 +5,16 @@ use std::net::IpAddr;
 
 use scadles_api::{
     ScadlesJob,
-    job::{CleanPods, CompressionMode, DataSpec, DatasetName, DatasetSpec, DeviceTemplate, ScadlesJobSpec},
+    job::{
+        BackendChoice, CleanPods, CompressionMode, DataSpec, DatasetName, DatasetSpec, DeviceTemplate,
+        ScadlesJobSpec,
+    },
     names,
 };
 use twox_hash::XxHash64;
 
 use crate::{
+    backend,
     mistake::{Findings, Mistakes},
     validate::{ValidatedJob, validate},
 };
@@ -69,6 +73,7 @@ pub fn validate_in_cluster(job: &ScadlesJob) -> Result<ClusterJob, Mistakes> {
     let output = storage(&mut found, "spec.output.storage", output, false);
     let template = spec.devices.template.clone().unwrap_or_default();
     check_template(&mut found, &template);
+    check_backend(&mut found, spec, &template);
     let (validated, checkpoints) = match (validated, checkpoints) {
         (Ok(validated), Some(checkpoints)) => (validated, checkpoints),
         (Err(mistakes), _) => return Err(found.with(mistakes)),
@@ -88,6 +93,16 @@ pub fn validate_in_cluster(job: &ScadlesJob) -> Result<ClusterJob, Mistakes> {
         suspend: spec.suspend.unwrap_or(false),
         settings_hash: settings_hash(spec),
     })
+}
+
+fn check_backend(found: &mut Findings, spec: &ScadlesJobSpec, template: &DeviceTemplate) {
+    let choice = spec.backend.unwrap_or_default();
+    backend::check_template(found, choice, template);
+    // What the job itself asks for was looked at with the job.
+    if choice == BackendChoice::Auto {
+        let plan = backend::backend_plan(choice, backend::gpus(Some(template)), true);
+        backend::check_model(found, &plan, spec.model.name);
+    }
 }
 
 fn with_patient_workers(mut job: ValidatedJob, spec: &ScadlesJobSpec) -> ValidatedJob {

@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod cluster;
 pub mod cost;
 pub mod dataset;

@@ -6,7 +6,7 @@ use scadles_api::{
     PROTOCOL_VERSION, WorkerConfig,
     job::TopicManagement,
     worker::{
-        Backend, BatchRule, BucketConfig, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl,
+        BatchRule, BucketConfig, CheckpointConfig, DeviceConfig, JobConfig, KafkaConfig, KafkaSasl,
         KafkaSecurity, ProducerConfig, StartFrom, StreamPolicy,
     },
 };
@@ -14,6 +14,7 @@ use scadles_api::{
 use scadles_core::inject::{InjectionRule, donor_count, shared_of};
 
 use crate::{
+    backend::{BackendPlan, backend_plan},
     cost::{DeviceStep, StepCost, settle},
     mistake::{Findings, Mistakes},
     text,
@@ -142,6 +143,8 @@ pub struct Plan {
     pub workers: Vec<WorkerConfig>,
     /// Simulated streams, if the job has them.
     pub producer: Option<ProducerPlan>,
+    /// What carries the workers' sums.
+    pub backend: BackendPlan,
     /// Memory that the embedded broker fills, if it is used.
     pub embedded_broker_bytes: Option<u64>,
     /// What the user should know before it runs, in sentences.
@@ -163,6 +166,7 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
     let embedded_broker_bytes = check_broker(&mut found, job, body, &devices);
     check_partition_quota(&mut found, job, &devices);
     let security = kafka_security(&mut found, job, body);
+    let backend = backend_plan(job.backend, job.gpus_per_device, body.cluster);
     note_limits(&mut notes, job, body, &devices);
     note_injection(&mut notes, job, body);
     note_cluster_only(&mut notes, job, body);
@@ -191,11 +195,11 @@ pub fn plan(job: &ValidatedJob, body: &Body) -> Result<Plan, Mistakes> {
             port: 0,
             hub_port: 0,
             token: body.token.clone(),
-            backend: Backend::Gloo,
+            backend: backend.backend,
             job: config.clone(),
         })
         .collect();
-    found.into_result(Plan { topics, workers, producer, embedded_broker_bytes, notes })
+    found.into_result(Plan { topics, workers, producer, backend, embedded_broker_bytes, notes })
 }
 
 fn is_embedded(body: &Body) -> bool {

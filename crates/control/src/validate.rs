@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use scadles_api::{
     ScadlesJob,
-    job::{Adoption, DeletionPolicy, SaslMechanism, TopicManagement},
+    job::{Adoption, BackendChoice, DeletionPolicy, SaslMechanism, TopicManagement},
     names,
     worker::{
         Completion, CompressionConfig, EvaluationConfig, InjectionConfig, Limits, ModelConfig,
@@ -26,7 +26,10 @@ use scadles_api::{
     },
 };
 
-use crate::mistake::{Findings, Mistakes};
+use crate::{
+    backend::{backend_plan, check_model, gpus},
+    mistake::{Findings, Mistakes},
+};
 pub(crate) use streams::is_host_and_port;
 
 /// Most devices of a job.
@@ -60,6 +63,10 @@ pub struct ValidatedJob {
     pub stream: StreamConfig,
     /// Simulated streams, rates drawn.
     pub producer: Option<ProducerConfig>,
+    /// What the job asks for to carry its sums.
+    pub backend: BackendChoice,
+    /// GPUs that the pod of every device asks for.
+    pub gpus_per_device: u64,
     /// Compression of gradients; `None`: every step is dense.
     pub compression: Option<CompressionConfig>,
     /// Samples that devices share; `None`: every sample is trained where it arrived.
@@ -156,6 +163,8 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
     let data = data::Data { model: &model, format, seed: training.seed, devices: count };
     let producer = spec.producer.as_ref().map(|given| data.producer(&mut found, given));
     let evaluation = spec.evaluation.as_ref().map(|given| data.evaluation(&mut found, given, spec));
+    let backend = spec.backend.unwrap_or_default();
+    check_model(&mut found, &backend_plan(backend, 0, false), model.name);
     let validated = ValidatedJob {
         name,
         namespace,
@@ -167,6 +176,8 @@ pub fn validate(job: &ScadlesJob) -> Result<ValidatedJob, Mistakes> {
         training,
         stream,
         producer,
+        backend,
+        gpus_per_device: gpus(spec.devices.template.as_ref()),
         compression: compression::compression(&mut found, spec.compression.as_ref()),
         injection,
         checkpoint: run::checkpoint(&mut found, spec.checkpoint.as_ref()),

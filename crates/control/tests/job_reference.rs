@@ -59,7 +59,8 @@ const SECTIONS: [(&str, &str); 4] = [
     ),
     (
         "What overrides the file",
-        "`--kafka HOST:PORT` stands in for `spec.kafka.bootstrapServers`; `--kafka embedded` for no `spec.kafka`. Folders of\n\
+        "`--kafka HOST:PORT` stands in for `spec.kafka.bootstrapServers`; `--kafka embedded` for no `spec.kafka`;\n\
+         `--backend` for `spec.backend`. Folders of\n\
          results and data sets and the number of threads are arguments of `scadles run`, not fields.\n",
     ),
     (
@@ -68,6 +69,8 @@ const SECTIONS: [(&str, &str); 4] = [
          - `spec.checkpoint.storage` needs `persistentVolumeClaim` or `s3`; `path` is for `scadles run` alone.\n\
          - `spec.data` is needed where a data set is sent or evaluated, or the model is `TorchScript`; files are\n\
          \x20 looked for below it.\n\
+         - `spec.backend: Nccl` needs `spec.devices.template.resources.limits` with a whole number of `nvidia.com/gpu`, `Gloo` none; a\n\
+         \x20 network of `TorchScript` computes on the CPU.\n\
          - `spec.model`, the devices' names and `spec.managedBy` never change; `spec.kafka`, `spec.output` and the storage of\n\
          \x20 checkpoints only while `spec.suspend` is true; every other change replaces the running attempt after a checkpoint.\n\
          - `scadles run` ignores what only a cluster honours, and says so.\n",

@@ -77,6 +77,7 @@ fn resolved(
     kept.unwrap_or_else(|| ResolvedStatus {
         image: prepared.image.clone(),
         spec_hash: prepared.job.settings_hash.clone(),
+        backend: prepared.plan.backend.to_string(),
     })
 }
 

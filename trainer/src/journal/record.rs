@@ -21,7 +21,7 @@ pub struct SegmentHeader {
     pub from_step: u64,
     /// Name of the checkpoint of that step.
     pub checkpoint: String,
-    /// Model of the CPU: replay gives the same bits on the same kind.
+    /// Model of the CPU, and whether it left computing to a GPU: replay gives the same bits on the same kind.
     pub cpu: String,
     /// libtorch's version.
     pub torch: String,

@@ -40,6 +40,9 @@ pub struct WorkerArguments {
     /// File with the token that every request must carry
     #[arg(long, value_name = "FILE", requires = "job")]
     token_file: Option<PathBuf>,
+    /// What carries the collectives, and with it where the worker computes: `gloo`, or `nccl` on a GPU
+    #[arg(long, value_name = "gloo|nccl", default_value = "gloo", requires = "job", value_parser = backend)]
+    backend: Backend,
     /// File that gets the worker's last words (JSON, at most 4 KiB), however it ends
     #[arg(long, value_name = "FILE")]
     pub(super) termination_log: Option<PathBuf>,
@@ -92,9 +95,17 @@ impl WorkerArguments {
             port: self.port,
             hub_port: self.hub_port,
             token,
-            backend: Backend::Gloo,
+            backend: self.backend,
             job,
         })
+    }
+}
+
+fn backend(name: &str) -> Result<Backend, String> {
+    match name {
+        "gloo" => Ok(Backend::Gloo),
+        "nccl" => Ok(Backend::Nccl),
+        _ => Err("allowed: gloo, nccl".to_owned()),
     }
 }
 

@@ -4,8 +4,8 @@ use scadles_api::ExitCode;
 
 use crate::{
     batch::BatchError, channel::ChannelError, checkpoint::CheckpointError, engine::EngineError,
-    evaluate::EvaluateError, journal::JournalError, learner::LearnerError, replay::ReplayError,
-    source::SourceError,
+    evaluate::EvaluateError, gpu::GpuError, journal::JournalError, learner::LearnerError,
+    replay::ReplayError, source::SourceError,
 };
 
 /// The end of a worker, ready for its last words.
@@ -91,6 +91,12 @@ impl From<EngineError> for Failure {
 impl From<LearnerError> for Failure {
     fn from(error: LearnerError) -> Self {
         Self::new(error.exit_code(), chain(&error)).with_remedy(error.remedy())
+    }
+}
+
+impl From<GpuError> for Failure {
+    fn from(error: GpuError) -> Self {
+        Self::new(ExitCode::Configuration, chain(&error)).with_remedy(error.remedy())
     }
 }
 

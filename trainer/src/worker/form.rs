@@ -30,8 +30,9 @@ use super::{
 use crate::{
     channel::{Hello, HubSettings, Member, serve_hub},
     decode_ahead::{BatchBuffers, SampleMaker},
-    engine::{Communicator, GlooEngine, InProcess},
+    engine::{Communicator, EngineError, GlooEngine, InProcess, NcclEngine, UniqueId},
     exchange::{GradientExchange, rule},
+    gpu::Gpu,
     learner::Learner,
     source::{Source, SourceSettings},
     storage::{Mirror, mirror::SharedMirror},
@@ -47,14 +48,35 @@ const ENGINE_PATIENCE: f64 = 20.0;
 /// What rank 0 tells a member once the group is complete.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Greeting {
-    /// Host and port of the store at which the collectives' engine meets, if it needs one.
-    store: Option<(String, u16)>,
+    /// Where the collectives' engine meets.
+    meeting: Meeting,
     /// Settings that the group goes on with.
     tuning: Tuning,
     /// SHA-256 of the file of rank 0's network, if it is not built in.
     model_file: Option<String>,
     /// Where the member goes on, if the attempt continues a checkpoint.
     resume: Option<ResumePoint>,
+}
+
+/// Where the ranks' engine meets, by backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Meeting {
+    /// At the store of this host and port.
+    Gloo(String, u16),
+    /// In the world that `mpiexec` has made.
+    Mpi,
+    /// By the bytes of this id.
+    Nccl(Vec<u8>),
+}
+
+impl Meeting {
+    const fn backend(&self) -> Backend {
+        match self {
+            Self::Gloo(..) => Backend::Gloo,
+            Self::Mpi => Backend::Mpi,
+            Self::Nccl(_) => Backend::Nccl,
+        }
+    }
 }
 
 /// What earlier attempts left in the bucket of results, if they go to one.
@@ -72,13 +94,13 @@ pub(super) fn form(context: &Context, attempt: &Attempt, hub: TcpListener) -> Re
     let within = Duration::from_secs_f64(job.limits.start_deadline_seconds);
     let began = Instant::now();
     let mirror = if attempt.rank == 0 { bring_results(job)? } else { None };
-    let mut restored = Restored::load(job, attempt)?;
+    let mut restored = Restored::load(job, attempt, context.gpu.as_ref().map(Gpu::device))?;
     let (store, rounds) = open_hub(context, attempt, hub, &restored, within)?;
     let member = join(context, attempt, within)?;
     let greeting = read_greeting(member.greeting())?;
     same_model_file(greeting.model_file.as_deref(), restored.learner.model_file())?;
     let mut communicator =
-        connect(context, attempt, store, &greeting, left_to_connect(within, began.elapsed()))?;
+        connect(context, attempt, store, &greeting.meeting, left_to_connect(within, began.elapsed()))?;
     let resume = greeting.resume.as_ref();
     let job = &greeting.tuning.applied_to(job);
     let mut exchange = gradient_exchange(job, &restored.learner, attempt.devices.len());
@@ -197,17 +219,13 @@ fn open_hub(
         return Ok((None, None));
     }
     let (config, job) = (&context.config, &context.config.job);
-    let store = match config.backend {
-        Backend::Gloo => Some(TcpStore::serve(&config.host, 0, attempt.devices.len(), within)?),
-        Backend::Mpi => None,
-    };
-    let place = store.as_ref().map(|store| (config.host.clone(), store.port()));
+    let (store, meeting) = open_meeting(context, attempt.devices.len(), within)?;
     let points = restored.resume_points(job, attempt)?;
     let tuning = start_tuning(job, attempt, restored.manifest.as_ref());
     let state = start_state(points.first().and_then(Option::as_ref), tuning);
     let greeting = |resume| {
         let greeting = Greeting {
-            store: place.clone(),
+            meeting: meeting.clone(),
             tuning,
             model_file: restored.learner.model_file().map(str::to_owned),
             resume,
@@ -228,6 +246,29 @@ fn open_hub(
     let mut chair = Chair::new(agreed, &state, sender, Arc::clone(&context.shared));
     serve_hub(&context.runtime, listener, settings, move |reports| chair.rule(reports));
     Ok((store, Some(rounds)))
+}
+
+/// Rank 0: where its group meets, and the store that is served for it.
+fn open_meeting(
+    context: &Context,
+    world_size: usize,
+    within: Duration,
+) -> Result<(Option<TcpStore>, Meeting), Failure> {
+    let config = &context.config;
+    match (config.backend, &context.gpu) {
+        (Backend::Gloo, _) => {
+            let store = TcpStore::serve(&config.host, 0, world_size, within)?;
+            let meeting = Meeting::Gloo(config.host.clone(), store.port());
+            Ok((Some(store), meeting))
+        }
+        (Backend::Mpi, _) => Ok((None, Meeting::Mpi)),
+        (Backend::Nccl, Some(gpu)) => Ok((None, Meeting::Nccl(gpu.unique_id()?.to_bytes().to_vec()))),
+        (Backend::Nccl, None) => Err(without_gpu()),
+    }
+}
+
+fn without_gpu() -> Failure {
+    Failure::new(ExitCode::Internal, "the backend is Nccl, but no GPU was opened")
 }
 
 /// What the ranks of `job` agree by.
@@ -288,7 +329,7 @@ fn connect(
     context: &Context,
     attempt: &Attempt,
     store: Option<TcpStore>,
-    greeting: &Greeting,
+    meeting: &Meeting,
     within: Duration,
 ) -> Result<Box<dyn Communicator>, Failure> {
     let world_size = attempt.devices.len();
@@ -301,20 +342,51 @@ fn connect(
             .map(|engine| Box::new(engine) as Box<dyn Communicator>)
             .ok_or_else(|| Failure::new(ExitCode::Internal, "a group of one has no member"));
     }
-    // A build without MPI has refused its configuration by now.
-    #[cfg(feature = "mpi")]
-    if context.config.backend == Backend::Mpi {
-        return connect_mpi(attempt.rank, world_size, within, timeout);
+    let own = context.config.backend;
+    if own != meeting.backend() {
+        let message = format!("rank 0 exchanges over {:?}, this worker over {own:?}", meeting.backend());
+        return Err(Failure::new(ExitCode::Configuration, message)
+            .with_remedy("give all workers of an attempt the same backend"));
     }
-    let store = match (store, &greeting.store) {
-        (Some(store), _) => store,
-        (None, Some((host, port))) => TcpStore::connect(host, *port, world_size, within)?,
-        (None, None) => {
-            let message = "rank 0 exchanges over MPI, this worker over Gloo";
-            return Err(Failure::new(ExitCode::Configuration, message));
+    match meeting {
+        Meeting::Gloo(host, port) => {
+            let store = match store {
+                Some(store) => store,
+                None => TcpStore::connect(host, *port, world_size, within)?,
+            };
+            let host = &context.config.host;
+            Ok(Box::new(GlooEngine::connect(&store, attempt.rank, world_size, host, timeout)?))
         }
-    };
-    Ok(Box::new(GlooEngine::connect(&store, attempt.rank, world_size, &context.config.host, timeout)?))
+        #[cfg(feature = "mpi")]
+        Meeting::Mpi => connect_mpi(attempt.rank, world_size, within, timeout),
+        // Such a build has refused its configuration by now.
+        #[cfg(not(feature = "mpi"))]
+        Meeting::Mpi => {
+            Err(Failure::new(ExitCode::Configuration, "this scadles-trainer was built without MPI"))
+        }
+        Meeting::Nccl(id) => connect_nccl(context, attempt, id, timeout),
+    }
+}
+
+fn connect_nccl(
+    context: &Context,
+    attempt: &Attempt,
+    id: &[u8],
+    timeout: Duration,
+) -> Result<Box<dyn Communicator>, Failure> {
+    let gpu = context.gpu.as_ref().ok_or_else(without_gpu)?;
+    let id = id.try_into().map(UniqueId::from_bytes).map_err(|_| {
+        Failure::new(ExitCode::Internal, format!("rank 0 sent an id of NCCL of {} bytes", id.len()))
+    })?;
+    match NcclEngine::connect(gpu, &id, attempt.rank, attempt.devices.len(), timeout) {
+        Ok(engine) => Ok(Box::new(engine)),
+        // It will not be better in the next attempt.
+        Err(error @ EngineError::Argument { .. }) => {
+            Err(Failure::new(ExitCode::Configuration, error.to_string())
+                .with_remedy("give each worker a GPU of its own, or write spec.backend: Gloo"))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(feature = "mpi")]
@@ -324,7 +396,7 @@ fn connect_mpi(
     within: Duration,
     timeout: Duration,
 ) -> Result<Box<dyn Communicator>, Failure> {
-    use crate::engine::{EngineError, MpiEngine};
+    use crate::engine::MpiEngine;
     match MpiEngine::connect(rank, world_size, within, timeout) {
         Ok(engine) => Ok(Box::new(engine)),
         // Another mpiexec than this library's, or too old an MPI: it will not be better in the next attempt.

@@ -102,7 +102,11 @@ impl Leader {
             attempt: attempt.number,
             from_step: loaded.map_or(0, |manifest| manifest.step),
             checkpoint: base_checkpoint(attempt),
-            cpu: cpu_kind(),
+            cpu: if context.gpu.is_some() {
+                format!("{}, computing on a GPU", cpu_kind())
+            } else {
+                cpu_kind()
+            },
             torch: torch_ext::torch_version().to_owned(),
             threads: job.threads,
             devices: attempt.devices.clone(),

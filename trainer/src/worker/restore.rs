@@ -8,6 +8,7 @@ use scadles_core::{
     learning_rate::LearningRateState,
 };
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use super::{Context, Failure, hash_text};
 use crate::{
@@ -55,10 +56,14 @@ pub(super) struct Restored {
 }
 
 impl Restored {
-    /// Builds the model; rank 0 of an attempt with a checkpoint fills it from there.
-    pub(super) fn load(job: &JobConfig, attempt: &Attempt) -> Result<Self, Failure> {
+    /// Builds the model, which computes on `device` if that is not the CPU; rank 0 of an attempt with a checkpoint fills it from
+    /// there.
+    pub(super) fn load(job: &JobConfig, attempt: &Attempt, device: Option<Device>) -> Result<Self, Failure> {
         let learner = Learner::<f32>::new(&job.model.below(&job.data_dir), job.training.seed)?;
         let mut learner = learner.with_class_weights(&job.training.class_weights)?;
+        if let Some(device) = device {
+            learner = learner.on_device(device)?;
+        }
         let mut momentum = SgdState::new(learner.parameters()?.len());
         let (mut manifest, mut residuals) = (None, Vec::new());
         if let Some(reference) = attempt.checkpoint.as_ref().filter(|_| attempt.rank == 0) {

@@ -187,8 +187,11 @@ impl World {
             confirmed_attempt: self.supervision.attempt,
         };
         let workers: Vec<WorkerObservation> = (0..4).map(worker).collect();
-        let resolved =
-            ResolvedStatus { image: "registry.example/trainer:9".to_owned(), spec_hash: "h".to_owned() };
+        let resolved = ResolvedStatus {
+            image: "registry.example/trainer:9".to_owned(),
+            spec_hash: "h".to_owned(),
+            backend: String::new(),
+        };
         let facts = status::Facts {
             generation: Some(1),
             now: began(),

@@ -1,4 +1,6 @@
 use super::*;
+use scadles_api::job::BackendChoice;
+
 use crate::parse_job;
 
 const JOB: &str = "
@@ -15,6 +17,8 @@ spec:
   completion: {maxSamples: 60000}
 ";
 
+const REQUESTS: &str = "  devices: {count: 2, template: {resources: {requests: {cpu: 500m, memory: 1Gi}}}}";
+const GPU_LIMIT: &str = "spec.devices.template.resources.limits[nvidia.com/gpu]";
 const CLAIM: &str = "persistentVolumeClaim: {claimName: results}";
 
 fn changed(from: &str, to: &str) -> Result<ClusterJob, Mistakes> {
@@ -85,6 +89,27 @@ fn every_mistake_of_a_cluster_names_field_and_remedy() {
             "{name: Files, files: {path: /etc/passwd}}",
             "spec.producer.dataset.files.path",
         ),
+        ("  data:", "  backend: Nccl\n  data:", "spec.backend"),
+        (
+            REQUESTS,
+            "  backend: Gloo\n  devices: {count: 2, template: {resources: {limits: {nvidia.com/gpu: 1}}}}",
+            "spec.backend",
+        ),
+        (
+            REQUESTS,
+            "  devices: {count: 2, template: {resources: {limits: {nvidia.com/gpu: 500m}}}}",
+            GPU_LIMIT,
+        ),
+        (
+            REQUESTS,
+            "  devices: {count: 2, template: {resources: {requests: {nvidia.com/gpu: 1}}}}",
+            GPU_LIMIT,
+        ),
+        (
+            REQUESTS,
+            "  devices: {count: 2, template: {resources: {requests: {nvidia.com/gpu: 1}, limits: {nvidia.com/gpu: 2}}}}",
+            GPU_LIMIT,
+        ),
     ];
     for (from, to, path) in cases {
         let found = changed(from, to).expect_err(to);
@@ -143,4 +168,35 @@ fn what_a_running_group_can_be_told_asks_for_no_new_attempt() {
     assert_eq!(injected("mode: Move, donorFraction: 0.25, sharedFraction: 0.9"), began);
     assert_ne!(injected("mode: Replicate"), began);
     assert_ne!(injected("mode: Move, budgetBytesPerStep: 1Mi"), began);
+}
+
+#[test]
+fn a_template_that_asks_for_gpus_makes_a_job_of_nccl_and_its_words_are_in_the_remedy_where_it_does_not() {
+    let limits = "  devices: {count: 2, template: {resources: {limits: {nvidia.com/gpu: 1}}}}";
+    let job = changed(REQUESTS, limits).unwrap().job;
+    assert_eq!((job.backend, job.gpus_per_device), (BackendChoice::Auto, 1));
+    assert_eq!(changed(REQUESTS, REQUESTS).unwrap().job.gpus_per_device, 0);
+    let zero = changed(REQUESTS, &limits.replace("gpu: 1", "gpu: 0")).unwrap().job;
+    assert_eq!(zero.gpus_per_device, 0);
+    let found = changed("  data:", "  backend: Nccl\n  data:").unwrap_err();
+    let mistake = found.iter().next().unwrap();
+    assert_eq!(mistake.remedy, "add limits: {nvidia.com/gpu: 1} there, or write backend: Auto");
+}
+
+#[test]
+fn a_network_of_torch_script_does_not_go_on_gpus_whoever_asks_for_them() {
+    let own = ("name: Cnn,", "name: TorchScript, torchScript: {path: own.pt},");
+    let text = JOB.replacen(own.0, own.1, 1);
+    let on_gpus = text.replacen(
+        REQUESTS,
+        "  devices: {count: 2, template: {resources: {limits: {nvidia.com/gpu: 1}}}}",
+        1,
+    );
+    for backend in ["", "  backend: Nccl\n"] {
+        let text = on_gpus.replacen("  data:", &format!("{backend}  data:"), 1);
+        let found = validate_in_cluster(&parse_job(&text).unwrap()).unwrap_err();
+        let paths: Vec<&str> = found.iter().map(|mistake| mistake.path.as_str()).collect();
+        assert_eq!(paths, ["spec.backend"], "{backend}");
+    }
+    assert!(validate_in_cluster(&parse_job(&text).unwrap()).is_ok());
 }

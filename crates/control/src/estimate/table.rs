@@ -26,7 +26,7 @@ pub fn render(plan: &Plan, estimate: &Estimate) -> String {
     );
     devices(&mut out, plan, job, estimate);
     rules(&mut out, estimate);
-    costs(&mut out, job, estimate);
+    costs(&mut out, plan, job, estimate);
     if !plan.notes.is_empty() {
         out.push_str("\nNotes\n");
         for note in &plan.notes {
@@ -94,7 +94,7 @@ fn rule_row(rule: &RuleEstimate) -> Vec<String> {
     ]
 }
 
-fn costs(out: &mut String, job: &JobConfig, estimate: &Estimate) {
+fn costs(out: &mut String, plan: &Plan, job: &JobConfig, estimate: &Estimate) {
     let world_size = job.devices.len() as u64;
     let _ = writeln!(
         out,
@@ -105,6 +105,7 @@ fn costs(out: &mut String, job: &JobConfig, estimate: &Estimate) {
         text::bytes(estimate.bytes_sent_per_rank),
         text::bytes(estimate.bytes_sent_per_rank * world_size),
     );
+    let _ = writeln!(out, "  backend    {}", plan.backend);
     if let Some(compression) = &job.compression {
         let when = compression.delta.map_or_else(
             || "every step".to_owned(),

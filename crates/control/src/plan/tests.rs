@@ -1,3 +1,5 @@
+use scadles_api::{job::BackendChoice, worker::Backend};
+
 use super::*;
 use crate::{parse_job, validate};
 
@@ -217,4 +219,20 @@ fn what_only_a_cluster_honours_is_said_to_be_ignored() {
     let note = "Only of use in a cluster, ignored here: spec.image, spec.suspend.".to_owned();
     assert!(plan(&job, &servers("k:9092")).unwrap().notes.contains(&note));
     assert!(!plan(&job, &Body { cluster: true, ..servers("k:9092") }).unwrap().notes.contains(&note));
+}
+
+#[test]
+fn all_workers_of_a_plan_have_the_backend_that_it_tells() {
+    let plan_of = |choice, gpus_per_device, cluster| {
+        let job = ValidatedJob { backend: choice, gpus_per_device, ..validated(&[]) };
+        plan(&job, &Body { cluster, ..servers("k:9092") }).unwrap()
+    };
+    let on_gpus = plan_of(BackendChoice::Auto, 1, true);
+    assert!(on_gpus.workers.iter().all(|worker| worker.backend == Backend::Nccl));
+    assert_eq!(
+        on_gpus.backend.to_string(),
+        "Nccl: spec.devices.template asks for 1 nvidia.com/gpu per device"
+    );
+    let on_a_laptop = plan_of(BackendChoice::Auto, 1, false);
+    assert!(on_a_laptop.workers.iter().all(|worker| worker.backend == Backend::Gloo));
 }

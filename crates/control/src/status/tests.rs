@@ -9,7 +9,7 @@ use crate::decide::{Outcome, tests::progress};
 const NOW: f64 = 1_700_000_000.0;
 
 fn resolved() -> ResolvedStatus {
-    ResolvedStatus { image: "trainer:1".to_owned(), spec_hash: "h".to_owned() }
+    ResolvedStatus { image: "trainer:1".to_owned(), spec_hash: "h".to_owned(), backend: String::new() }
 }
 
 /// A world that is as it should be, to be changed by each test.

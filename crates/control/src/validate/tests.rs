@@ -68,10 +68,9 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
     let expected = ValidatedJob {
         name: "s1".to_owned(),
         namespace: "demo".to_owned(),
-        devices: vec![
-            ValidatedDevice { name: "a".to_owned(), topic: "demo.s1.a".to_owned() },
-            ValidatedDevice { name: "b".to_owned(), topic: "mine".to_owned() },
-        ],
+        devices: [("a", "demo.s1.a"), ("b", "mine")]
+            .map(|(name, topic)| ValidatedDevice { name: name.to_owned(), topic: topic.to_owned() })
+            .to_vec(),
         bootstrap_servers: Some("127.0.0.1:9092".to_owned()),
         topics: ValidatedTopics {
             management: TopicManagement::Operator,
@@ -113,6 +112,8 @@ fn a_job_without_mistakes_has_every_default_filled_in() {
             partition: PartitionRule::Iid,
             seed: 7,
         }),
+        backend: BackendChoice::Auto,
+        gpus_per_device: 0,
         compression: None,
         injection: None,
         checkpoint: ValidatedCheckpoint { every_steps: 40, keep: 3, path: Some("ck".into()) },
