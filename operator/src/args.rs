@@ -11,6 +11,9 @@ pub struct Args {
     /// Image of the trainers of jobs that name none
     #[arg(long, value_name = "IMAGE", default_value = concat!("ghcr.io/scadles/scadles-trainer:", env!("CARGO_PKG_VERSION")))]
     pub trainer_image: String,
+    /// Image of the trainers that compute on GPUs, of jobs that name none
+    #[arg(long, value_name = "IMAGE", default_value = concat!("ghcr.io/scadles/scadles-trainer:", env!("CARGO_PKG_VERSION"), "-cuda"))]
+    pub trainer_cuda_image: String,
     /// Namespaces to look after [default: all]
     #[arg(long, value_name = "NS", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,

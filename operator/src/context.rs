@@ -22,14 +22,23 @@ use crate::{
 /// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Image of the trainers of jobs that name none.
-    pub trainer_image: String,
+    /// Images of jobs that name none.
+    pub images: Images,
     /// Seconds between writes of a steady job's counters; 0 = never.
     pub heartbeat_seconds: u64,
     /// Namespace of the operator: its pods may talk to the workers.
     pub namespace: String,
     /// Key that tokens are made from.
     pub key: Vec<u8>,
+}
+
+/// Images of the pods of jobs that name none.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// Of producers, and of trainers that compute on the CPU.
+    pub trainer: String,
+    /// Of trainers that compute on GPUs.
+    pub trainer_cuda: String,
 }
 
 /// Where a pod's worker listens: `status.podIP` in a cluster, a table of loopback workers in tests.

@@ -24,15 +24,16 @@ use kube::{
         watcher,
     },
 };
-use scadles_api::{ScadlesJob, crd::ScadlesJobObject, job::DeletionPolicy};
+use scadles_api::{ScadlesJob, crd::ScadlesJobObject, job::DeletionPolicy, worker::Backend};
 use scadles_control::{
     Body, BrokerKind, ClusterJob, Plan, SecretFiles,
+    backend::BackendPlan,
     decide::{JobPhase, decide},
     plan, validate_in_cluster,
 };
 
 use crate::{
-    context::{Context, Memory},
+    context::{Context, Images, Memory},
     error::Error,
 };
 
@@ -62,6 +63,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// Image of the trainers.
     pub image: String,
+    /// Image of the producer, which needs nothing of CUDA.
+    pub producer_image: String,
 }
 
 /// The loop: passes over the objects of one namespace (or all) until `stop`. Beside it the cache of the objects.
@@ -115,7 +118,7 @@ async fn pass(
     memory: &mut Memory,
     context: &Context,
 ) -> Result<Action, Error> {
-    let prepared = match prepare(object.clone(), &uid, &context.settings.trainer_image) {
+    let prepared = match prepare(object.clone(), &uid, &context.settings.images) {
         Ok(prepared) => prepared,
         Err(_) if object.metadata.deletion_timestamp.is_some() => {
             return cleanup::let_go(&object, context).await;
@@ -150,7 +153,7 @@ async fn pass(
 fn prepare(
     object: Arc<ScadlesJobObject>,
     uid: &str,
-    default_image: &str,
+    images: &Images,
 ) -> Result<Prepared, scadles_control::mistake::Mistakes> {
     let job = validate_in_cluster(&ScadlesJob::from(object.as_ref()))?;
     let body = Body {
@@ -168,15 +171,21 @@ fn prepare(
         secrets: SecretFiles::ByRole(build::KAFKA_FOLDER.into()),
         cluster: true,
     };
-    let plan = plan(&job.job, &body)?;
-    let status = object.status.as_ref();
-    // An attempt keeps the image that it was decided with, whatever the operator's version by now.
-    let resolved = status.and_then(|status| status.resolved.as_ref());
-    let image = match resolved.filter(|resolved| resolved.spec_hash == job.settings_hash) {
+    let mut plan = plan(&job.job, &body)?;
+    // An attempt keeps what it was decided with, whatever the operator's version by now.
+    let resolved = object.status.as_ref().and_then(|status| status.resolved.as_ref());
+    let resolved = resolved.filter(|resolved| resolved.spec_hash == job.settings_hash);
+    if resolved.is_some_and(|resolved| resolved.backend.is_empty()) {
+        plan.backend = BackendPlan::of_older_operator();
+    }
+    let on_gpus = plan.backend.backend == Backend::Nccl;
+    let default = if on_gpus { &images.trainer_cuda } else { &images.trainer };
+    let image = match resolved {
         Some(resolved) => resolved.image.clone(),
-        None => job.image.clone().unwrap_or_else(|| default_image.to_owned()),
+        None => job.image.clone().unwrap_or_else(|| default.clone()),
     };
-    Ok(Prepared { object, uid: uid.to_owned(), job, plan, image })
+    let producer_image = if on_gpus && job.image.is_none() { images.trainer.clone() } else { image.clone() };
+    Ok(Prepared { object, uid: uid.to_owned(), job, plan, image, producer_image })
 }
 
 impl Prepared {
@@ -259,5 +268,6 @@ fn on_error(guarded: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Acti
 #[cfg(test)]
 pub(crate) fn prepare_for_tests(object: Arc<ScadlesJobObject>, image: &str) -> Prepared {
     let uid = object.uid().expect("a UID");
-    prepare(object, &uid, image).expect("a job without mistakes")
+    let images = Images { trainer: image.to_owned(), trainer_cuda: format!("{image}-cuda") };
+    prepare(object, &uid, &images).expect("a job without mistakes")
 }

@@ -20,7 +20,7 @@ use scadles_api::{
 };
 use scadles_operator::{
     args::Args,
-    context::{Context, Settings, wall_clock},
+    context::{Context, Images, Settings, wall_clock},
     controller::{self, Guarded, names},
     health::{self, Health},
     key,
@@ -166,7 +166,10 @@ async fn spawn_loops(
         let context = Arc::new(Context {
             client: client.clone(),
             settings: Settings {
-                trainer_image: args.trainer_image.clone(),
+                images: Images {
+                    trainer: args.trainer_image.clone(),
+                    trainer_cuda: args.trainer_cuda_image.clone(),
+                },
                 heartbeat_seconds: args.status_heartbeat_seconds,
                 namespace: args.lease_namespace.clone(),
                 key: key.clone(),

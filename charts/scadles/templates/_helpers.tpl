@@ -48,12 +48,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* scadles.image (dict "image" … "root" $): a reference by digest, or else by tag. */}}
+{{/* scadles.image (dict "image" … "root" $ "variant" "-…"): a reference by digest, or else by tag; the default tag ends in the
+variant, if one is given. */}}
 {{- define "scadles.image" -}}
 {{- if .image.digest -}}
 {{ .image.repository }}@{{ .image.digest }}
 {{- else -}}
-{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{ .image.repository }}:{{ .image.tag | default (print .root.Chart.AppVersion (.variant | default "")) }}
 {{- end }}
 {{- end }}
 

@@ -52,6 +52,7 @@ fn the_operator_understands_its_arguments() {
     };
     let args = parse(&render(&[]));
     assert_eq!(args.trainer_image, format!("ghcr.io/scadles/scadles-trainer:{}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(args.trainer_cuda_image, format!("{}-cuda", args.trainer_image));
     assert_eq!((args.watch_namespaces.len(), args.status_heartbeat_seconds), (0, 60));
     assert_eq!(args.metrics_address.port(), 8080);
     assert!(args.leader_election);
@@ -138,6 +139,8 @@ fn every_image_comes_from_the_values() {
         "image.tag=v7".to_owned(),
         "trainer.image.repository=mirror/worker".to_owned(),
         format!("trainer.image.digest={digest}"),
+        "trainer.cudaImage.repository=mirror/worker".to_owned(),
+        "trainer.cudaImage.tag=v7-gpu".to_owned(),
         "image.pullPolicy=Always".to_owned(),
         "imagePullSecrets[0].name=pull".to_owned(),
     ];
@@ -151,6 +154,7 @@ fn every_image_comes_from_the_values() {
     }
     assert_eq!(images, ["mirror/op:v7", worker.as_str()]);
     assert!(objects.arguments().contains(&format!("--trainer-image={worker}").as_str()));
+    assert!(objects.arguments().contains(&"--trainer-cuda-image=mirror/worker:v7-gpu"));
     let text = serde_json::to_string(&objects.0).unwrap();
     assert!(!text.contains("ghcr.io"), "an image that no value names");
 }

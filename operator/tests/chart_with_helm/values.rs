@@ -21,6 +21,7 @@ fn unknown_values_and_wrong_types_are_refused_by_name() {
         ("replica=1", "replica"),
         ("image.registry=x", "registry"),
         ("trainer.image.pullPolicy=Always", "pullPolicy"),
+        ("trainer.cudaImage.digest=sha256:12", "/trainer/cudaImage/digest"),
         ("crds.enabled=true", "enabled"),
         ("serviceAccount.annotation.a=b", "annotation"),
         ("networkPolicy.egress.ports={1}", "ports"),

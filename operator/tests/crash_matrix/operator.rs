@@ -15,7 +15,7 @@ use kube::{
     },
 };
 use scadles_operator::{
-    context::{Context, Settings},
+    context::{Context, Images, Settings},
     controller::{Guarded, names, reconcile},
     error::Error,
     metrics::Metrics,
@@ -79,7 +79,7 @@ impl Operator {
         let context = Context {
             client: client.clone(),
             settings: Settings {
-                trainer_image: "trainer:1".to_owned(),
+                images: Images { trainer: "trainer:1".to_owned(), trainer_cuda: "trainer:1-cuda".to_owned() },
                 heartbeat_seconds: 60,
                 namespace: "scadles".to_owned(),
                 key: b"a key of the operator".to_vec(),

@@ -14,6 +14,7 @@ use k8s_openapi::{
 use scadles_api::{
     job::{ClaimSpec, DeviceTemplate, ResourcesSpec, TolerationOperator},
     names::{ENDPOINT_PORT, HUB_PORT, OUTPUT_KEYS},
+    worker::Backend,
 };
 
 use scadles_control::cluster::Storage;
@@ -43,7 +44,7 @@ pub(super) fn trainer(prepared: &Prepared, rank: usize) -> PodSpec {
         name: names::TRAINER.to_owned(),
         image: Some(prepared.image.clone()),
         command: Some(vec!["scadles-trainer".to_owned()]),
-        args: Some(trainer_arguments(device)),
+        args: Some(trainer_arguments(device, prepared.plan.backend.backend)),
         env: Some(environment(template)),
         ports: Some(vec![container_port("http", ENDPOINT_PORT), container_port("hub", HUB_PORT)]),
         readiness_probe: Some(readiness()),
@@ -87,7 +88,7 @@ pub(super) fn producer(prepared: &Prepared) -> PodSpec {
     let arguments = ["produce", "/etc/scadles/job/job.yaml", "--data", "/data", "--secrets", KAFKA_FOLDER];
     let container = Container {
         name: names::PRODUCER.to_owned(),
-        image: Some(prepared.image.clone()),
+        image: Some(prepared.producer_image.clone()),
         command: Some(vec!["scadles".to_owned()]),
         args: Some(arguments.map(str::to_owned).to_vec()),
         resources: Some(resources(Some(&ResourcesSpec {
@@ -107,12 +108,13 @@ pub(super) fn producer(prepared: &Prepared) -> PodSpec {
     PodSpec { termination_grace_period_seconds: Some(LAST_WORDS_SECONDS), ..spec }
 }
 
-fn trainer_arguments(device: &str) -> Vec<String> {
+fn trainer_arguments(device: &str, backend: Backend) -> Vec<String> {
     let text = format!(
         "worker --job /etc/scadles/job/job.json --device {device} --host $(POD_IP) --port {ENDPOINT_PORT} \
          --hub-port {HUB_PORT} --token-file /etc/scadles/token/token --termination-log /dev/termination-log --detached"
     );
-    text.split_whitespace().map(str::to_owned).collect()
+    let backend = (backend == Backend::Nccl).then_some(["--backend", "nccl"]);
+    text.split_whitespace().chain(backend.into_iter().flatten()).map(str::to_owned).collect()
 }
 
 /// Address of the pod first: the arguments refer to it. Then what the job adds.

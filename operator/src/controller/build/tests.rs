@@ -154,3 +154,54 @@ fn data_of_an_image_is_copied_before_the_trainer_starts() {
     let data = mounts.iter().find(|mount| mount["mountPath"] == "/data").unwrap();
     assert_eq!(data["readOnly"], json!(true));
 }
+
+#[test]
+fn pods_of_a_job_on_gpus_ask_for_them_run_the_image_for_cuda_and_exchange_over_nccl() {
+    let limits = "template: {resources: {requests: {cpu: '2'}, limits: {nvidia.com/gpu: 1}}";
+    let text = JOB.replacen("template: {", &format!("{limits}, "), 1);
+    let prepared = prepare_for_tests(Arc::new(scadles_api::yaml::from_str(&text).unwrap()), "trainer:1");
+    assert_eq!(
+        prepared.plan.backend.to_string(),
+        "Nccl: spec.devices.template asks for 1 nvidia.com/gpu per device"
+    );
+    for rank in [0, 1] {
+        let pod = serde_json::to_value(trainer(&prepared, rank, 1)).unwrap();
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["image"], json!("trainer:1-cuda"));
+        assert_eq!(container["resources"]["limits"], json!({"nvidia.com/gpu": "1"}));
+        let arguments = container["args"].as_array().unwrap();
+        assert_eq!(arguments[arguments.len() - 2..], [json!("--backend"), json!("nccl")]);
+    }
+    let producer = serde_json::to_value(producer(&prepared)).unwrap();
+    let container = &producer["spec"]["containers"][0];
+    assert_eq!(container["image"], json!("trainer:1"), "it needs nothing of CUDA");
+    assert_eq!(container["resources"]["limits"], Value::Null);
+    assert!(!pod(0).to_string().contains("nccl"), "a job without GPUs knows nothing of it");
+}
+
+#[test]
+fn a_job_on_gpus_that_names_its_image_runs_that_one_everywhere() {
+    let text = JOB.replacen("template: {", "template: {resources: {limits: {nvidia.com/gpu: 1}}, ", 1);
+    let text = text.replacen("  completion:", "  image: own:7\n  completion:", 1);
+    let prepared = prepare_for_tests(Arc::new(scadles_api::yaml::from_str(&text).unwrap()), "trainer:1");
+    assert_eq!((prepared.image.as_str(), prepared.producer_image.as_str()), ("own:7", "own:7"));
+}
+
+#[test]
+fn a_job_that_began_under_an_operator_without_gpus_goes_on_as_it_began() {
+    let text = JOB.replacen("template: {", "template: {resources: {limits: {nvidia.com/gpu: 1}}, ", 1);
+    let mut object: ScadlesJobObject = scadles_api::yaml::from_str(&text).unwrap();
+    let spec_hash = prepare_for_tests(Arc::new(object.clone()), "trainer:2").job.settings_hash;
+    let mut image_with = |backend: &str| {
+        let resolved = json!({"image": "trainer:1", "specHash": spec_hash, "backend": backend});
+        object.status = Some(serde_json::from_value(json!({"resolved": resolved})).unwrap());
+        let prepared = prepare_for_tests(Arc::new(object.clone()), "trainer:2");
+        (prepared.image.clone(), trainer(&prepared, 1, 2).spec.unwrap().containers[0].args.clone().unwrap())
+    };
+    let (image, arguments) = image_with("");
+    assert_eq!(image, "trainer:1");
+    assert!(!arguments.contains(&"--backend".to_owned()), "its image does not know the flag");
+    let (image, arguments) = image_with("Nccl: as it was");
+    assert_eq!(image, "trainer:1");
+    assert!(arguments.contains(&"--backend".to_owned()));
+}
