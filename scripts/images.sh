@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Build the container images, out of programs built here and the libraries that they load on this machine: no network.
 #
-#   scripts/images.sh [NAME...]     default: operator trainer data
+#   scripts/images.sh [NAME...]     default: operator trainer data; trainer-cuda beside them
 #   scripts/images.sh --names       print what they are called, build nothing
 #
 #   PROFILE        cargo profile of the programs, dev (default) or release
 #   IMAGE_PREFIX   registry and folder of the names, default ghcr.io/scadles
 #   TAG            default: the workspace's version
 #   BASE           base of the trainer's image, default debian:bookworm-slim
+#   LIBTORCH_CUDA  for trainer-cuda, which is scadles-trainer:TAG-cuda: a folder whose lib/ holds what the trainer loads to
+#                  compute on GPUs: libtorch_cuda.so and libc10_cuda.so of the libtorch that it was built with, libnccl.so.2,
+#                  and all that they load of CUDA (the lib/ folders of the wheels that `pip install torch` brings, together)
 #
 # An image whose ingredients have not changed is left as it is. Each one is started once before it counts as built, as
 # a pod would start it: not as root, with a read-only root file system, without capabilities.
@@ -99,6 +102,24 @@ assemble_trainer() { # CONTEXT
     [ ! -d .cache/libtorch/licenses ] || cp -R .cache/libtorch/licenses/. "$1/licenses/"
 }
 
+# The same programs and libraries, and what makes libtorch compute on GPUs. The driver's own library comes from the node.
+assemble_trainer-cuda() { # CONTEXT
+    local file
+    assemble_trainer "$1"
+    for file in "$LIBTORCH_CUDA"/lib/*.so*; do
+        [ -e "$1/lib/${file##*/}" ] || cp -L "$file" "$1/lib/"
+    done
+    chmod 0644 "$1"/lib/*
+}
+
+check_cuda() {
+    local file
+    [ -n "${LIBTORCH_CUDA:-}" ] || fail 'trainer-cuda: LIBTORCH_CUDA is not set; it names a folder with lib/libtorch_cuda.so; see the head of scripts/images.sh'
+    for file in libtorch_cuda.so libc10_cuda.so libnccl.so.2; do
+        [ -e "$LIBTORCH_CUDA/lib/$file" ] || fail "trainer-cuda: LIBTORCH_CUDA=$LIBTORCH_CUDA has no lib/$file"
+    done
+}
+
 assemble_data() { # CONTEXT
     [ -s .cache/data/fashion-mnist/train-images-idx3-ubyte ] ||
         fail "no Fashion-MNIST in .cache/data: 'scripts/setup.sh data' fetches it"
@@ -114,9 +135,12 @@ ingredients() { # NAME
     case $1 in
         operator) set -- "$1" "$programs/scadles-operator" ;;
         trainer) set -- "$1" "$programs/scadles" "$programs/scadles-trainer" .cache/libtorch/lib/* ;;
+        trainer-cuda)
+            set -- "$1" "$programs/scadles" "$programs/scadles-trainer" .cache/libtorch/lib/* "$LIBTORCH_CUDA"/lib/*
+            ;;
         data) set -- "$1" "$(command -v cp)" .cache/data/fashion-mnist/* ;;
     esac
-    { cat "images/$1/Dockerfile" scripts/images.sh && echo "$base" && stat -L -c '%n %s %Y' "${@:2}"; } | sha256sum | cut -c1-16
+    { cat "images/$(folder "$1")/Dockerfile" scripts/images.sh && echo "$base" && stat -L -c '%n %s %Y' "${@:2}"; } | sha256sum | cut -c1-16
 }
 
 # ---- images ----------------------------------------------------------------------------------------------------
@@ -128,25 +152,37 @@ as_in_a_pod() {
 try_image() { # NAME IMAGE
     case $1 in
         operator) as_in_a_pod "$2" --version ;;
-        trainer) as_in_a_pod "$2" scadles-trainer --version && as_in_a_pod "$2" scadles --version ;;
+        trainer*) as_in_a_pod "$2" scadles-trainer --version && as_in_a_pod "$2" scadles --version ;;
         data) as_in_a_pod "$2" ;;
     esac >/dev/null || fail "$2 does not start: was its program built against a newer C library than that of BASE=$base?"
 }
 
+# trainer-cuda is a variant of the trainer's image: its recipe, another tag.
+folder() { # NAME
+    echo "${1%-cuda}"
+}
+reference() { # NAME
+    case $1 in
+        *-cuda) echo "$prefix/scadles-$(folder "$1"):$tag-cuda" ;;
+        *) echo "$prefix/scadles-$1:$tag" ;;
+    esac
+}
+
 build_image() { # NAME
-    local image=$prefix/scadles-$1:$tag context=$work/$1 made_of
+    local image context=$work/$1 made_of
+    image=$(reference "$1")
     made_of=$(ingredients "$1")
     if [ "$(docker image inspect -f '{{index .Config.Labels "io.scadles.ingredients"}}' "$image" 2>/dev/null)" != "$made_of" ]; then
         say "building $image"
         rm -rf "$context"
         mkdir -p "$context"
         "assemble_$1" "$context"
-        cp "images/$1/Dockerfile" "$context/"
+        cp "images/$(folder "$1")/Dockerfile" "$context/"
         # Tagged once it has been tried, so that one that does not start is never taken for done.
         local id arguments=() log=$work/$1.log
-        [ "$1" != trainer ] || arguments=(--build-arg "BASE=$base")
+        [ "$(folder "$1")" != trainer ] || arguments=(--build-arg "BASE=$base")
         id=$(docker build --quiet "${arguments[@]}" \
-            --label org.opencontainers.image.title="scadles-$1" --label org.opencontainers.image.version="$tag" \
+            --label org.opencontainers.image.title="scadles-$(folder "$1")" --label org.opencontainers.image.version="$tag" \
             --label org.opencontainers.image.source=https://github.com/scadles/scadles \
             --label org.opencontainers.image.licenses=Apache-2.0 --label "io.scadles.ingredients=$made_of" "$context" 2>"$log") || {
             cat "$log" >&2
@@ -160,16 +196,19 @@ build_image() { # NAME
 }
 
 if [ "${1:-}" = --names ]; then
-    printf "$prefix/scadles-%s:$tag\n" "${names[@]}"
+    for name in "${names[@]}"; do
+        reference "$name"
+    done
     exit
 fi
 for name in "${names[@]}"; do
-    [ -d "images/$name" ] || fail "there is no image $name: $(cd images && echo *)"
+    [ "$name" = trainer-cuda ] || [ -d "images/$name" ] || fail "there is no image $name: $(cd images && echo *) trainer-cuda"
+    [ "$name" != trainer-cuda ] || check_cuda
 done
 docker info >/dev/null 2>&1 || fail 'docker does not answer: install it, or start its daemon'
 case " ${names[*]} " in
     # All programs together, as everywhere: a smaller choice would build the dependencies anew, with fewer features.
-    *' operator '* | *' trainer '*) cargo build --workspace --bins --profile "$profile" ;;
+    *' operator '* | *' trainer '* | *' trainer-cuda '*) cargo build --workspace --bins --profile "$profile" ;;
 esac
 for name in "${names[@]}"; do
     build_image "$name"
