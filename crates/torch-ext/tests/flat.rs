@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
@@ -279,6 +279,27 @@ fn a_part_is_handed_on_while_the_loan_lasts_once_the_last_backward_has_added_to_
         assert!(found.recv_timeout(Duration::from_secs(30)).is_err(), "the borrower is done");
         assert!(flat.gradients_slice::<f32>().unwrap().iter().all(|value| *value == 0.5));
     }
+}
+
+#[test]
+fn a_borrower_knows_when_backward_completed_each_part_of_this_loan() {
+    let model = Model::new(Kind::Float);
+    let mut flat = FlatParameters::adopt(&model.parameters()).unwrap();
+    let parts = parts(&flat);
+    let (lent, loan) = flat.lend_gradients(&parts).unwrap();
+    flat.expect_last_backward();
+    let loss = model.loss(0);
+    let began = Instant::now();
+    loss.backward();
+    let ended = Instant::now();
+    loan.complete();
+    let completed = lent.completed();
+    assert!(completed[..2].iter().all(|at| (began..=ended).contains(&at.unwrap())), "{completed:?}");
+    assert_eq!(completed[2], None, "it holds the unused parameter");
+    drop(lent);
+    let (lent, loan) = flat.lend_gradients(&parts).unwrap();
+    loan.complete();
+    assert_eq!(lent.completed(), [None; 3]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tch::{Kind, Tensor};
 
@@ -34,6 +35,8 @@ struct Progress {
     stage: Stage,
     /// Parameters of each part that the last backward pass has not added to yet.
     missing: Vec<usize>,
+    /// When it had added to all of a part's.
+    completed: Vec<Option<Instant>>,
 }
 
 /// What owner, backward and borrower have in common.
@@ -64,9 +67,11 @@ impl Shared {
     fn added(&self, parameter: usize) {
         if self.counts.load(Ordering::Relaxed) {
             let part = self.part_of[parameter];
-            let left = &mut self.lock().missing[part];
+            let mut progress = self.lock();
+            let left = &mut progress.missing[part];
             *left = left.saturating_sub(1);
             if *left == 0 {
+                progress.completed[part] = Some(Instant::now());
                 self.changed.notify_all();
             }
         }
@@ -89,7 +94,12 @@ impl Watch {
         for &part in &part_of {
             sizes[part] += 1;
         }
-        let progress = Progress { is_lent: false, stage: Stage::Complete, missing: sizes.clone() };
+        let progress = Progress {
+            is_lent: false,
+            stage: Stage::Complete,
+            missing: sizes.clone(),
+            completed: vec![None; parts.len()],
+        };
         let shared = Arc::new(Shared {
             part_of,
             sizes,
@@ -159,7 +169,8 @@ impl FlatParameters {
         };
         let shared = Arc::clone(&watch.shared);
         let sizes = shared.sizes.clone();
-        *shared.lock() = Progress { is_lent: true, stage: Stage::Accumulating, missing: sizes };
+        let completed = vec![None; sizes.len()];
+        *shared.lock() = Progress { is_lent: true, stage: Stage::Accumulating, missing: sizes, completed };
         let lent = LentGradients {
             gradients: self.gradients.shallow_clone(),
             kind: self.kind,
@@ -277,6 +288,11 @@ impl LentGradients {
             std::slice::from_raw_parts_mut(start, part.len())
         };
         Ok(Some(slice))
+    }
+
+    /// When backward completed each part; nothing for those that it has not, and may never reach.
+    pub fn completed(&self) -> Vec<Option<Instant>> {
+        self.shared.lock().completed.clone()
     }
 }
 
