@@ -27,19 +27,16 @@ use std::time::{Duration, Instant};
 
 use scadles_api::job::ModelName;
 use scadles_api::worker::{CompressionConfig, ModelConfig, RecordFormat, SampleShape, Transform};
-use scadles_core::compress::cost::LinkCost;
-use scadles_core::compress::gate::{
-    CompressionDecision, CompressionReport, CompressionRule, CompressionState, EnergyOf, StepTimes,
-};
+use scadles_core::compress::gate::{CompressionDecision, EnergyOf};
 use scadles_core::random::RandomStream;
 use scadles_trainer::batch::{Batch, BatchAssembler, SampleRef};
-use scadles_trainer::engine::{Communicator, GlooEngine};
+use scadles_trainer::engine::GlooEngine;
 use scadles_trainer::exchange::{GradientExchange, rule};
 use scadles_trainer::learner::{Learner, set_up_torch};
 use scadles_trainer::optimizer::{Sgd, SgdState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use support::{Cpu, check, interval, quantile, ranks::serve, spread};
+use support::{Cpu, check, choice::Choice, interval, quantile, ranks::serve, spread};
 use torch_ext::TcpStore;
 
 const WORLD_SIZE: usize = 2;
@@ -185,17 +182,9 @@ impl Rank {
             delta: None,
             energy_of: EnergyOf::Compensated,
         });
-        let choice = compression.as_ref().map(|config| Choice {
-            rule: rule(learner.flat(), WORLD_SIZE, config),
-            state: CompressionState::default(),
-            compute_seconds: 0.0,
-        });
-        let exchange = match GradientExchange::new(learner.flat(), WORLD_SIZE, compression) {
-            GradientExchange::Dense(exchange) if !settings.overlaps => {
-                GradientExchange::Dense(exchange.after_compute())
-            }
-            exchange => exchange,
-        };
+        let choice = compression.as_ref().map(|config| Choice::new(rule(learner.flat(), WORLD_SIZE, config)));
+        let exchange = GradientExchange::new(learner.flat(), WORLD_SIZE, compression);
+        let exchange = if settings.overlaps { exchange } else { exchange.after_compute() };
         let (assembler, transform) = assembler();
         let records = (0..BATCHES).map(|batch| records(settings.rank, batch)).collect();
         let momentum = SgdState::new(learner.flat().len());
@@ -276,34 +265,6 @@ impl Rank {
             }
         }
         json!({ "peak_mebibytes": peak_mebibytes() })
-    }
-}
-
-/// What the ranks of a job agree on with each step: how its gradients travel.
-struct Choice {
-    rule: CompressionRule,
-    state: CompressionState,
-    /// Of the last step.
-    compute_seconds: f64,
-}
-
-impl Choice {
-    /// One round in place of the control channel's.
-    fn agree(&mut self, comm: &mut GlooEngine, report: &CompressionReport) -> CompressionDecision {
-        const REPORT_BYTES: usize = 1024;
-        let mut own = serde_json::to_vec(&(report, self.compute_seconds)).unwrap();
-        own.resize(REPORT_BYTES, b' ');
-        let mut all = vec![0; REPORT_BYTES * WORLD_SIZE];
-        comm.all_gather_equal(&own, &mut all).unwrap();
-        let reports: Vec<(CompressionReport, f64)> =
-            all.chunks_exact(REPORT_BYTES).map(|text| serde_json::from_slice(text).unwrap()).collect();
-        let energies: Vec<_> = reports.iter().map(|(report, _)| report.energy).collect();
-        let link = LinkCost::slowest(reports.iter().map(|(report, _)| report.link));
-        let compute = reports.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
-        let times = StepTimes { compute, least: 0.0 };
-        let (decision, state) = self.state.observed(&energies).decide(&self.rule, &link, &times);
-        self.state = state;
-        decision
     }
 }
 

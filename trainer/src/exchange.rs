@@ -4,7 +4,9 @@
 //! devices in one thread and replay then give the same bits for any bucket cut. For up to two ranks the transport's own
 //! sum has these bits too, and is used. Gradients on GPUs are summed there, in NCCL's own order.
 
+mod buckets;
 mod compressed;
+mod link;
 mod overlap;
 pub mod residuals;
 pub mod statistics;
@@ -54,12 +56,12 @@ impl GradientExchange {
         }
     }
 
-    /// [`DenseExchange::after_compute`]; compressed gradients are exchanged then anyway.
+    /// [`DenseExchange::after_compute`].
     #[must_use]
     pub fn after_compute(self) -> Self {
         match self {
             Self::Dense(exchange) => Self::Dense(exchange.after_compute()),
-            compressed @ Self::Compressed(_) => compressed,
+            Self::Compressed(exchange) => Self::Compressed(Box::new(exchange.after_compute())),
         }
     }
 
@@ -78,10 +80,8 @@ impl GradientExchange {
     }
 
     /// Runs `compute`, as [`DenseExchange::combine_while`] has it, and combines the gradients of `learner` as
-    /// [`GradientExchange::combine`] does: an exchange without compression while backward still computes, any other after it.
-    /// Gradients of a network on a GPU stay there for a sum without compression, which begins after compute.
-    /// What a compressed step sends is decided by looking at the whole gradient, and the steps of a job with compression must
-    /// compare with each other.
+    /// [`GradientExchange::combine`] does: while backward still computes, where that gains anything. Gradients of a network
+    /// on a GPU stay there for a sum without compression; on a GPU all exchanges begin after compute.
     pub fn compute_and_combine<C, E>(
         &mut self,
         comm: &mut dyn Communicator,
@@ -92,18 +92,23 @@ impl GradientExchange {
     where
         E: From<EngineError> + From<LearnerError>,
     {
-        if let Self::Dense(exchange) = self
-            && !learner.is_on_device()
-            && exchange.gains_by_overlap()
-        {
-            return exchange.combine_while(comm, learner, compute);
+        let on_device = learner.is_on_device();
+        match self {
+            Self::Dense(exchange) if !on_device && exchange.gains_by_overlap() => {
+                exchange.combine_while(comm, learner, compute)
+            }
+            Self::Compressed(exchange) if !on_device && exchange.gains_by_overlap() => {
+                exchange.combine_while(comm, learner, (decision, learning_rate), compute)
+            }
+            _ => {
+                let computed = compute(learner)?;
+                let statistics = match self {
+                    Self::Dense(exchange) if on_device => exchange.combine_on_device(comm, learner)?,
+                    _ => self.combine(comm, learner.gradients_mut()?, decision, learning_rate)?,
+                };
+                Ok((computed, Exchanged { statistics, wire: Vec::new() }))
+            }
         }
-        let computed = compute(learner)?;
-        let statistics = match self {
-            Self::Dense(exchange) if learner.is_on_device() => exchange.combine_on_device(comm, learner)?,
-            _ => self.combine(comm, learner.gradients_mut()?, decision, learning_rate)?,
-        };
-        Ok((computed, Exchanged { statistics, wire: Vec::new() }))
     }
 
     /// The compression, if the job has one.
@@ -169,7 +174,7 @@ impl DenseExchange {
         }
         let (start, sent_before) = (Instant::now(), comm.bytes_sent());
         for bucket in &self.buckets {
-            comm.all_reduce_sum(T::values_mut(&mut gradients[bucket.range.clone()]), self.order)?;
+            self.combine_bucket(comm, &mut gradients[bucket.range.clone()])?;
         }
         Ok(ExchangeStatistics {
             bytes_sent: comm.bytes_sent() - sent_before,
@@ -196,6 +201,15 @@ impl DenseExchange {
             bytes_sent: comm.bytes_sent() - sent_before,
             seconds: start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// One bucket's part of it.
+    fn combine_bucket<T: Real>(
+        &self,
+        comm: &mut dyn Communicator,
+        gradients: &mut [T],
+    ) -> Result<(), EngineError> {
+        if self.world_size == 1 { Ok(()) } else { comm.all_reduce_sum(T::values_mut(gradients), self.order) }
     }
 
     /// A single bucket is complete when backward is.

@@ -224,7 +224,8 @@ impl<'a> Run<'a> {
         let &SimBatch { local_batch, busy_seconds, stream_rate, buffered, .. } = batch;
         let loss_mass = self.loss_mass(rank, batch)?;
         let RankState { energy, gradient, exchange_seconds, .. } = self.ranks[rank];
-        let known = CompressionReport { energy, link: self.link, exchange_seconds };
+        // The clock's exchange begins when compute is over.
+        let known = CompressionReport { energy, link: self.link, exchange_seconds, leads: Vec::new() };
         // One rank has evaluated for all.
         let evaluation = self.evaluation.as_ref().map(|counts| match rank {
             0 => counts.clone(),

@@ -3,14 +3,9 @@
 
 mod common;
 
-use common::{Rank, model, processes, threads, uneven};
-use scadles_api::worker::{
-    Aggregation, CompressionConfig, EnergyOf, ModelConfig, ModelName, NormStatistics, Normalization,
-};
-use scadles_core::compress::{
-    exchange::{SparseExchange, combine_logical},
-    gate::{CompressionDecision, SparseChoice},
-};
+use common::{Rank, compression, decision, model, processes, rate, threads, uneven};
+use scadles_api::worker::{Aggregation, ModelConfig, ModelName, NormStatistics, Normalization};
+use scadles_core::compress::gate::CompressionDecision;
 use scadles_core::weights::{Share, compute_weights, loss_mass};
 use scadles_trainer::engine::Communicator;
 use scadles_trainer::exchange::{
@@ -135,37 +130,19 @@ fn all_ranks_hold_the_same_bits_after_every_one_of_20_steps() {
     assert!(histories[0].windows(2).all(|pair| pair[0] != pair[1]), "a step changed nothing");
 }
 
-const COMPRESSION: CompressionConfig =
-    CompressionConfig { ratio: 0.05, is_free: true, delta: Some(0.3), energy_of: EnergyOf::Compensated };
 const COMPRESSED_STEPS: u64 = 12;
-
-/// All ways in turn, twice in a row each, so that residuals meet every one of them.
-fn decision(step: u64) -> CompressionDecision {
-    let sparse = |exchange, level| CompressionDecision::Sparse(SparseChoice { exchange, level });
-    match step / 2 % 5 {
-        0 => sparse(SparseExchange::AllGather, 0),
-        1 => sparse(SparseExchange::ReduceScatter, 1),
-        2 => CompressionDecision::Half,
-        3 => sparse(SparseExchange::AllGather, 1),
-        _ => CompressionDecision::Dense,
-    }
-}
-
-fn rate(step: u64) -> f64 {
-    [0.02, 0.05, 0.01][step as usize % 3]
-}
 
 fn trained_compressed(mut rank: Rank<f32>, comm: &mut dyn Communicator) -> u64 {
     let (own, ranks) = (comm.rank(), comm.world_size());
-    let mut exchange = GradientExchange::new(rank.learner.flat(), ranks, Some(COMPRESSION));
+    let mut exchange = GradientExchange::new(rank.learner.flat(), ranks, Some(compression(true)));
     for step in 0..COMPRESSED_STEPS {
         let batches = uneven(step, ranks);
         rank.learning_rate = rate(step);
         rank.contribute(own, step, batches[own], batches.iter().sum());
         let gradients = rank.learner.gradients_mut().unwrap();
-        let sent = exchange.combine(comm, gradients, decision(step), rate(step)).unwrap();
+        let sent = exchange.combine(comm, gradients, decision(step, true), rate(step)).unwrap();
         let dense = exchange.compressed().unwrap().dense_bytes();
-        match decision(step) {
+        match decision(step, true) {
             CompressionDecision::Dense => assert_eq!(sent.bytes_sent, dense),
             CompressionDecision::Half => {
                 assert!((dense * 49 / 100..dense * 51 / 100).contains(&sent.bytes_sent));
@@ -181,20 +158,10 @@ fn trained_compressed(mut rank: Rank<f32>, comm: &mut dyn Communicator) -> u64 {
 
 fn trained_compressed_logically(mut rank: Rank<f32>, devices: usize) -> u64 {
     set_up_torch(1).unwrap();
-    let exchange = CompressedExchange::new(rank.learner.flat(), devices, &COMPRESSION);
+    let exchange = CompressedExchange::new(rank.learner.flat(), devices, &compression(true));
     let mut compressors = vec![exchange.compressor().clone(); devices];
     for step in 0..COMPRESSED_STEPS {
-        let batches = uneven(step, devices);
-        rank.learning_rate = rate(step);
-        let mut gradients: Vec<Vec<f32>> = (0..devices)
-            .map(|device| {
-                rank.contribute(device, step, batches[device], batches.iter().sum());
-                rank.learner.gradients().unwrap().to_vec()
-            })
-            .collect();
-        let sum = rank.learner.gradients_mut().unwrap();
-        combine_logical(&mut compressors, &mut gradients, decision(step), rate(step), sum).unwrap();
-        rank.apply();
+        rank.logical_compressed_step(&mut compressors, step, decision(step, true));
     }
     rank.hash()
 }

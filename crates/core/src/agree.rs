@@ -461,7 +461,7 @@ fn loss_mass(reports: &[&StepReport], injection: &InjectionPlan, rank: usize) ->
 /// What the last step taught about compression: the state that a checkpoint after it holds. Reports in rank order.
 pub fn observed_compression(state: &GlobalState, reports: &[&StepReport]) -> CompressionState {
     let energies: Vec<Option<EnergyStatistics>> =
-        reports.iter().map(|report| report.compression.and_then(|compression| compression.energy)).collect();
+        reports.iter().map(|report| report.compression.as_ref().and_then(|it| it.energy)).collect();
     state.compression.observed(&energies)
 }
 
@@ -481,11 +481,15 @@ fn decide_compression(
     let Some(rule) = &settings.compression else {
         return (CompressionDecision::Dense, state.compression);
     };
-    let known = || reports.iter().filter_map(|report| Some((report.busy_seconds, report.compression?)));
-    let link = LinkCost::slowest(known().map(|(_, it)| it.link));
-    let compute = known().map(|(busy_seconds, it)| busy_seconds - it.exchange_seconds);
-    let times =
-        StepTimes { compute: compute.fold(0.0, f64::max), least: least_step_seconds(settings, reports) };
+    let known = || reports.iter().filter_map(|report| Some((report, report.compression.as_ref()?)));
+    let link = LinkCost::of_group(known().map(|(_, it)| it.link));
+    let computing = known().map(|(report, it)| (report.busy_seconds - it.exchange_seconds, &it.leads));
+    let slowest = computing.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    let times = StepTimes {
+        compute: slowest.map_or(0.0, |(seconds, _)| seconds.max(0.0)),
+        leads: slowest.map_or_else(Vec::new, |(_, leads)| leads.clone()),
+        least: least_step_seconds(settings, reports),
+    };
     observed_compression(state, reports).decide(rule, &link, &times)
 }
 

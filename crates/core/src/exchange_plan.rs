@@ -30,6 +30,12 @@ impl Bucket {
         let cut = |rank: usize| (self.range.start + rank * self.owned_elements).min(self.range.end);
         cut(rank)..cut(rank + 1)
     }
+
+    /// The same, counted from the start of the bucket.
+    pub fn owned_within(&self, rank: usize) -> Range<usize> {
+        let Range { start, end } = self.owned_range(rank);
+        start - self.range.start..end - self.range.start
+    }
 }
 
 /// Cuts a flat buffer of `total_elements` elements of `element_bytes` bytes into buckets, in the order of exchange:

@@ -4,6 +4,8 @@
 
 pub mod ranks;
 
+pub mod choice;
+
 use rustix::time::{ClockId, clock_gettime};
 
 /// Processor seconds so far.

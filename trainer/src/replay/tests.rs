@@ -190,7 +190,7 @@ impl Live {
     /// All ranks' residuals on rank 0.
     fn residuals(&mut self) -> Vec<Vec<u8>> {
         let Some(exchange) = self.exchange.compressed() else { return Vec::new() };
-        let gathered = residuals::gather(&mut self.engine, exchange.compressor().residual()).unwrap();
+        let gathered = residuals::gather(&mut self.engine, exchange.residual().unwrap()).unwrap();
         gathered.iter().map(|residual| self.learner.encode(residual).unwrap()).collect()
     }
 

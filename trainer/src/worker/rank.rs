@@ -416,7 +416,7 @@ impl Rank {
     pub(super) fn gather_residuals(&mut self) -> Result<(), Failure> {
         let Some(exchange) = self.exchange.compressed() else { return Ok(()) };
         self.watchdog.arm(self.long_patience(), Watched::Exchange);
-        let residuals = residuals::gather(&mut *self.communicator, exchange.compressor().residual())?;
+        let residuals = residuals::gather(&mut *self.communicator, exchange.residual()?)?;
         if let Some(leader) = &mut self.leader {
             leader.take_residuals(residuals);
         }

@@ -115,7 +115,7 @@ impl Restored {
         exchange: &mut CompressedExchange,
     ) -> Result<(), Failure> {
         let Some(state) = resume.compressor else { return Ok(()) };
-        let mut own = vec![0.0; exchange.compressor().residual().len()];
+        let mut own = vec![0.0; exchange.compressor().layout().total_elements];
         residuals::scatter(communicator, &self.residuals, &mut own)?;
         exchange.compressor_mut().restore(&own, state).map_err(|error| {
             Failure::new(ExitCode::Configuration, error.to_string())

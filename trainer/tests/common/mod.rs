@@ -7,9 +7,16 @@ pub mod processes;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use scadles_api::worker::{ModelConfig, ModelName, RecordFormat, SampleShape, Transform};
+use scadles_api::worker::{
+    CompressionConfig, EnergyOf, ModelConfig, ModelName, RecordFormat, SampleShape, Transform,
+};
 use scadles_core::augment::{Augmentation, SampleIdentity, augmentation};
-use scadles_core::compress::gate::CompressionDecision;
+use scadles_core::compress::{
+    self,
+    compressor::Compressor,
+    exchange::{LogicalStep, SparseExchange},
+    gate::{CompressionDecision, SparseChoice},
+};
 use scadles_core::random::RandomStream;
 use scadles_trainer::batch::{BatchAssembler, SampleRef};
 use scadles_trainer::engine::{Communicator, InProcess};
@@ -161,6 +168,11 @@ impl<T: Real> Rank<T> {
         Overlapped { exchanged, backward_ended }
     }
 
+    pub fn hash(&self) -> u64 {
+        assert!(self.learner.flat().gradients_are_aliased());
+        self.learner.parameter_hash().unwrap()
+    }
+
     /// The same step with all devices on this one model, one after another.
     pub fn logical_step(&mut self, step: u64, batches: &[usize]) {
         let global_batch = batches.iter().sum();
@@ -173,10 +185,77 @@ impl<T: Real> Rank<T> {
         combine_logical(self.learner.gradients_mut().unwrap(), &contributions).unwrap();
         self.apply();
     }
+}
 
-    pub fn hash(&self) -> u64 {
-        assert!(self.learner.flat().gradients_are_aliased());
-        self.learner.parameter_hash().unwrap()
+/// A job with compression, at more than one ratio or at one.
+pub fn compression(is_free: bool) -> CompressionConfig {
+    CompressionConfig { ratio: 0.05, is_free, delta: Some(0.3), energy_of: EnergyOf::Compensated }
+}
+
+/// All ways in turn, twice in a row each, so that residuals meet every one of them.
+pub fn decision(step: u64, is_free: bool) -> CompressionDecision {
+    let level = u8::from(is_free);
+    let sparse = |exchange, level| CompressionDecision::Sparse(SparseChoice { exchange, level });
+    match step / 2 % 5 {
+        0 => sparse(SparseExchange::AllGather, 0),
+        1 => sparse(SparseExchange::ReduceScatter, level),
+        2 => CompressionDecision::Half,
+        3 => sparse(SparseExchange::AllGather, level),
+        _ => CompressionDecision::Dense,
+    }
+}
+
+/// η of a step; it changes from each to the next.
+pub fn rate(step: u64) -> f64 {
+    [0.02, 0.05, 0.01][step as usize % 3]
+}
+
+impl Rank<f32> {
+    /// A step of a job with compression, or without; its gradients leave while backward still computes or after it, as
+    /// `exchange` has it.
+    pub fn exchanged_step(
+        &mut self,
+        comm: &mut dyn Communicator,
+        exchange: &mut GradientExchange,
+        step: u64,
+        batches: &[usize],
+        decision: CompressionDecision,
+    ) -> Overlapped {
+        self.learning_rate = rate(step);
+        self.assemble(&samples(comm.rank(), step, batches[comm.rank()]));
+        let loss_scale = 1.0 / batches.iter().sum::<usize>() as f64;
+        let (batch, micro_batch) = (self.assembler.batch(), self.micro_batch);
+        let compute = |learner: &mut Learner<f32>| {
+            learner.last_is_next();
+            learner.contribute(batch, loss_scale, micro_batch)?;
+            Ok::<_, Box<dyn Error>>(learner.passes().last().map(|pass| pass.ended))
+        };
+        let how = (decision, self.learning_rate);
+        let (backward_ended, exchanged) =
+            exchange.compute_and_combine(comm, &mut self.learner, how, compute).unwrap();
+        self.apply();
+        Overlapped { exchanged, backward_ended }
+    }
+
+    /// The same step of devices that take turns on this one model: what each has found.
+    pub fn logical_compressed_step(
+        &mut self,
+        compressors: &mut [Compressor],
+        step: u64,
+        decision: CompressionDecision,
+    ) -> LogicalStep {
+        let batches = uneven(step, compressors.len());
+        self.learning_rate = rate(step);
+        let mut gradients: Vec<Vec<f32>> = (0..compressors.len())
+            .map(|device| {
+                self.contribute(device, step, batches[device], batches.iter().sum());
+                self.learner.gradients().unwrap().to_vec()
+            })
+            .collect();
+        let (rate, sum) = (self.learning_rate, self.learner.gradients_mut().unwrap());
+        let found = compress::exchange::combine_logical(compressors, &mut gradients, decision, rate, sum);
+        self.apply();
+        found.unwrap()
     }
 }
 

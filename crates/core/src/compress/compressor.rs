@@ -1,14 +1,16 @@
 //! One rank's side of compression: its residual, and what it last learned by. No I/O.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
-    exchange::{add, next_message, nothing_left},
+    exchange::add_messages,
     gate::{EnergyOf, EnergyStatistics},
     kernel::{InstructionSet, Kept},
     layout::SparseLayout,
     select::{select, take_largest},
-    threshold::Compensated,
+    threshold::{Compensated, sample_stride},
     wire::{ValueFormat, WireError, encode},
 };
 use crate::exchange_plan::Bucket;
@@ -31,7 +33,12 @@ pub struct StateError {
     pub expected_elements: usize,
 }
 
-/// One rank's compression. Nothing is committed before the decision: which function is called *is* the decision.
+/// A step has begun and not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the last step has not ended, so the residual is of no step; go on from a checkpoint")]
+pub struct TornError;
+
+/// One rank's compression.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compressor {
     /// One per ratio, with the same buckets; never empty.
@@ -41,6 +48,8 @@ pub struct Compressor {
     set: InstructionSet,
     residual: Vec<f32>,
     state: CompressorState,
+    /// From the begin of a step to its end.
+    is_torn: bool,
 }
 
 impl Compressor {
@@ -54,6 +63,7 @@ impl Compressor {
             set: InstructionSet::widest(),
             residual,
             state: CompressorState::default(),
+            is_torn: false,
         }
     }
 
@@ -76,8 +86,8 @@ impl Compressor {
     }
 
     /// r_i, laid out like the gradients.
-    pub fn residual(&self) -> &[f32] {
-        &self.residual
+    pub fn residual(&self) -> Result<&[f32], TornError> {
+        if self.is_torn { Err(TornError) } else { Ok(&self.residual) }
     }
 
     /// What belongs to the residual in a checkpoint.
@@ -92,134 +102,172 @@ impl Compressor {
         }
         self.residual.copy_from_slice(residual);
         self.state = state;
+        self.is_torn = false;
         Ok(())
     }
 
-    /// The dense path: `gradient` (u) becomes e at the rate `learning_rate` (η_t), nothing stays behind.
-    pub fn compensate(&mut self, gradient: &mut [f32], learning_rate: f64) -> EnergyStatistics {
-        let rescale = self.rescale(learning_rate);
-        let energy = self.sampled(gradient, rescale);
-        for (g, r) in gradient.iter_mut().zip(&mut self.residual) {
+    /// Begins a step at the rate `learning_rate` (η_t). Until it has ended nobody sees the residual.
+    pub fn begin(&mut self, learning_rate: f64) -> Result<Step<'_>, TornError> {
+        if self.is_torn {
+            return Err(TornError);
+        }
+        self.is_torn = true;
+        let before = self.state.learning_rate;
+        let is_known = before > 0.0 && learning_rate > 0.0;
+        let rescale = if is_known { (before / learning_rate) as f32 } else { 1.0 };
+        let stride = sample_stride(self.residual.len());
+        let found = Found::default();
+        Ok(Step { compressor: self, learning_rate, rescale, stride, found, kept: Kept::default() })
+    }
+}
+
+/// What a step has found out about energies so far.
+#[derive(Debug, Default)]
+struct Found {
+    /// Of e, or in the paper's reading of the gradient alone.
+    sample: Vec<f32>,
+    /// ‖e‖² and ‖topk(e)‖² of the buckets that were selected from, where that says all that the gate asks.
+    seen: Option<(f64, f64)>,
+}
+
+/// One step of one rank: its buckets, each once and in order, whether backward still computes the others or not. Which
+/// functions are called *is* the decision. A step that is dropped before [`Step::finish`] has committed nothing: it leaves a
+/// residual of which a part is that of another step, and that nobody gets to see.
+#[derive(Debug)]
+pub struct Step<'a> {
+    compressor: &'a mut Compressor,
+    learning_rate: f64,
+    /// η_{t−1}/η_t.
+    pub(super) rescale: f32,
+    stride: usize,
+    found: Found,
+    kept: Kept,
+}
+
+impl Step<'_> {
+    /// Bucket `number`.
+    pub fn bucket(&self, number: usize) -> &Bucket {
+        &self.compressor.layout().buckets[number].bucket
+    }
+
+    /// n.
+    pub(super) fn world_size(&self) -> usize {
+        self.compressor.layout().world_size
+    }
+
+    /// The dense path: the bucket's `gradient` (u) becomes e, nothing stays behind.
+    pub fn compensate(&mut self, number: usize, gradient: &mut [f32]) {
+        self.look(number, gradient);
+        let rescale = self.rescale;
+        for (g, r) in gradient.iter_mut().zip(self.residual(number)) {
             *g += rescale * *r;
             *r = 0.0;
         }
-        self.state.learning_rate = learning_rate;
-        energy
     }
 
-    /// The sparse path of an all-gather: one message per bucket, one after another, and what was lost.
-    pub fn compress_for_all(
-        &mut self,
-        level: u8,
-        gradient: &[f32],
-        learning_rate: f64,
-    ) -> (Vec<u8>, EnergyStatistics) {
-        let mut out = Vec::new();
-        let format = self.format;
-        let energy = self.compress(level, gradient, learning_rate, |bucket, kept, residual| {
-            send(kept, format, &mut residual[bucket.range.clone()], &mut out);
-        });
-        (out, energy)
+    /// The sparse path of an all-gather: the bucket's message.
+    pub fn select_for_all(&mut self, level: u8, number: usize, gradient: &[f32]) -> Vec<u8> {
+        self.select(level, number, gradient);
+        let (mut kept, mut out) = (std::mem::take(&mut self.kept), Vec::new());
+        let format = self.compressor.format;
+        send(&mut kept, format, self.residual(number), &mut out);
+        self.kept = kept;
+        out
     }
 
-    /// The sparse path of a reduce-scatter: per owner one message per bucket, and what was lost.
-    pub fn compress_for_owners(
-        &mut self,
-        level: u8,
-        gradient: &[f32],
-        learning_rate: f64,
-    ) -> (Vec<Vec<u8>>, EnergyStatistics) {
-        let format = self.format;
-        let mut out = vec![Vec::new(); self.layout().world_size];
-        let energy = self.compress(level, gradient, learning_rate, |bucket, kept, residual| {
-            let mut from = 0;
-            for (owner, out) in out.iter_mut().enumerate() {
-                let range = bucket.owned_range(owner);
-                let first = range.start - bucket.range.start;
-                let end = first + range.len();
-                let to = from + kept.indices[from..].partition_point(|&index| (index as usize) < end);
-                let mut part = Kept {
-                    indices: kept.indices[from..to].iter().map(|index| index - first as u32).collect(),
-                    values: kept.values[from..to].to_vec(),
-                };
-                send(&mut part, format, &mut residual[range], out);
-                from = to;
-            }
-        });
-        (out, energy)
+    /// The sparse path of a reduce-scatter: the bucket's message for each owner.
+    pub fn select_for_owners(&mut self, level: u8, number: usize, gradient: &[f32]) -> Vec<Vec<u8>> {
+        self.select(level, number, gradient);
+        let (kept, bucket) = (std::mem::take(&mut self.kept), self.bucket(number).clone());
+        let (format, ranks) = (self.compressor.format, self.world_size());
+        let residual = self.residual(number);
+        let mut from = 0;
+        let of_owner = |owner: usize| {
+            let Range { start, end } = bucket.owned_within(owner);
+            let to = from + kept.indices[from..].partition_point(|&index| (index as usize) < end);
+            let mut part = Kept {
+                indices: kept.indices[from..to].iter().map(|index| index - start as u32).collect(),
+                values: kept.values[from..to].to_vec(),
+            };
+            from = to;
+            let mut out = Vec::new();
+            send(&mut part, format, &mut residual[start..end], &mut out);
+            out
+        };
+        let out = (0..ranks).map(of_owner).collect();
+        self.kept = kept;
+        out
     }
 
     /// The owner's part of a reduce-scatter: adds what the ranks sent (`parts`, in rank order), selects a second time,
     /// keeps the rest and the quantisation error, and gives the message for all.
-    pub fn own(&mut self, level: u8, rank: usize, parts: &[&[u8]]) -> Result<Vec<u8>, WireError> {
-        let mut rests = parts.to_vec();
-        let (mut out, mut kept) = (Vec::new(), Kept::default());
-        let layout = &self.layouts[usize::from(level)];
-        for bucket in &layout.buckets {
-            let range = bucket.bucket.owned_range(rank);
-            let mut sum = vec![0.0; range.len()];
-            for rest in &mut rests {
-                *rest = next_message(rest, range.len(), &mut kept)?;
-                add(&kept, &mut sum);
-            }
-            kept.clear();
-            take_largest(self.set, layout.owner_most(range.len()), 0, &mut sum, &mut kept);
-            send(&mut kept, self.format, &mut sum, &mut out);
-            for (r, left) in self.residual[range].iter_mut().zip(sum) {
-                *r += left;
-            }
+    pub fn own(
+        &mut self,
+        level: u8,
+        number: usize,
+        rank: usize,
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, WireError> {
+        let range = self.bucket(number).owned_within(rank);
+        let most = self.compressor.layouts[usize::from(level)].owner_most(range.len());
+        let (set, format) = (self.compressor.set, self.compressor.format);
+        let (mut out, mut kept, mut sum) = (Vec::new(), Kept::default(), vec![0.0; range.len()]);
+        add_messages(parts, &mut kept, &mut sum)?;
+        kept.clear();
+        take_largest(set, most, 0, &mut sum, &mut kept);
+        send(&mut kept, format, &mut sum, &mut out);
+        for (r, left) in self.residual(number)[range].iter_mut().zip(sum) {
+            *r += left;
         }
-        rests.into_iter().try_for_each(nothing_left)?;
         Ok(out)
     }
 
-    /// Selects in every bucket and hands each selection to `emit`, with the whole residual for what does not travel.
-    fn compress(
-        &mut self,
-        level: u8,
-        gradient: &[f32],
-        learning_rate: f64,
-        mut emit: impl FnMut(&Bucket, &mut Kept, &mut [f32]),
-    ) -> EnergyStatistics {
-        let rescale = self.rescale(learning_rate);
+    /// All buckets have arrived: the residual is that of this step. What selection has lost, or would have.
+    pub fn finish(self) -> EnergyStatistics {
+        let Self { compressor, learning_rate, found, .. } = self;
+        compressor.state.learning_rate = learning_rate;
+        compressor.is_torn = false;
+        let ratios = compressor.layouts.iter().map(|layout| layout.ratio);
+        let Some((energy, sent)) = found.seen else {
+            return EnergyStatistics::of_sample(found.sample.into_iter(), ratios);
+        };
+        let mut seen = EnergyStatistics { energy, ..EnergyStatistics::default() };
+        seen.lost[0] = (energy - sent).max(0.0);
+        seen
+    }
+
+    /// The bucket's part of the residual.
+    pub(super) fn residual(&mut self, number: usize) -> &mut [f32] {
+        let range = self.bucket(number).range.clone();
+        &mut self.compressor.residual[range]
+    }
+
+    /// Adds to the sample of e, or in the paper's reading of the gradient alone, before the residual changes.
+    pub(super) fn look(&mut self, number: usize, gradient: &[f32]) {
+        let is_plain = self.compressor.energy_of == EnergyOf::Gradient;
+        let rescale = if is_plain { 0.0 } else { self.rescale };
+        let range = self.bucket(number).range.clone();
+        let e = Compensated { gradient, residual: &self.compressor.residual[range], rescale };
+        self.found.sample.extend(e.every(self.stride));
+    }
+
+    /// Moves what is sent of the bucket to `kept`.
+    fn select(&mut self, level: u8, number: usize, gradient: &[f32]) {
         // What the other ratios would have lost, or the gradient alone, is not seen in the selection.
-        let is_seen = self.energy_of == EnergyOf::Compensated && self.layouts.len() == 1;
-        let estimated = (!is_seen).then(|| self.sampled(gradient, rescale));
-        let (mut energy, mut sent, mut kept) = (0.0, 0.0, Kept::default());
-        for bucket in &self.layouts[usize::from(level)].buckets {
-            let range = bucket.bucket.range.clone();
-            let e = (&gradient[range.clone()], &mut self.residual[range]);
-            energy += select(self.set, bucket, e, rescale, &mut kept);
-            sent += kept.energy();
-            emit(&bucket.bucket, &mut kept, &mut self.residual);
+        let is_seen =
+            self.compressor.energy_of == EnergyOf::Compensated && self.compressor.layouts.len() == 1;
+        if !is_seen {
+            self.look(number, gradient);
         }
-        self.state.learning_rate = learning_rate;
-        estimated.unwrap_or_else(|| {
-            let mut seen = EnergyStatistics { energy, ..EnergyStatistics::default() };
-            seen.lost[0] = (energy - sent).max(0.0);
-            seen
-        })
-    }
-
-    /// η_{t−1}/η_t.
-    pub(super) fn rescale(&self, learning_rate: f64) -> f32 {
-        let before = self.state.learning_rate;
-        if before > 0.0 && learning_rate > 0.0 { (before / learning_rate) as f32 } else { 1.0 }
-    }
-
-    /// What each ratio would lose of e, or in the paper's reading of the gradient alone, from a sample.
-    pub(super) fn sampled(&self, gradient: &[f32], rescale: f32) -> EnergyStatistics {
-        let rescale = if self.energy_of == EnergyOf::Gradient { 0.0 } else { rescale };
-        let e = Compensated { gradient, residual: &self.residual, rescale };
-        EnergyStatistics::of_sample(e.sample(), self.layouts.iter().map(|layout| layout.ratio))
-    }
-
-    /// Residual and buckets, and the rate that the residual will have.
-    pub(super) fn keeping(&mut self, learning_rate: Option<f64>) -> (&mut [f32], &SparseLayout) {
-        if let Some(learning_rate) = learning_rate {
-            self.state.learning_rate = learning_rate;
+        let Compressor { layouts, set, residual, .. } = &mut *self.compressor;
+        let bucket = &layouts[usize::from(level)].buckets[number];
+        let e = (gradient, &mut residual[bucket.bucket.range.clone()]);
+        let energy = select(*set, bucket, e, self.rescale, &mut self.kept);
+        if is_seen {
+            let (all, sent) = self.found.seen.get_or_insert_default();
+            *all += energy;
+            *sent += self.kept.energy();
         }
-        (&mut self.residual, &self.layouts[0])
     }
 }
 
@@ -240,39 +288,77 @@ fn send(kept: &mut Kept, format: ValueFormat, residual: &mut [f32], out: &mut Ve
 mod tests {
     use super::*;
 
+    fn rank(layout: SparseLayout, energy_of: EnergyOf) -> Compressor {
+        Compressor::new(vec![layout], energy_of, ValueFormat::F32)
+    }
+
+    /// A sparse step of a layout with one bucket.
+    fn sparse_step(
+        rank: &mut Compressor,
+        gradient: &[f32],
+        learning_rate: f64,
+    ) -> (Vec<u8>, EnergyStatistics) {
+        let mut step = rank.begin(learning_rate).unwrap();
+        (step.select_for_all(0, 0, gradient), step.finish())
+    }
+
     #[test]
     fn a_state_of_another_model_is_refused() {
         let layout = |elements| SparseLayout::new(&[0], elements, 2, 0.1);
-        let other = Compressor::new(vec![layout(32)], EnergyOf::Compensated, ValueFormat::Bf16);
-        let mut own = Compressor::new(vec![layout(16)], EnergyOf::Compensated, ValueFormat::Bf16);
-        let error = own.restore(other.residual(), other.state()).unwrap_err();
+        let other = rank(layout(32), EnergyOf::Compensated);
+        let mut own = rank(layout(16), EnergyOf::Compensated);
+        let error = own.restore(other.residual().unwrap(), other.state()).unwrap_err();
         assert_eq!((error.elements, error.expected_elements), (32, 16));
     }
 
     #[test]
     fn a_residual_follows_the_rate() {
-        let layout = SparseLayout::new(&[0], 64, 2, 0.1);
-        let mut rank = Compressor::new(vec![layout], EnergyOf::Compensated, ValueFormat::F32);
+        let mut rank = rank(SparseLayout::new(&[0], 64, 2, 0.1), EnergyOf::Compensated);
         let gradient: Vec<f32> = (0..64).map(|i| i as f32).collect();
-        rank.compress_for_all(0, &gradient, 0.2);
-        assert_eq!(rank.residual()[10], 10.0);
+        sparse_step(&mut rank, &gradient, 0.2);
+        assert_eq!(rank.residual().unwrap()[10], 10.0);
         let mut dense = vec![1.0; 64];
-        rank.compensate(&mut dense, 0.1);
+        let mut step = rank.begin(0.1).unwrap();
+        step.compensate(0, &mut dense);
+        step.finish();
         assert_eq!(dense[10], 21.0, "half the rate, twice the residual");
-        assert!(rank.residual().iter().all(|r| *r == 0.0), "a dense step leaves nothing");
+        assert!(rank.residual().unwrap().iter().all(|r| *r == 0.0), "a dense step leaves nothing");
+    }
+
+    #[test]
+    fn a_step_that_does_not_end_commits_nothing_and_leaves_no_residual_to_go_on_with() {
+        let layout = SparseLayout::new(&[0, 300_000], 600_000, 2, 0.1);
+        assert_eq!(layout.buckets.len(), 2);
+        let mut rank = rank(layout, EnergyOf::Compensated);
+        let mut gradient = vec![1.0; 300_000];
+        for number in 0..2 {
+            let before = rank.clone();
+            let mut step = rank.begin(0.1).unwrap();
+            step.select_for_all(0, 0, &gradient);
+            if number == 1 {
+                // Nor does a dense one.
+                step.compensate(1, &mut gradient);
+            }
+            drop(step);
+            assert_eq!(rank.residual(), Err(TornError));
+            assert_eq!(rank.begin(0.1).err(), Some(TornError));
+            assert_eq!(rank.state(), CompressorState::default(), "the rate is that of the step before");
+            rank.restore(before.residual().unwrap(), before.state()).unwrap();
+            assert_eq!(rank, before);
+        }
     }
 
     #[test]
     fn another_ratio_keeps_the_residual_and_is_that_of_the_next_selection() {
         let layout = |ratio| SparseLayout::new(&[0], 4096, 2, ratio);
         let gradient: Vec<f32> = (0..4096).map(|i| (i % 97) as f32).collect();
-        let mut rank = Compressor::new(vec![layout(0.1)], EnergyOf::Compensated, ValueFormat::F32);
-        rank.compress_for_all(0, &gradient, 0.1);
-        let mut other = Compressor::new(vec![layout(0.01)], EnergyOf::Compensated, ValueFormat::F32);
-        other.restore(rank.residual(), rank.state()).unwrap();
-        rank.tune(&[0.01]);
-        assert_eq!(rank, other, "nothing but the ratio has changed");
-        assert_eq!(rank.compress_for_all(0, &gradient, 0.1), other.compress_for_all(0, &gradient, 0.1));
+        let mut one = rank(layout(0.1), EnergyOf::Compensated);
+        sparse_step(&mut one, &gradient, 0.1);
+        let mut other = rank(layout(0.01), EnergyOf::Compensated);
+        other.restore(one.residual().unwrap(), one.state()).unwrap();
+        one.tune(&[0.01]);
+        assert_eq!(one, other, "nothing but the ratio has changed");
+        assert_eq!(sparse_step(&mut one, &gradient, 0.1), sparse_step(&mut other, &gradient, 0.1));
     }
 
     #[test]
@@ -280,9 +366,9 @@ mod tests {
         let layout = SparseLayout::new(&[0], 64, 2, 0.1);
         let gradient: Vec<f32> = (0..64).map(|i| i as f32).collect();
         let [compensated, plain] = [EnergyOf::Compensated, EnergyOf::Gradient].map(|energy_of| {
-            let mut rank = Compressor::new(vec![layout.clone()], energy_of, ValueFormat::F32);
-            rank.compress_for_all(0, &gradient, 0.1);
-            rank.compress_for_all(0, &gradient, 0.1).1
+            let mut rank = rank(layout.clone(), energy_of);
+            sparse_step(&mut rank, &gradient, 0.1);
+            sparse_step(&mut rank, &gradient, 0.1).1
         });
         let squares: f64 = (0..64).map(|i| f64::from(i * i)).sum();
         assert_eq!(plain.energy, squares);

@@ -42,11 +42,28 @@ fn cases(steps: u64) -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    /// At two ratios.
+    /// At two ratios, in one to three buckets.
     fn layouts(&self) -> Vec<SparseLayout> {
-        let cut = self.elements / 3;
+        let first = self.elements / 3;
+        let starts = [0, first, first + self.elements / 7];
+        let buckets = 1 + (self.seed / 3 % 3) as usize;
         let at = |ratio| {
-            SparseLayout::new(&[0, cut, cut + self.elements / 7], self.elements, self.world_size, ratio)
+            let layout =
+                |slots: &[usize], elements| SparseLayout::new(slots, elements, self.world_size, ratio);
+            if buckets == 1 {
+                return layout(&starts, self.elements);
+            }
+            let mut whole = layout(&[], self.elements);
+            // Each as the only bucket of a smaller buffer, the last first.
+            let mut end = self.elements;
+            for &start in starts[..buckets].iter().rev().filter(|start| **start < self.elements) {
+                for mut bucket in layout(&[0], end - start).buckets {
+                    bucket.bucket.range = start..end;
+                    whole.buckets.push(bucket);
+                }
+                end = start;
+            }
+            whole
         };
         vec![at(self.ratio), at(self.ratio / 7.0)]
     }
@@ -108,7 +125,7 @@ fn lost_mass(case: &Case) -> f64 {
     let last = case.learning_rate(case.steps - 1);
     let mut off = 0.0;
     for i in 0..case.elements {
-        let kept: f64 = ranks.iter().map(|rank| f64::from(rank.residual()[i])).sum();
+        let kept: f64 = ranks.iter().map(|rank| f64::from(rank.residual().unwrap()[i])).sum();
         off += (delivered[i] + last * kept - given[i]).powi(2);
     }
     if given_squares == 0.0 { off.sqrt() } else { (off / given_squares).sqrt() }
@@ -175,7 +192,7 @@ proptest! {
                     let done = combine_logical(&mut ranks, &mut gradients, decision, 0.1, &mut sum).unwrap();
                     energies.extend(done.energies);
                 }
-                let residuals: Vec<u32> = ranks.iter().flat_map(Compressor::residual).map(|r| r.to_bits()).collect();
+                let residuals: Vec<u32> = ranks.iter().flat_map(|rank| rank.residual().unwrap()).map(|r| r.to_bits()).collect();
                 (sum.iter().map(|d| d.to_bits()).collect::<Vec<_>>(), residuals, energies)
             })
             .collect();

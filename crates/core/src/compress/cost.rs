@@ -1,8 +1,12 @@
-//! How long an exchange takes, from what the ranks have measured. No I/O.
+//! How much longer an exchange makes a step, from what the ranks have measured. No I/O.
+//!
+//! Buckets travel one after another while backward computes those behind them. What is on the wire then costs nothing; what is
+//! left at the end of backward does, and so does work on the elements wherever it falls: where all processors compute, it takes
+//! one of them away.
 
 use serde::{Deserialize, Serialize};
 
-use super::gate::CompressionDecision;
+use super::{gate::CompressionDecision, layout::SparseLayout};
 
 /// What one exchange asks of a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,41 +37,58 @@ pub struct LinkCost {
 }
 
 impl LinkCost {
-    /// The slowest of the ranks in each respect: a collective waits for it.
-    pub fn slowest(measured: impl IntoIterator<Item = Self>) -> Self {
-        measured.into_iter().fold(Self::default(), |slowest, other| {
-            let slower = |of: fn(&Self) -> f64| of(&slowest).max(of(&other));
-            Self {
-                latency_seconds: slower(|it| it.latency_seconds),
-                seconds_per_byte: slower(|it| it.seconds_per_byte),
-                dense_seconds_per_byte: slower(|it| it.dense_seconds_per_byte),
-                half_seconds_per_element: slower(|it| it.half_seconds_per_element),
-                sparse_seconds_per_element: slower(|it| it.sparse_seconds_per_element),
-            }
+    /// What holds for the group. All ranks leave a collective at about the same time, and who came to it last has waited for
+    /// nobody: of the wire the quickest measurement says what it is like. Of work the slowest does: the others wait for it.
+    pub fn of_group(measured: impl IntoIterator<Item = Self>) -> Self {
+        let quicker = |a: f64, b: f64| if a > 0.0 && b > 0.0 { a.min(b) } else { a.max(b) };
+        measured.into_iter().fold(Self::default(), |group, other| Self {
+            latency_seconds: quicker(group.latency_seconds, other.latency_seconds),
+            seconds_per_byte: quicker(group.seconds_per_byte, other.seconds_per_byte),
+            dense_seconds_per_byte: quicker(group.dense_seconds_per_byte, other.dense_seconds_per_byte),
+            half_seconds_per_element: group.half_seconds_per_element.max(other.half_seconds_per_element),
+            sparse_seconds_per_element: group
+                .sparse_seconds_per_element
+                .max(other.sparse_seconds_per_element),
         })
     }
 
-    /// Seconds that an exchange takes with these.
-    pub fn seconds(&self, cost: &ExchangeCost) -> f64 {
+    /// Seconds that a step of the buckets of `layout` is longer with an exchange than without. Backward completes bucket i
+    /// `leads[i]` seconds before its end; those of which nothing is known, at its end.
+    ///
+    /// The wire is done with all buckets max_i(Σ_{j≥i} w_j − `leads[i]`) after that, where w_j is what bucket j takes.
+    pub fn added_seconds(&self, cost: &ExchangeCost, layout: &SparseLayout, leads: &[f64]) -> f64 {
         let bytes = cost.worst_bytes as f64;
-        let in_messages = f64::from(cost.rounds) * self.latency_seconds + bytes * self.seconds_per_byte;
-        match cost.decision {
-            CompressionDecision::Dense => bytes * self.dense_seconds_per_byte,
-            CompressionDecision::Half => in_messages + cost.elements as f64 * self.half_seconds_per_element,
-            CompressionDecision::Sparse(_) => {
-                in_messages + cost.elements as f64 * self.sparse_seconds_per_element
-            }
+        let (waits, moves, work) = match cost.decision {
+            CompressionDecision::Dense => (0.0, bytes * self.dense_seconds_per_byte, 0.0),
+            CompressionDecision::Half => (
+                f64::from(cost.rounds) * self.latency_seconds,
+                bytes * self.seconds_per_byte,
+                cost.elements as f64 * self.half_seconds_per_element,
+            ),
+            CompressionDecision::Sparse(_) => (
+                f64::from(cost.rounds) * self.latency_seconds,
+                bytes * self.seconds_per_byte,
+                cost.elements as f64 * self.sparse_seconds_per_element,
+            ),
+        };
+        let buckets = layout.buckets.len().max(1) as f64;
+        let (mut left, mut late) = (0.0, 0.0_f64);
+        for (number, bucket) in layout.buckets.iter().enumerate().rev() {
+            let share = bucket.bucket.range.len() as f64 / layout.total_elements.max(1) as f64;
+            left += waits / buckets + moves * share;
+            late = late.max(left - leads.get(number).copied().unwrap_or(0.0));
         }
+        late + work
     }
 }
 
-/// The quickest; before anything is measured, and between equals, the one of fewer bytes.
+/// The one that adds least; before anything is measured, and between equals, the one of fewer bytes.
 pub fn cheapest<'a>(
     costs: impl Iterator<Item = &'a ExchangeCost>,
-    measured: &LinkCost,
+    added_seconds: impl Fn(&ExchangeCost) -> f64,
 ) -> Option<CompressionDecision> {
     let order = |a: &&ExchangeCost, b: &&ExchangeCost| {
-        measured.seconds(a).total_cmp(&measured.seconds(b)).then(a.worst_bytes.cmp(&b.worst_bytes))
+        added_seconds(a).total_cmp(&added_seconds(b)).then(a.worst_bytes.cmp(&b.worst_bytes))
     };
     costs.min_by(order).map(|cost| cost.decision)
 }
@@ -99,12 +120,63 @@ mod tests {
             sparse_seconds_per_element: 1e-9,
             ..LinkCost::default()
         };
-        let quickest = |link| cheapest(allowed.iter(), &link);
+        let layout = SparseLayout::new(&[0], 10_000_000, 2, 0.1);
+        let quickest = |link: LinkCost| cheapest(allowed.iter(), |it| link.added_seconds(it, &layout, &[]));
         assert_eq!(quickest(LinkCost::default()), Some(reduce_scatter.decision));
         assert_eq!(quickest(link(1e-4, 1e-8)), Some(reduce_scatter.decision));
         assert_eq!(quickest(link(0.1, 1e-9)), Some(all_gather.decision));
-        assert_eq!(cheapest([].iter(), &link(0.1, 1e-9)), None);
-        let slowest = LinkCost::slowest([link(0.1, 1e-9), link(0.2, 1e-10)]);
-        assert_eq!(slowest, link(0.2, 1e-9));
+        assert_eq!(cheapest([].iter(), |_| 0.0), None);
+    }
+
+    #[test]
+    fn of_the_wire_the_quickest_rank_knows_and_of_work_the_slowest() {
+        let one = LinkCost { latency_seconds: 0.1, seconds_per_byte: 1e-9, ..LinkCost::default() };
+        let other = LinkCost { latency_seconds: 0.2, dense_seconds_per_byte: 1e-8, ..one };
+        let quick = LinkCost { half_seconds_per_element: 1e-9, sparse_seconds_per_element: 3e-9, ..one };
+        let slow = LinkCost { half_seconds_per_element: 2e-9, sparse_seconds_per_element: 2e-9, ..other };
+        let group = LinkCost {
+            latency_seconds: 0.1,
+            seconds_per_byte: 1e-9,
+            dense_seconds_per_byte: 1e-8,
+            half_seconds_per_element: 2e-9,
+            sparse_seconds_per_element: 3e-9,
+        };
+        assert_eq!(LinkCost::of_group([quick, slow]), group, "one that was not measured is none");
+    }
+
+    #[test]
+    fn what_is_on_the_wire_while_backward_computes_adds_nothing() {
+        // Buckets of a tenth, six tenths and three tenths.
+        let layout = SparseLayout::new(&[0, 24_000_000, 72_000_000], 80_000_000, 2, 0.1);
+        let shares: Vec<usize> = layout.buckets.iter().map(|bucket| bucket.bucket.range.len()).collect();
+        assert_eq!(shares, [8_000_000, 48_000_000, 24_000_000]);
+        let dense = ExchangeCost {
+            decision: CompressionDecision::Dense,
+            worst_bytes: 10_000_000,
+            rounds: 3,
+            elements: 10_000_000,
+        };
+        let link = LinkCost { dense_seconds_per_byte: 1e-7, ..LinkCost::default() };
+        let near = |leads: &[f64], seconds: f64| {
+            let added = link.added_seconds(&dense, &layout, leads);
+            assert!((added - seconds).abs() < 1e-12, "{leads:?}: {added} instead of {seconds}");
+        };
+        near(&[], 1.0);
+        near(&[0.5], 0.9);
+        near(&[0.5, 0.2], 0.7);
+        near(&[0.9, 0.8], 0.3);
+        near(&[9.0, 9.0, 0.0], 0.3);
+        // Work and rounds: a third of the rounds behind backward, all of the work.
+        let sparse =
+            CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::AllGather, level: 0 });
+        let sparse = ExchangeCost { decision: sparse, rounds: 6, ..dense };
+        let link = LinkCost {
+            latency_seconds: 0.05,
+            seconds_per_byte: 1e-8,
+            sparse_seconds_per_element: 2e-9,
+            ..LinkCost::default()
+        };
+        let added = link.added_seconds(&sparse, &layout, &[9.0, 9.0]);
+        assert!((added - (0.1 + 0.03 + 0.02)).abs() < 1e-12, "{added}");
     }
 }

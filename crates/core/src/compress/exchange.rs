@@ -11,15 +11,15 @@ use scadles_api::tuning::CompressionTuning;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    compressor::Compressor,
+    compressor::{Compressor, Step, TornError},
     cost::ExchangeCost,
     gate::{CompressionDecision, CompressionRule, EnergyStatistics, SparseChoice, ratios},
-    half::{deliver_halves, half_bytes, half_cost},
+    half::{deliver_halves, half_cost},
     kernel::Kept,
     layout::{ELEMENT_BYTES, SparseBucket, SparseLayout},
-    wire::{HEADER_BYTES, ValueFormat, WireError, decode, max_bytes, split_first},
+    wire::{HEADER_BYTES, ValueFormat, WireError, decode, max_bytes},
 };
-use crate::exchange_plan::add_in_rank_order;
+use crate::exchange_plan::{Bucket, add_in_rank_order};
 
 /// Bytes by which one rank tells another how long its message is.
 pub const LENGTH_BYTES: usize = 8;
@@ -95,11 +95,11 @@ impl CompressionRule {
 
 fn all_gather_cost(layout: &SparseLayout, level: u8, format: ValueFormat) -> ExchangeCost {
     let message = |bucket: &SparseBucket| max_bytes(bucket.most, bucket.bucket.range.len(), format);
-    let own: usize = layout.buckets.iter().map(message).sum();
+    let own: usize = layout.buckets.iter().map(|bucket| message(bucket) + LENGTH_BYTES).sum();
     ExchangeCost {
         decision: CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::AllGather, level }),
-        worst_bytes: ((own + LENGTH_BYTES) * layout.world_size.saturating_sub(1)) as u64,
-        rounds: 2,
+        worst_bytes: (own * layout.world_size.saturating_sub(1)) as u64,
+        rounds: 2 * layout.buckets.len() as u32,
         elements: layout.total_elements as u64,
     }
 }
@@ -116,7 +116,7 @@ fn reduce_scatter_cost(layout: &SparseLayout, level: u8, format: ValueFormat) ->
         to_owners +=
             HEADER_BYTES * layout.world_size + bitmaps.min(gaps) + format.bytes(bucket.most) + scales;
         let largest = ranges.max().unwrap_or(0);
-        to_all += max_bytes(layout.owner_most(largest), largest, format);
+        to_all += max_bytes(layout.owner_most(largest), largest, format) + 2 * LENGTH_BYTES;
         owned += largest;
     }
     ExchangeCost {
@@ -124,60 +124,38 @@ fn reduce_scatter_cost(layout: &SparseLayout, level: u8, format: ValueFormat) ->
             exchange: SparseExchange::ReduceScatter,
             level,
         }),
-        worst_bytes: (to_owners + (to_all + 2 * LENGTH_BYTES) * others) as u64,
-        rounds: 4,
+        worst_bytes: (to_owners + to_all * others) as u64,
+        rounds: 4 * layout.buckets.len() as u32,
         elements: (layout.total_elements + owned) as u64,
     }
 }
 
-/// The sum of all ranks' selections into `sum`, added in rank order; `parts` in rank order as
-/// [`Compressor::compress_for_all`] makes them.
-pub fn deliver_from_all(layout: &SparseLayout, parts: &[&[u8]], sum: &mut [f32]) -> Result<(), WireError> {
+/// The sum of all ranks' selections from one bucket into `sum`, added in rank order; `parts` in rank order as
+/// [`Step::select_for_all`] makes them.
+pub fn deliver_from_all(parts: &[&[u8]], sum: &mut [f32]) -> Result<(), WireError> {
     sum.fill(0.0);
-    let mut kept = Kept::default();
-    for part in parts {
-        let mut rest = *part;
-        for bucket in &layout.buckets {
-            let range = bucket.bucket.range.clone();
-            rest = next_message(rest, range.len(), &mut kept)?;
-            add(&kept, &mut sum[range]);
-        }
-        nothing_left(rest)?;
-    }
-    Ok(())
+    add_messages(parts, &mut Kept::default(), sum)
 }
 
-/// The owners' results into `sum`; `parts` in the order of owners as [`Compressor::own`] makes them.
-pub fn deliver_from_owners(layout: &SparseLayout, parts: &[&[u8]], sum: &mut [f32]) -> Result<(), WireError> {
+/// The owners' results of one bucket into `sum`; `parts` in the order of owners as [`Step::own`] makes them.
+pub fn deliver_from_owners(bucket: &Bucket, parts: &[&[u8]], sum: &mut [f32]) -> Result<(), WireError> {
     sum.fill(0.0);
     let mut kept = Kept::default();
     for (owner, part) in parts.iter().enumerate() {
-        let mut rest = *part;
-        for bucket in &layout.buckets {
-            let range = bucket.bucket.owned_range(owner);
-            rest = next_message(rest, range.len(), &mut kept)?;
-            add(&kept, &mut sum[range]);
-        }
-        nothing_left(rest)?;
+        add_messages(&[part], &mut kept, &mut sum[bucket.owned_within(owner)])?;
     }
     Ok(())
 }
 
-/// Decodes the first message of `bytes`; what follows it.
-pub(super) fn next_message<'a>(bytes: &'a [u8], len: usize, kept: &mut Kept) -> Result<&'a [u8], WireError> {
-    let (message, rest) = split_first(bytes)?;
-    decode(message, len, kept)?;
-    Ok(rest)
-}
-
-pub(super) fn nothing_left(rest: &[u8]) -> Result<(), WireError> {
-    if rest.is_empty() { Ok(()) } else { Err(WireError::Length { bytes: rest.len(), needed: 0 }) }
-}
-
-pub(super) fn add(kept: &Kept, sum: &mut [f32]) {
-    for (&index, &value) in kept.indices.iter().zip(&kept.values) {
-        sum[index as usize] += value;
+/// Adds to `sum` what the messages say, one after another; `kept` holds the last one's then.
+pub(super) fn add_messages(parts: &[&[u8]], kept: &mut Kept, sum: &mut [f32]) -> Result<(), WireError> {
+    for part in parts {
+        decode(part, sum.len(), kept)?;
+        for (&index, &value) in kept.indices.iter().zip(&kept.values) {
+            sum[index as usize] += value;
+        }
     }
+    Ok(())
 }
 
 /// What one step of logical devices was like.
@@ -189,6 +167,17 @@ pub struct LogicalStep {
     pub bytes_sent: Vec<u64>,
 }
 
+/// Why a step of logical devices failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// An earlier step has failed.
+    #[error(transparent)]
+    Torn(#[from] TornError),
+    /// A message that is none.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
 /// One step of logical devices in one thread: the bits, and the bytes, of as many ranks. `gradients` (u, per rank) are
 /// used up; `sum` becomes d.
 pub fn combine_logical(
@@ -197,63 +186,82 @@ pub fn combine_logical(
     decision: CompressionDecision,
     learning_rate: f64,
     sum: &mut [f32],
-) -> Result<LogicalStep, WireError> {
-    let layout = match compressors.first() {
-        Some(first) => first.layout().clone(),
+) -> Result<LogicalStep, StepError> {
+    let buckets: Vec<Bucket> = match compressors.first() {
+        Some(first) => first.layout().buckets.iter().map(|bucket| bucket.bucket.clone()).collect(),
         None => return Ok(LogicalStep::default()),
     };
-    let ranks = compressors.iter_mut().zip(gradients.iter_mut());
-    let others = layout.world_size.saturating_sub(1);
+    let ranks = compressors.iter_mut().map(|it| it.begin(learning_rate));
+    let mut ranks = ranks.collect::<Result<Vec<_>, _>>()?;
+    let mut bytes_sent = vec![0; if decision == CompressionDecision::Dense { 0 } else { ranks.len() }];
+    for (number, bucket) in buckets.into_iter().enumerate() {
+        let mut parts: Vec<&mut [f32]> =
+            gradients.iter_mut().map(|gradient| &mut gradient[bucket.range.clone()]).collect();
+        let sum = &mut sum[bucket.range.clone()];
+        let bytes = combine_bucket(&mut ranks, (number, &bucket), &mut parts, decision, sum)?;
+        bytes_sent.iter_mut().zip(bytes).for_each(|(all, bytes)| *all += bytes as u64);
+    }
+    Ok(LogicalStep { energies: ranks.into_iter().map(Step::finish).collect(), bytes_sent })
+}
+
+/// One bucket of it: the bytes that each rank would have sent; none in a dense step.
+fn combine_bucket(
+    ranks: &mut [Step<'_>],
+    (number, bucket): (usize, &Bucket),
+    gradients: &mut [&mut [f32]],
+    decision: CompressionDecision,
+    sum: &mut [f32],
+) -> Result<Vec<usize>, WireError> {
+    let others = ranks.len().saturating_sub(1);
+    let each = ranks.iter_mut().zip(gradients.iter_mut());
     match decision {
         CompressionDecision::Dense => {
-            let energies = ranks.map(|(it, gradient)| it.compensate(gradient, learning_rate)).collect();
-            let terms: Vec<&[f32]> = gradients.iter().map(Vec::as_slice).collect();
+            each.for_each(|(it, gradient)| it.compensate(number, gradient));
+            let terms: Vec<&[f32]> = gradients.iter().map(|gradient| &**gradient).collect();
             add_in_rank_order(sum, &terms);
-            Ok(LogicalStep { energies, bytes_sent: Vec::new() })
+            Ok(Vec::new())
         }
         CompressionDecision::Half => {
-            let (by_owner, energies): (Vec<Vec<Vec<u8>>>, Vec<_>) =
-                ranks.map(|(it, gradient)| it.halves_for_owners(gradient, learning_rate)).unzip();
-            let results = owned(compressors, &by_owner, Compressor::own_halves)?;
-            deliver_halves(&layout, &slices(&results), sum)?;
-            let bytes = (0..layout.world_size).map(|rank| half_bytes(&layout, rank));
-            Ok(LogicalStep { energies, bytes_sent: bytes.collect() })
+            let by_owner: Vec<_> =
+                each.map(|(it, gradient)| it.halves_for_owners(number, gradient)).collect();
+            let results = owned(ranks, &by_owner, |it, rank, parts| it.own_halves(number, rank, parts))?;
+            deliver_halves(bucket, &slices(&results), sum)?;
+            Ok(sent(&by_owner, &results))
         }
         CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::AllGather, level }) => {
-            let (parts, energies): (Vec<Vec<u8>>, _) =
-                ranks.map(|(it, gradient)| it.compress_for_all(level, gradient, learning_rate)).unzip();
-            deliver_from_all(&layout, &slices(&parts), sum)?;
-            let bytes = |part: &Vec<u8>| ((part.len() + LENGTH_BYTES) * others) as u64;
-            Ok(LogicalStep { energies, bytes_sent: parts.iter().map(bytes).collect() })
+            let parts: Vec<_> =
+                each.map(|(it, gradient)| it.select_for_all(level, number, gradient)).collect();
+            deliver_from_all(&slices(&parts), sum)?;
+            Ok(parts.iter().map(|part| (part.len() + LENGTH_BYTES) * others).collect())
         }
         CompressionDecision::Sparse(SparseChoice { exchange: SparseExchange::ReduceScatter, level }) => {
-            let (by_owner, energies): (Vec<Vec<Vec<u8>>>, Vec<_>) =
-                ranks.map(|(it, gradient)| it.compress_for_owners(level, gradient, learning_rate)).unzip();
-            let results = owned(compressors, &by_owner, |it, owner, parts| it.own(level, owner, parts))?;
-            deliver_from_owners(&layout, &slices(&results), sum)?;
-            let bytes = |(rank, (parts, result)): (usize, (&Vec<Vec<u8>>, &Vec<u8>))| {
-                let to_owners: usize = parts
-                    .iter()
-                    .enumerate()
-                    .filter(|(owner, _)| *owner != rank)
-                    .map(|(_, it)| it.len())
-                    .sum();
-                (to_owners + (result.len() + 2 * LENGTH_BYTES) * others) as u64
-            };
-            let bytes_sent = by_owner.iter().zip(&results).enumerate().map(bytes).collect();
-            Ok(LogicalStep { energies, bytes_sent })
+            let by_owner: Vec<_> =
+                each.map(|(it, gradient)| it.select_for_owners(level, number, gradient)).collect();
+            let results = owned(ranks, &by_owner, |it, rank, parts| it.own(level, number, rank, parts))?;
+            deliver_from_owners(bucket, &slices(&results), sum)?;
+            Ok(sent(&by_owner, &results).into_iter().map(|bytes| bytes + 2 * LENGTH_BYTES * others).collect())
         }
     }
 }
 
 /// What each owner makes of the parts that the ranks have for it.
-fn owned(
-    owners: &mut [Compressor],
+fn owned<'a>(
+    owners: &mut [Step<'a>],
     by_owner: &[Vec<Vec<u8>>],
-    own: impl Fn(&mut Compressor, usize, &[&[u8]]) -> Result<Vec<u8>, WireError>,
+    own: impl Fn(&mut Step<'a>, usize, &[&[u8]]) -> Result<Vec<u8>, WireError>,
 ) -> Result<Vec<Vec<u8>>, WireError> {
     let parts = |owner: usize| by_owner.iter().map(|parts| parts[owner].as_slice()).collect::<Vec<_>>();
     owners.iter_mut().enumerate().map(|(owner, it)| own(it, owner, &parts(owner))).collect()
+}
+
+/// Bytes of each rank's parts for the other owners, and of its result for all others.
+fn sent(by_owner: &[Vec<Vec<u8>>], results: &[Vec<u8>]) -> Vec<usize> {
+    let others = results.len().saturating_sub(1);
+    let to_others = |(rank, parts): (usize, &Vec<Vec<u8>>)| {
+        let to_all: usize = parts.iter().map(Vec::len).sum();
+        to_all - parts[rank].len() + results[rank].len() * others
+    };
+    by_owner.iter().enumerate().map(to_others).collect()
 }
 
 fn slices(parts: &[Vec<u8>]) -> Vec<&[u8]> {

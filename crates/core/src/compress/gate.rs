@@ -54,14 +54,17 @@ impl EnergyStatistics {
 }
 
 /// What one rank tells the others after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct CompressionReport {
     /// What selection lost in the step, or would have lost; nothing before the first.
     pub energy: Option<EnergyStatistics>,
     /// What the rank has measured.
     pub link: LinkCost,
-    /// Mean time of the exchanges, in seconds.
+    /// Mean time by which exchanges outlasted compute, in seconds.
     pub exchange_seconds: f64,
+    /// How long before the end of compute backward completes each bucket, on average, in seconds; empty where the exchange
+    /// begins when compute is over.
+    pub leads: Vec<f64>,
 }
 
 /// How a job's steps are decided on.
@@ -94,10 +97,12 @@ pub fn ratios(least: f64, is_free: bool) -> Vec<f64> {
 }
 
 /// What a step takes beside its exchange, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct StepTimes {
     /// All work of the slowest rank but the exchange.
     pub compute: f64,
+    /// How long before its end this rank's backward completes each bucket; those that are missing, at the end.
+    pub leads: Vec<f64>,
     /// No step is shorter: the window, or the wait for the batch.
     pub least: f64,
 }
@@ -244,10 +249,11 @@ impl CompressionState {
             CompressionDecision::Sparse(choice) => is_open(choice.level),
             _ => true,
         });
+        let added = |cost: &ExchangeCost| measured.added_seconds(cost, &rule.layout, &times.leads);
         match &rule.dense {
-            None => cheapest(open, measured).unwrap_or_default(),
+            None => cheapest(open, added).unwrap_or_default(),
             Some(dense) if self.is_known() && self.since_dense < LOOK_AGAIN_STEPS => {
-                self.most_gain(std::iter::once(dense).chain(open), measured, times)
+                self.most_gain(std::iter::once(dense).chain(open), added, times)
             }
             Some(_) => CompressionDecision::Dense,
         }
@@ -258,7 +264,7 @@ impl CompressionState {
     fn most_gain<'a>(
         &self,
         costs: impl Iterator<Item = &'a ExchangeCost>,
-        measured: &LinkCost,
+        added_seconds: impl Fn(&ExchangeCost) -> f64,
         times: &StepTimes,
     ) -> CompressionDecision {
         let mut best = (CompressionDecision::Dense, 0.0);
@@ -269,7 +275,7 @@ impl CompressionState {
                 }
                 _ => 1.0,
             };
-            let seconds = (times.compute + measured.seconds(cost)).max(times.least).max(f64::MIN_POSITIVE);
+            let seconds = (times.compute + added_seconds(cost)).max(times.least).max(f64::MIN_POSITIVE);
             if gain / seconds > WORTH_A_LOSS * best.1 {
                 best = (cost.decision, gain / seconds);
             }

@@ -46,14 +46,24 @@ impl Compensated<'_> {
 
     /// At most about 32,768 elements: runs of neighbours, evenly apart. All where there are no more.
     pub fn sample(&self) -> impl Iterator<Item = f32> {
+        self.every(sample_stride(self.len()))
+    }
+
+    /// Every `stride`-th run of neighbours, the first one among them.
+    pub fn every(&self, stride: usize) -> impl Iterator<Item = f32> {
         let (gradient, gradient_rest) = self.gradient.as_chunks::<RUN_ELEMENTS>();
         let (residual, residual_rest) = self.residual.as_chunks::<RUN_ELEMENTS>();
-        // Odd, because tensors repeat in powers of two.
-        let stride = gradient.len().div_ceil(SAMPLE_ELEMENTS / RUN_ELEMENTS).max(1) | 1;
         let runs = gradient.iter().zip(residual).step_by(stride);
         let rest = gradient_rest.iter().zip(residual_rest);
         runs.flat_map(|(g, r)| g.iter().zip(r)).chain(rest).map(|(g, r)| *g + self.rescale * *r)
     }
+}
+
+/// The distance between runs at which `elements` elements give a sample of about 32,768 at most.
+pub fn sample_stride(elements: usize) -> usize {
+    let runs = elements / RUN_ELEMENTS;
+    // Odd, because tensors repeat in powers of two.
+    runs.div_ceil(SAMPLE_ELEMENTS / RUN_ELEMENTS).max(1) | 1
 }
 
 /// A magnitude that `wanted` elements of `e` reach, or by what is known from the sample a few more.

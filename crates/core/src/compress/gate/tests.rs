@@ -70,46 +70,66 @@ fn link(seconds_per_byte: f64) -> LinkCost {
     LinkCost { seconds_per_byte, dense_seconds_per_byte: seconds_per_byte, ..LinkCost::default() }
 }
 
-fn auto(lost: [f64; MOST_LEVELS], link: &LinkCost, times: StepTimes) -> CompressionDecision {
+fn taking(compute: f64, least: f64) -> StepTimes {
+    StepTimes { compute, least, leads: Vec::new() }
+}
+
+fn auto(lost: [f64; MOST_LEVELS], link: &LinkCost, times: &StepTimes) -> CompressionDecision {
     let energy = EnergyStatistics { energy: 1.0, lost };
-    CompressionState::default().observed(&[Some(energy)]).decide(&open(), link, &times).0
+    CompressionState::default().observed(&[Some(energy)]).decide(&open(), link, times).0
 }
 
 #[test]
 fn a_free_choice_takes_no_loss_where_the_exchange_is_not_what_takes_the_time() {
-    let times = StepTimes { compute: 1.0, least: 0.0 };
-    assert_eq!(auto([0.01, 0.1, 0.0], &link(1e-9), times), CompressionDecision::Dense);
+    let times = taking(1.0, 0.0);
+    assert_eq!(auto([0.01, 0.1, 0.0], &link(1e-9), &times), CompressionDecision::Dense);
     // 8 s, 4 s, 0.6 s; but samples for a step take 10 s to come.
-    let waiting = StepTimes { compute: 1.0, least: 10.0 };
-    assert_eq!(auto([0.01, 0.1, 0.0], &link(1e-3), waiting), CompressionDecision::Dense);
-    let half = StepTimes { compute: 1.0, least: 5.5 };
-    assert_eq!(auto([0.01, 0.1, 0.0], &link(1e-3), half), CompressionDecision::Half);
+    let waiting = taking(1.0, 10.0);
+    assert_eq!(auto([0.01, 0.1, 0.0], &link(1e-3), &waiting), CompressionDecision::Dense);
+    let half = taking(1.0, 5.5);
+    assert_eq!(auto([0.01, 0.1, 0.0], &link(1e-3), &half), CompressionDecision::Half);
 }
 
 #[test]
 fn a_free_choice_weighs_what_is_lost_against_the_time() {
-    let times = StepTimes { compute: 1.0, least: 0.0 };
+    let times = taking(1.0, 0.0);
     // 1.6 s at a tenth, 1.06 s at a hundredth: worth a fifth of the energy, not a third.
-    assert_eq!(auto([0.01, 0.2, 0.0], &link(1e-3), times), sparse(1));
-    assert_eq!(auto([0.01, 0.29, 0.0], &link(1e-3), times), sparse(1));
-    assert_eq!(auto([0.01, 0.35, 0.0], &link(1e-3), times), sparse(0), "the gate");
-    let shorter = StepTimes { compute: 4.0, least: 0.0 };
-    assert_eq!(auto([0.01, 0.2, 0.0], &link(1e-3), shorter), sparse(0), "4.6 s and 4.06 s");
-    assert_eq!(auto([0.4, 0.9, 0.0], &link(1e-3), times), CompressionDecision::Half, "the gate closes all");
+    assert_eq!(auto([0.01, 0.2, 0.0], &link(1e-3), &times), sparse(1));
+    assert_eq!(auto([0.01, 0.29, 0.0], &link(1e-3), &times), sparse(1));
+    assert_eq!(auto([0.01, 0.35, 0.0], &link(1e-3), &times), sparse(0), "the gate");
+    let shorter = taking(4.0, 0.0);
+    assert_eq!(auto([0.01, 0.2, 0.0], &link(1e-3), &shorter), sparse(0), "4.6 s and 4.06 s");
+    assert_eq!(auto([0.4, 0.9, 0.0], &link(1e-3), &times), CompressionDecision::Half, "the gate closes all");
+}
+
+#[test]
+fn a_free_choice_loses_nothing_where_backward_hides_the_exchange() {
+    let layout = SparseLayout::new(&[0, 500_000], 1_000_000, 2, 0.1);
+    assert_eq!(layout.buckets.len(), 2);
+    let rule = CompressionRule { layout, ..open() };
+    let decide = |leads: &[f64]| {
+        let times = StepTimes { leads: leads.to_vec(), ..taking(10.0, 0.0) };
+        let energy = EnergyStatistics { energy: 1.0, lost: [0.3, 0.3, 0.0] };
+        CompressionState::default().observed(&[Some(energy)]).decide(&rule, &link(1e-3), &times).0
+    };
+    // 8 s and 4 s, half of it for each bucket; three tenths of the energy are worth 4.6 s.
+    assert_eq!(decide(&[]), CompressionDecision::Half, "18 s, 14 s, 10.06 s at seven tenths");
+    assert_eq!(decide(&[4.0]), CompressionDecision::Half, "14 s, 12 s");
+    assert_eq!(decide(&[9.0, 4.0]), CompressionDecision::Dense, "all of it is hidden");
 }
 
 #[test]
 fn work_counts_as_time() {
     let slow_selection = LinkCost { sparse_seconds_per_element: 0.01, ..link(1e-3) };
-    let times = StepTimes { compute: 1.0, least: 0.0 };
-    assert_eq!(auto([0.0; 3], &slow_selection, times), CompressionDecision::Half);
+    let times = taking(1.0, 0.0);
+    assert_eq!(auto([0.0; 3], &slow_selection, &times), CompressionDecision::Half);
     let slow_both = LinkCost { half_seconds_per_element: 0.01, ..slow_selection };
-    assert_eq!(auto([0.0; 3], &slow_both, times), CompressionDecision::Dense);
+    assert_eq!(auto([0.0; 3], &slow_both, &times), CompressionDecision::Dense);
 }
 
 #[test]
 fn a_free_choice_begins_dense_looks_again_and_counts_what_the_gate_closed() {
-    let (link, times) = (link(1e-3), StepTimes { compute: 1.0, least: 0.0 });
+    let (link, times) = (link(1e-3), taking(1.0, 0.0));
     let (first, mut state) = CompressionState::default().decide(&open(), &link, &times);
     assert_eq!((first, state.vetoed_steps), (CompressionDecision::Dense, 0));
     let mut dense = Vec::new();
