@@ -42,7 +42,8 @@ fn the_document_ends_with_the_comparison_that_is_trained() {
     for case in fair::cases(&fair::Scale::LONG) {
         assert!(trained.contains(&format!("| {} |", case.method)), "{}", case.draft.name);
     }
-    let plots: Vec<&str> = trained.split("(reproduction/").skip(1).filter_map(|it| it.split(')').next()).collect();
+    let plots: Vec<&str> =
+        trained.split("(reproduction/").skip(1).filter_map(|it| it.split(')').next()).collect();
     assert!(plots.len() >= 7, "{plots:?}");
     for plot in plots {
         assert!(docs().join("reproduction").join(plot).is_file(), "{plot}");

@@ -136,7 +136,8 @@ fn runs_that_diverged_are_counted_and_left_out_of_the_mean() {
     let of = outcome("method", vec![sound.clone(), lost.clone(), course(10.0, 1.0, |_| 0.8)]);
     let spread = of.spread(|course| course.last().top_5);
     assert!((spread.mean - 0.7).abs() < 1e-12 && (spread.deviation.unwrap() - 0.02_f64.sqrt()).abs() < 1e-12);
-    let table = text::plain(&Scale::QUICK, &[(Table::Fair, of), (Table::Fair, outcome("all lost", vec![lost]))]);
+    let table =
+        text::plain(&Scale::QUICK, &[(Table::Fair, of), (Table::Fair, outcome("all lost", vec![lost]))]);
     assert!(table.contains("method (1 of 3 diverged)") && table.contains("70.0 ± 14.1"), "{table}");
     assert!(table.contains("all lost (1 of 1 diverged)"), "{table}");
     assert_eq!(Spread::of(&[2.0]).deviation, None);

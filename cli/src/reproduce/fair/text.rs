@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use scadles_control::estimate::columns;
 
 use super::{
-    SECONDS_PER_SAMPLE, Table,
-    Scale as Size, course::{Common, Outcome, Point, Spread, speed_up},
+    SECONDS_PER_SAMPLE, Scale as Size, Table,
+    course::{Common, Outcome, Point, Spread, speed_up},
 };
 use crate::{
-    report::html::counted,
     plot::{Colour, Curve, Figure, Scale, Stroke},
+    report::html::counted,
     screen::grouped,
     simulate::plots::Plot,
 };
