@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use scadles_api::job::ModelName;
 use scadles_api::worker::{CompressionConfig, ModelConfig};
-use scadles_core::compress::compressor::Compressor;
+use scadles_core::compress::compressor::{Compressor, Step};
 use scadles_core::compress::exchange::{LENGTH_BYTES, SparseExchange, compression_rule, dense_bytes};
 use scadles_core::compress::gate::{CompressionDecision, EnergyOf, SparseChoice};
 use scadles_core::compress::layout::SparseLayout;
@@ -143,25 +143,46 @@ fn compressor(layout: &SparseLayout) -> Compressor {
 }
 
 fn to_all(layout: &SparseLayout) -> usize {
-    let gradient = noise(0, layout.total_elements);
-    let (own, _) = compressor(layout).compress_for_all(0, &gradient, LEARNING_RATE);
-    (own.len() + LENGTH_BYTES) * (layout.world_size - 1)
+    let (gradient, mut rank_0) = (noise(0, layout.total_elements), compressor(layout));
+    let mut step = rank_0.begin(LEARNING_RATE).unwrap();
+    let mut bytes = |number: usize| {
+        let range = step.bucket(number).range.clone();
+        step.select_for_all(0, number, &gradient[range]).len() + LENGTH_BYTES
+    };
+    (0..layout.buckets.len()).map(&mut bytes).sum::<usize>() * (layout.world_size - 1)
+}
+
+/// What a rank has for each owner, bucket by bucket.
+fn for_owners(step: &mut Step<'_>, gradient: &[f32], buckets: usize) -> Vec<Vec<Vec<u8>>> {
+    let of_bucket = |number: usize| {
+        let range = step.bucket(number).range.clone();
+        step.select_for_owners(0, number, &gradient[range])
+    };
+    (0..buckets).map(of_bucket).collect()
 }
 
 /// What rank 0 sends to owners, and of what it owns to all. One rank after another: of them one fits into memory.
 fn by_owners(layout: &SparseLayout) -> usize {
+    let (buckets, others) = (layout.buckets.len(), layout.world_size - 1);
     let mut gradient = noise(0, layout.total_elements);
     let mut rank_0 = compressor(layout);
-    let (of_rank_0, _) = rank_0.compress_for_owners(0, &gradient, LEARNING_RATE);
-    let to_owners: usize = of_rank_0[1..].iter().map(Vec::len).sum();
-    let mut for_rank_0 = vec![of_rank_0[0].clone()];
+    let mut step = rank_0.begin(LEARNING_RATE).unwrap();
+    let of_rank_0 = for_owners(&mut step, &gradient, buckets);
+    let to_owners: usize = of_rank_0.iter().flat_map(|parts| &parts[1..]).map(Vec::len).sum();
+    let mut for_rank_0: Vec<Vec<Vec<u8>>> =
+        of_rank_0.into_iter().map(|mut parts| vec![parts.swap_remove(0)]).collect();
     for _ in 1..layout.world_size {
         // The same noise at other places.
         gradient.rotate_right(SHIFT % layout.total_elements);
-        let (mut parts, _) = compressor(layout).compress_for_owners(0, &gradient, LEARNING_RATE);
-        for_rank_0.push(parts.swap_remove(0));
+        let mut other = compressor(layout);
+        let parts = for_owners(&mut other.begin(LEARNING_RATE).unwrap(), &gradient, buckets);
+        for (all, mut parts) in for_rank_0.iter_mut().zip(parts) {
+            all.push(parts.swap_remove(0));
+        }
     }
-    let parts: Vec<&[u8]> = for_rank_0.iter().map(Vec::as_slice).collect();
-    let result = rank_0.own(0, 0, &parts).unwrap();
-    to_owners + (result.len() + 2 * LENGTH_BYTES) * (layout.world_size - 1)
+    let owned = |(number, parts): (usize, &Vec<Vec<u8>>)| {
+        let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+        step.own(0, number, 0, &parts).unwrap().len() + 2 * LENGTH_BYTES
+    };
+    to_owners + for_rank_0.iter().enumerate().map(owned).sum::<usize>() * others
 }

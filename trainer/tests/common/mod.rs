@@ -259,29 +259,6 @@ impl Rank<f32> {
     }
 }
 
-impl Rank<f32> {
-    /// The same step as a worker takes it, by an exchange that sees to the rest.
-    pub fn exchanged_step(
-        &mut self,
-        comm: &mut dyn Communicator,
-        exchange: &mut GradientExchange,
-        step: u64,
-        batches: &[usize],
-    ) {
-        self.assemble(&samples(comm.rank(), step, batches[comm.rank()]));
-        let loss_scale = 1.0 / batches.iter().sum::<usize>() as f64;
-        let (batch, micro_batch) = (self.assembler.batch(), self.micro_batch);
-        let compute = |learner: &mut Learner<f32>| {
-            learner.last_is_next();
-            learner.contribute(batch, loss_scale, micro_batch)?;
-            Ok::<_, Box<dyn Error>>(())
-        };
-        let decision = (CompressionDecision::Dense, self.learning_rate);
-        exchange.compute_and_combine(comm, &mut self.learner, decision, compute).unwrap();
-        self.apply();
-    }
-}
-
 /// What a step was like whose gradients left while backward still computed.
 #[derive(Debug)]
 pub struct Overlapped {

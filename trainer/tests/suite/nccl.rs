@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mock::mock;
 use scadles_api::worker::ModelName;
+use scadles_core::compress::gate::CompressionDecision;
 use scadles_trainer::engine::{EngineError, NcclEngine, UniqueId};
 use scadles_trainer::exchange::GradientExchange;
 use scadles_trainer::gpu::Gpu;
@@ -14,7 +15,7 @@ use scadles_trainer::learner::{Learner, set_up_torch};
 use tch::{Device, Kind, Tensor};
 
 use super::{SHORT, Trial};
-use crate::common::{Rank, TIMEOUT, model, uneven};
+use crate::common::{Rank, TIMEOUT, model, rate, uneven};
 
 /// GPUs that the mock has.
 const GPUS: usize = 4;
@@ -70,13 +71,14 @@ pub fn a_group_whose_networks_compute_on_the_device_has_the_bits_of_logical_devi
         let mut rank = Rank::new(&config, learner);
         let mut exchange = GradientExchange::new(rank.learner.flat(), 2, None);
         for step in 0..STEPS {
-            rank.exchanged_step(comm, &mut exchange, step, &uneven(step, 2));
+            rank.exchanged_step(comm, &mut exchange, step, &uneven(step, 2), CompressionDecision::Dense);
         }
         rank.learner.parameter_hash().unwrap()
     });
     set_up_torch(1).unwrap();
     let mut logical = Rank::<f32>::built_in(&config);
     for step in 0..STEPS {
+        logical.learning_rate = rate(step);
         logical.logical_step(step, &uneven(step, 2));
     }
     assert_eq!(hashes, [logical.hash(); 2]);
