@@ -142,7 +142,7 @@ fn every_command_line_is_one_that_the_program_knows() {
     for (path, text) in pages() {
         for line in command_lines(&text) {
             // What a shell would take: redirections and the background are none of the program's business.
-            let words = line.split_whitespace().take_while(|word| !matches!(*word, ">" | "&" | "|"));
+            let words = line.split_whitespace().take_while(|word| !matches!(*word, ">" | ">>" | "&" | "|"));
             let words: Vec<&str> = words.collect();
             if words.first() == Some(&"scadles") {
                 let parsed = Cli::try_parse_from(&words);
