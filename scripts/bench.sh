@@ -21,7 +21,8 @@
 #   simulate     the virtual clock: 250 epochs on 25 devices, 10,000 devices for 10,000 steps
 #   producer     rates kept over a minute: 12 mixed ones, and 32 devices at 600 a second
 #   quickstart   Top-1 of the quickstart with three seeds
-#   accuracy     what compression and injection do to Top-1, five seeds a row (on the virtual clock; hours, only if it is named)
+#   accuracy     what compression and injection do to Top-1, five seeds a row (on the virtual clock; half an hour, only if it
+#                is named)
 #
 # Kafka comes from KAFKA_HOME, or is the archive that `scripts/setup.sh kafka` fetches. Python's side of the comparison lives
 # in SCADLES_CACHE. SCADLES_BENCH_OUT keeps the run folders. A busy machine spoils the numbers: let it do nothing else.
@@ -35,6 +36,14 @@ venv=$cache/bench-venv
 python=$venv/bin/python
 torch_venv=$cache/bench-torch
 programs=${CARGO_TARGET_DIR:-target}/release
+for part in "${parts[@]}"; do
+    # Every part has its line above; what has none would be found out behind a long build.
+    if ! grep -Eq "^#   $part  +[[:alnum:]]" "${BASH_SOURCE[0]}"; then
+        echo "bench: there is no part '$part'" >&2
+        sed -n '2,/^set -uo/{/^set -uo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
+        exit 2
+    fi
+done
 out=${SCADLES_BENCH_OUT:-$(mktemp -d "${TMPDIR:-/tmp}/scadles-bench.XXXXXX")}
 missed=()
 
@@ -158,10 +167,6 @@ for part in "${parts[@]}"; do
         producer) measure 'producer' producer ;;
         accuracy) measure 'accuracy' accuracy ;;
         quickstart) measure 'quickstart' jobs_of quickstart ;;
-        *)
-            sed -n '2,/^set -uo/{/^set -uo/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
-            exit 2
-            ;;
     esac
 done
 printf '\n'

@@ -7,6 +7,7 @@
 //! error; after an error the group is unusable and is made anew. Assumptions: all ranks call the same collectives in
 //! the same order. Deadlines longer than one collective (the step's) belong to the control channel.
 
+mod collective;
 mod gloo;
 mod in_process;
 #[cfg(feature = "mpi")]

@@ -13,9 +13,10 @@ mod raw;
 
 use std::time::{Duration, Instant};
 
-use exchange::{Call, Exchange, Kind, PIECE_BYTES, Parts, SumOfTwo, Term, Traffic};
+use exchange::{Call, Exchange, PIECE_BYTES, Parts, SumOfTwo, Term, Traffic};
 use raw::{Trouble, World, library};
 
+use super::collective::Collective;
 use super::{Communicator, EngineError, SumOrder, check_counts, check_gather};
 use crate::numeric::{ValuesMut, bytes_of, bytes_of_mut};
 
@@ -79,7 +80,7 @@ impl MpiEngine {
         Err(EngineError::PeerLost { operation, message })
     }
 
-    fn call(&self, operation: &'static str, kind: Kind, common: [usize; 2]) -> Call {
+    fn call(&self, operation: &'static str, kind: Collective, common: [usize; 2]) -> Call {
         Call { operation, kind, common, deadline: Instant::now() + self.timeout }
     }
 
@@ -105,7 +106,7 @@ impl MpiEngine {
         self.exchange(call, Parts { sends: vec![send; recv_counts.len()], receives })
     }
 
-    fn sum<T: Term>(&mut self, kind: Kind, values: &mut [T]) -> Result<(), EngineError> {
+    fn sum<T: Term>(&mut self, kind: Collective, values: &mut [T]) -> Result<(), EngineError> {
         let call = self.call("all_reduce_sum", kind, [size_of_val(values), 0]);
         if self.world.size() <= 2 || values.is_empty() {
             return self.exchange(call, SumOfTwo { values });
@@ -169,7 +170,7 @@ impl Communicator for MpiEngine {
         }
         let (mut sends, mut receives) = (split(send, send_counts), split_mut(recv, recv_counts));
         std::mem::take(&mut receives[own]).copy_from_slice(std::mem::take(&mut sends[own]));
-        let call = self.call(OPERATION, Kind::AllToAll, [0, 0]);
+        let call = self.call(OPERATION, Collective::AllToAll, [0, 0]);
         self.exchange(call, Parts { sends, receives })
     }
 
@@ -177,7 +178,7 @@ impl Communicator for MpiEngine {
         const OPERATION: &str = "all_gather_equal";
         let counts = vec![send.len(); self.world_size()];
         check_gather(OPERATION, self.rank(), send, recv, &counts, self.world_size())?;
-        let call = self.call(OPERATION, Kind::Gather, [recv.len(), 0]);
+        let call = self.call(OPERATION, Collective::Gather, [recv.len(), 0]);
         self.gather(call, send, recv, &counts)
     }
 
@@ -189,7 +190,7 @@ impl Communicator for MpiEngine {
     ) -> Result<(), EngineError> {
         const OPERATION: &str = "all_gather_v";
         check_gather(OPERATION, self.rank(), send, recv, recv_counts, self.world_size())?;
-        let call = self.call(OPERATION, Kind::Gather, [recv.len(), 0]);
+        let call = self.call(OPERATION, Collective::Gather, [recv.len(), 0]);
         self.gather(call, send, recv, recv_counts)
     }
 
@@ -200,7 +201,7 @@ impl Communicator for MpiEngine {
             let message = format!("root is {root}; it must be below {ranks}");
             return Err(EngineError::Argument { operation: OPERATION, message });
         }
-        let call = self.call(OPERATION, Kind::Broadcast, [bytes.len(), root]);
+        let call = self.call(OPERATION, Collective::Broadcast, [bytes.len(), root]);
         let mut receives: Vec<&mut [u8]> = (0..ranks).map(|_| &mut [][..]).collect();
         let sends: Vec<&[u8]> = if own == root {
             vec![bytes; ranks]
@@ -214,8 +215,8 @@ impl Communicator for MpiEngine {
     /// Rank order is this engine's own order too.
     fn all_reduce_sum(&mut self, values: ValuesMut<'_>, _order: SumOrder) -> Result<(), EngineError> {
         match values {
-            ValuesMut::F32(values) => self.sum(Kind::SumF32, values),
-            ValuesMut::F64(values) => self.sum(Kind::SumF64, values),
+            ValuesMut::F32(values) => self.sum(Collective::SumF32, values),
+            ValuesMut::F64(values) => self.sum(Collective::SumF64, values),
         }
     }
 

@@ -18,10 +18,11 @@ use tch::{Kind, Tensor};
 
 pub use nccl_rs::UniqueId;
 
+use super::collective::Collective;
 use super::{Communicator, EngineError, SumOrder, check_counts, check_gather, sum_by_ranges, sum_bytes_sent};
 use crate::gpu::Gpu;
 use crate::numeric::{Real, TensorValues, ValuesMut};
-use call::{Call, Kind as CallKind, difference};
+use call::{Call, difference};
 
 /// Sums and broadcasts from host memory go in pieces of this size, so that little of the GPU's memory is taken.
 const PIECE_BYTES: usize = 32 << 20;
@@ -131,7 +132,7 @@ impl NcclEngine {
 
     /// Replaces `values`, on the host, by their sum as NCCL adds it.
     fn native_sum<T: Real + nccl_rs::Element>(&mut self, values: &mut [T]) -> Result<(), EngineError> {
-        let call = Call::common(CallKind::sum(T::KIND), size_of_val(values), self.world_size());
+        let call = Call::common(Collective::sum(T::KIND), size_of_val(values), self.world_size());
         self.collective("all_reduce_sum", &call, |engine| {
             let Self { comm, stream, staging, gpu, .. } = engine;
             for piece in values.chunks_mut(PIECE_BYTES / size_of::<T>()) {
@@ -161,7 +162,7 @@ impl NcclEngine {
         let mut values = TensorValues::<T>::of(values)
             .map_err(|message| EngineError::Argument { operation: OPERATION, message })?;
         let bytes = values.slice_mut().len() * size_of::<T>();
-        let call = Call::common(CallKind::sum(T::KIND), bytes, self.world_size());
+        let call = Call::common(Collective::sum(T::KIND), bytes, self.world_size());
         self.bytes_sent += sum_bytes_sent(bytes, self.world_size());
         self.collective(OPERATION, &call, |engine| {
             Ok(engine.comm.blocking(&engine.stream).all_reduce(&mut values, ReduceOp::Sum)?)
@@ -178,7 +179,7 @@ impl NcclEngine {
         let ranks = self.world_size();
         check_gather(operation, self.rank(), send, recv, recv_counts, ranks)?;
         self.bytes_sent += (send.len() * (ranks - 1)) as u64;
-        let call = Call::parts(CallKind::Gather, vec![send.len(); ranks], recv_counts.to_vec());
+        let call = Call::parts(Collective::Gather, vec![send.len(); ranks], recv_counts.to_vec());
         self.collective(operation, &call, |engine| {
             let Self { comm, stream, staging, gpu, .. } = engine;
             let (mut staged, mut gathered) = staging.views(gpu, send.len(), recv.len())?;
@@ -209,7 +210,7 @@ impl Communicator for NcclEngine {
         check_counts(OPERATION, "send", send.len(), send_counts, self.world_size())?;
         check_counts(OPERATION, "recv", recv.len(), recv_counts, self.world_size())?;
         self.bytes_sent += (send.len() - send_counts[self.rank()]) as u64;
-        let call = Call::parts(CallKind::AllToAll, send_counts.to_vec(), recv_counts.to_vec());
+        let call = Call::parts(Collective::AllToAll, send_counts.to_vec(), recv_counts.to_vec());
         self.collective(OPERATION, &call, |engine| {
             let Self { comm, stream, staging, gpu, .. } = engine;
             let (mut staged, mut received) = staging.views(gpu, send.len(), recv.len())?;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::raw::{Flight, Trouble, World};
 use crate::engine::EngineError;
+use crate::engine::collective::Collective;
 use crate::numeric::{Real, bytes_of};
 
 /// Data travels in messages of this many bytes at most, so that the copies of two of them stay in the cache, and no count
@@ -22,24 +23,10 @@ const CALL_BYTES: usize = CALL_WORDS * size_of::<u64>();
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     pub(super) operation: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: Collective,
     /// What has to be the same on all ranks: bytes, and the root if there is one.
     pub(super) common: [usize; 2],
     pub(super) deadline: Instant,
-}
-
-/// What is done with the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    AllToAll,
-    Gather,
-    Broadcast,
-    SumF32,
-    SumF64,
-}
-
-impl Kind {
-    const ALL: [Self; 5] = [Self::AllToAll, Self::Gather, Self::Broadcast, Self::SumF32, Self::SumF64];
 }
 
 /// What a rank gives and takes. Offsets count from the start of what goes to, or comes from, that peer.
@@ -99,8 +86,9 @@ impl<'a, T: Traffic> Exchange<'a, T> {
         let mut flight = Flight::new(self.world);
         let [first, second] = self.call.common;
         for peer in self.peers() {
-            let words = [self.call.kind as usize, first, second, self.traffic.send_len(peer)];
-            let message = words.iter().flat_map(|word| (*word as u64).to_ne_bytes()).collect();
+            let words = [first, second, self.traffic.send_len(peer)].map(|word| word as u64);
+            let words = std::iter::once(self.call.kind.word()).chain(words);
+            let message = words.flat_map(u64::to_ne_bytes).collect();
             self.done(flight.send(message, peer, CALL))?;
         }
         for peer in self.peers() {
@@ -115,9 +103,10 @@ impl<'a, T: Traffic> Exchange<'a, T> {
         let heard = &messages[messages.len() / 2..];
         for (peer, message) in self.peers().zip(heard) {
             let (words, _) = message.as_chunks::<{ size_of::<u64>() }>();
-            let mut word = words.iter().map(|bytes| u64::from_ne_bytes(*bytes) as usize);
-            let mut next = || word.next().unwrap_or_default();
-            let (kind, common, sent) = (next(), [next(), next()], next());
+            let mut word = words.iter().map(|bytes| u64::from_ne_bytes(*bytes));
+            let kind = word.next().unwrap_or_default();
+            let mut next = || word.next().unwrap_or_default() as usize;
+            let (common, sent) = ([next(), next()], next());
             self.fits(peer, kind, common, sent).map_err(|difference| {
                 let message = format!("rank {}: {difference}", self.world.rank());
                 EngineError::Mismatch { operation: self.call.operation, message }
@@ -126,12 +115,12 @@ impl<'a, T: Traffic> Exchange<'a, T> {
         Ok(())
     }
 
-    fn fits(&self, peer: usize, kind: usize, common: [usize; 2], sent: usize) -> Result<(), String> {
+    fn fits(&self, peer: usize, kind: u64, common: [usize; 2], sent: usize) -> Result<(), String> {
         let expected = self.traffic.receive_len(peer);
-        if kind != self.call.kind as usize {
-            let other =
-                Kind::ALL.get(kind).map_or_else(|| "another version".to_owned(), |kind| format!("{kind:?}"));
-            Err(format!("rank {peer} is in {other}, this one in {:?}", self.call.kind))
+        let own = self.call.kind.word();
+        if kind != own {
+            let [own, other] = [own, kind].map(Collective::name);
+            Err(format!("rank {peer} is in {other}, this one in {own}"))
         } else if common != self.call.common {
             let [own, other] =
                 [self.call.common, common].map(|[bytes, root]| format!("{bytes} bytes, root {root}"));

@@ -1,39 +1,11 @@
 //! What the ranks tell each other of a collective before its data: which it is, and how much goes from whom to whom. Pure.
 
-/// Which collective a rank is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    AllToAll,
-    Gather,
-    Broadcast,
-    SumF32,
-    SumF64,
-}
-
-impl Kind {
-    const ALL: [Self; 5] = [Self::AllToAll, Self::Gather, Self::Broadcast, Self::SumF32, Self::SumF64];
-
-    /// A sum of numbers of this kind.
-    pub(super) fn sum(numbers: tch::Kind) -> Self {
-        if numbers == tch::Kind::Double { Self::SumF64 } else { Self::SumF32 }
-    }
-
-    fn name(word: u64) -> &'static str {
-        match Self::ALL.into_iter().find(|kind| *kind as u64 == word) {
-            Some(Self::AllToAll) => "all_to_all",
-            Some(Self::Gather) => "all_gather",
-            Some(Self::Broadcast) => "broadcast",
-            Some(Self::SumF32) => "a sum of f32",
-            Some(Self::SumF64) => "a sum of f64",
-            None => "an unknown collective",
-        }
-    }
-}
+use crate::engine::collective::Collective;
 
 /// A rank's part in a collective, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Call {
-    kind: Kind,
+    kind: Collective,
     /// What must be the same on all ranks: a sum's bytes, a broadcast's root.
     common: usize,
     /// What it sends to each rank.
@@ -47,18 +19,18 @@ const HEAD: usize = 2;
 
 impl Call {
     /// A collective of one length on all ranks.
-    pub(super) fn common(kind: Kind, bytes: usize, ranks: usize) -> Self {
+    pub(super) fn common(kind: Collective, bytes: usize, ranks: usize) -> Self {
         Self { kind, common: bytes, sends: vec![0; ranks], receives: vec![0; ranks] }
     }
 
     /// A collective with a part for, and of, each rank.
-    pub(super) fn parts(kind: Kind, sends: Vec<usize>, receives: Vec<usize>) -> Self {
+    pub(super) fn parts(kind: Collective, sends: Vec<usize>, receives: Vec<usize>) -> Self {
         Self { kind, common: 0, sends, receives }
     }
 
     /// Everybody, `root` too, gets `bytes` of `root`; this is what rank `own` says.
     pub(super) fn broadcast(root: usize, own: usize, bytes: usize, ranks: usize) -> Self {
-        let mut call = Self::common(Kind::Broadcast, root, ranks);
+        let mut call = Self::common(Collective::Broadcast, root, ranks);
         call.receives[root] = bytes;
         if own == root {
             call.sends.fill(bytes);
@@ -69,7 +41,7 @@ impl Call {
     /// As it travels: as many words on every rank, whatever the collective.
     pub(super) fn words(&self) -> Vec<u64> {
         let parts = self.sends.iter().chain(&self.receives);
-        let head = [self.kind as u64, self.common as u64];
+        let head = [self.kind.word(), self.common as u64];
         head.into_iter().chain(parts.map(|bytes| *bytes as u64)).collect()
     }
 }
@@ -80,11 +52,12 @@ pub(super) fn difference(words: &[u64], ranks: usize) -> Option<String> {
     let first = calls[0];
     for (rank, call) in calls.iter().enumerate() {
         if call[0] != first[0] {
-            let [here, there] = [first[0], call[0]].map(Kind::name);
+            let [here, there] = [first[0], call[0]].map(Collective::name);
             return Some(format!("rank 0 is in {here}, rank {rank} in {there}"));
         }
         if call[1] != first[1] {
-            let what = if first[0] == Kind::Broadcast as u64 { "the root" } else { "the number of bytes" };
+            let what =
+                if first[0] == Collective::Broadcast.word() { "the root" } else { "the number of bytes" };
             return Some(format!("{what} is {} on rank 0 and {} on rank {rank}", first[1], call[1]));
         }
     }
@@ -113,27 +86,27 @@ mod tests {
     #[test]
     fn calls_that_fit_together_have_no_difference() {
         let exchange = |sends: [usize; 2], receives: [usize; 2]| {
-            Call::parts(Kind::AllToAll, sends.to_vec(), receives.to_vec())
+            Call::parts(Collective::AllToAll, sends.to_vec(), receives.to_vec())
         };
         assert_eq!(difference_of(&[exchange([1, 2], [1, 7]), exchange([7, 0], [2, 0])]), None);
-        assert_eq!(difference_of(&[Call::common(Kind::SumF32, 8, 1)]), None);
+        assert_eq!(difference_of(&[Call::common(Collective::SumF32, 8, 1)]), None);
         assert_eq!(difference_of(&[0, 1, 2].map(|own| Call::broadcast(1, own, 5, 3))), None);
     }
 
     #[test]
     fn the_first_difference_is_said_in_words() {
-        let sum = |kind: Kind, bytes: usize| Call::common(kind, bytes, 2);
+        let sum = |kind: Collective, bytes: usize| Call::common(kind, bytes, 2);
         let cases = [
             (
-                [sum(Kind::SumF32, 8), Call::parts(Kind::Gather, vec![8; 2], vec![8; 2])],
+                [sum(Collective::SumF32, 8), Call::parts(Collective::Gather, vec![8; 2], vec![8; 2])],
                 "rank 0 is in a sum of f32, rank 1 in all_gather",
             ),
             (
-                [sum(Kind::SumF32, 8), sum(Kind::SumF64, 8)],
+                [sum(Collective::SumF32, 8), sum(Collective::SumF64, 8)],
                 "rank 0 is in a sum of f32, rank 1 in a sum of f64",
             ),
             (
-                [sum(Kind::SumF32, 8), sum(Kind::SumF32, 12)],
+                [sum(Collective::SumF32, 8), sum(Collective::SumF32, 12)],
                 "the number of bytes is 8 on rank 0 and 12 on rank 1",
             ),
             (
