@@ -193,7 +193,7 @@ fn skewed(draft: &mut Draft) {
 fn skewed_batch_norm(draft: &mut Draft, statistics: NormStatistics) {
     skewed(draft);
     draft.model = ModelName::Cnn;
-    draft.bounds.min = draft.bounds.min.max(2);
+    draft.bounds.min = 2;
     draft.batch_norm = Some(statistics);
 }
 

@@ -171,7 +171,7 @@ fn plots_of(table: Table, set: &[&Outcome]) -> Vec<Plot> {
     if table == Table::Fair {
         let samples = ("samples trained", Scale::Number);
         plots.push(plot("fair-samples.svg", set, samples, |point| point.samples));
-        let bytes = ("sent by all devices", Scale::Bytes);
+        let bytes = ("bytes sent", Scale::Bytes);
         plots.push(plot("fair-bytes.svg", set, bytes, |point| point.bytes));
     }
     plots
@@ -190,7 +190,7 @@ fn plot(
         points: outcome.mean_points().iter().map(|point| (along(point), point.top_5)).collect(),
     };
     let figure = Figure {
-        title: format!("{}: Top-5, mean of the seeds", set[0].set),
+        title: format!("{}: Top-5 by {x_name}, mean of the seeds", set[0].set),
         x_name: x_name.to_owned(),
         x_scale,
         y_name: "Top-5".to_owned(),
